@@ -1,0 +1,108 @@
+"""What the control process knows, as plain values for the admin server, the command line and Python callers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from easyproxy.engine.seam import BackendCounters, ListenerCounters, SessionInfo
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeStatus:
+    """The last look at a backend. ``at`` in seconds since the epoch."""
+
+    at: float
+    outcome: str
+    detail: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStatus:
+    """One backend: state, since when, why, and what it does now.
+
+    Attributes:
+        state: ``ready``, ``down`` or ``checking`` (no verdict yet).
+        since: seconds since the epoch of the last change of state.
+        reason: why it is in this state, in words.
+        last_probe: the newest observation, from a probe or from traffic.
+        last_error: the newest failure in words with its time, kept after recovery; empty if there was none.
+        effective_weight: the weight in force now (less than ``weight`` during slow start).
+    """
+
+    id: str
+    name: str
+    address: str
+    state: str
+    since: float
+    reason: str
+    weight: int
+    effective_weight: float
+    max_sessions: int
+    backup: bool
+    last_probe: ProbeStatus | None
+    last_error: str
+    last_error_at: float
+    counters: BackendCounters
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """A pool and its backends, in the order of the configuration."""
+
+    name: str
+    strategy: str
+    check: str  # in words: "tcp every 2 s"
+    queued: int
+    backends: tuple[BackendStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerStatus:
+    """A listener. ``address`` is where it really listens, with the port that the system chose."""
+
+    name: str
+    address: str
+    pool: str
+    max_sessions: int
+    counters: ListenerCounters
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatus:
+    """One client address with its live sessions and their bytes."""
+
+    address: str
+    sessions: int
+    bytes_from_client: int
+    bytes_from_backend: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything at one moment. ``ends`` counts ended sessions by reason."""
+
+    version: str
+    started_at: float
+    now: float
+    engine: str
+    workers: int
+    worker_restarts: int
+    listeners: tuple[ListenerStatus, ...]
+    pools: tuple[PoolStatus, ...]
+    ends: dict[str, int]
+    lost_reports: int
+
+
+class View(Protocol):
+    """What the admin server needs of the balancer."""
+
+    def status(self) -> Status:
+        """Everything but sessions and clients; cheap, never waits."""
+
+    async def sessions(self) -> list[SessionInfo]:
+        """The live sessions."""
+
+    async def clients(self) -> list[ClientStatus]:
+        """The live clients, most sessions first."""

@@ -1,0 +1,1 @@
+"""Where the addresses of backends come from."""

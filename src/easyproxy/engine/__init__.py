@@ -1,0 +1,1 @@
+"""Data planes, behind the one seam `Engine`."""

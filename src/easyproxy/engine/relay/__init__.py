@@ -1,0 +1,1 @@
+"""The relay engine: user space, one epoll loop per worker, standard library only."""

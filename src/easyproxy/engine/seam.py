@@ -1,0 +1,167 @@
+"""The one seam between control and data: what an engine is asked, and what it tells.
+
+Downwards go whole snapshots, upwards observations, ended sessions and counters. Control imports this module and
+never the inside of an engine; an engine imports this module and never control, health, config or admin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from easyproxy.model import Snapshot
+
+
+class Outcome(StrEnum):
+    """What one look at a backend found."""
+
+    SUCCESS = "success"
+    REFUSED = "refused"  # nobody listens, or the network says unreachable
+    TIMEOUT = "timeout"
+    RESET = "reset"  # the connection broke before the backend's first byte
+    FAILED = "failed"  # it answered, but not as it should
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One look at a backend: from a probe, or from live traffic.
+
+    Attributes:
+        backend: the backend's ``id``.
+        outcome: what was seen.
+        detail: the same in words, for an operator.
+        at: seconds since the epoch.
+        duration_s: how long it took; 0 where that says nothing.
+    """
+
+    backend: str
+    outcome: Outcome
+    detail: str
+    at: float
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnd:
+    """How a session that broke ended (a clean end is only counted). Bytes are those handed to the other side."""
+
+    id: str
+    listener: str
+    backend: str  # id, or "" where none was reached
+    client: str
+    reason: str  # a word of session.Reason
+    age_s: float
+    bytes_from_client: int
+    bytes_from_backend: int
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """One live session, on demand. Times in seconds."""
+
+    id: str
+    listener: str
+    backend: str
+    client: str
+    state: str
+    age_s: float
+    idle_s: float
+    bytes_from_client: int
+    bytes_from_backend: int
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerCounters:
+    """Counters of one listener over all workers; all but ``sessions`` only grow."""
+
+    sessions: int = 0
+    accepted: int = 0
+    refused: int = 0  # overload: refuse
+    no_backend: int = 0
+    accept_errors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BackendCounters:
+    """Counters of one backend over all workers; all but ``sessions`` only grow."""
+
+    sessions: int = 0
+    total: int = 0
+    bytes_from_client: int = 0
+    bytes_from_backend: int = 0
+    connect_errors: int = 0  # refused, unreachable, timed out
+    local_errors: int = 0  # EADDRNOTAVAIL and the like: ours, never the backend's fault
+    client_resets: int = 0
+    backend_resets: int = 0
+    timeouts: int = 0
+    retries: int = 0  # sessions that reached another backend after this one failed
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Everything that an engine counts: by listener name and by backend id.
+
+    ``queued`` is by pool: clients that wait for a free place. ``ends`` is by reason, over all sessions.
+    ``lost_reports`` counts session ends that a worker could not hand over.
+    """
+
+    listeners: Mapping[str, ListenerCounters] = field(default_factory=dict)
+    backends: Mapping[str, BackendCounters] = field(default_factory=dict)
+    queued: Mapping[str, int] = field(default_factory=dict)
+    ends: Mapping[str, int] = field(default_factory=dict)
+    workers: int = 0
+    worker_restarts: int = 0
+    lost_reports: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which sessions: every given field must match. An empty one matches all."""
+
+    backend: str = ""
+    client: str = ""  # address without port
+    listener: str = ""
+    id: str = ""
+
+
+Report = Observation | SessionEnd
+Sink = Callable[[Report], None]
+
+
+class Engine(Protocol):
+    """A data plane. Made with a :data:`Sink` that takes its reports in the control process's event loop."""
+
+    name: str
+    strategies: frozenset[str]
+    """Names of strategies that it can express; a configuration with others is refused before serving."""
+
+    async def start(self, sink: Sink) -> None:
+        """Make ready to take snapshots. Raises EngineError where the platform lacks something."""
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Take over the snapshot as a whole; applying the same one again changes nothing.
+
+        Raises EngineError (an address in use, ...), and then the former snapshot stays in force.
+        """
+
+    def addresses(self) -> Mapping[str, str]:
+        """Where each listener (by name) really listens, with the port that the system chose."""
+
+    def statistics(self) -> Statistics:
+        """Read the counters; asks no worker and never waits."""
+
+    async def sessions(self) -> list[SessionInfo]:
+        """List the live sessions."""
+
+    async def close_sessions(self, where: Where, reason: str = "operator") -> int:
+        """Close the sessions that match, both sides, and return how many. ``reason`` is a word of the log."""
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take no new sessions, wait until the last has ended, at the deadline close the rest."""
+
+    async def stop(self) -> None:
+        """End at once, with everything it owns."""

@@ -1,0 +1,1 @@
+"""Health: probes make observations, the verdict turns them into healthy or not."""

@@ -1,0 +1,1 @@
+"""Strategies: one small pure class per file."""
