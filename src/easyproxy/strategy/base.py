@@ -11,7 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from easyproxy.errors import EasyProxyError
 from easyproxy.model import Backend
+
+
+class StrategyError(EasyProxyError):
+    """A strategy could not be loaded, built or followed; the message names it and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +35,27 @@ class Context:
 
 
 class Strategy(ABC):
-    """Chooses backends for new sessions. Subclass it, and name it ``module:Class`` in the configuration."""
+    """Chooses backends for new sessions. Subclass it, and name it ``module:Class`` in the configuration.
+
+    An instance belongs to one pool, one priority and one worker; it is called from that worker's loop only, so it
+    needs no lock, and it must not block. Its state is forgotten when the worker ends.
+    """
 
     def __init__(self, context: Context) -> None:
         self.context = context
 
     @abstractmethod
     def build(self, backends: Sequence[Backend]) -> None:
-        """Take over these ready backends (never empty, all of one priority, in the configuration's order)."""
+        """Take over these ready backends (never empty, all of one priority, in the configuration's order).
+
+        Called before the first session and after every change. It holds up the worker's loop for as long as it runs:
+        precompute what makes :meth:`candidates` cheap, and stay within some ten milliseconds.
+        """
 
     @abstractmethod
     def candidates(self, client: str) -> Iterator[Backend]:
-        """Yield backends, the best first, each at most once, for a client address (numeric, without port)."""
+        """Yield backends, the best first, each at most once, for a client address (numeric, without port).
+
+        A generator is the natural form: nearly always only the first candidate is taken, so whatever finds the
+        others belongs after the first ``yield``. It may be left unfinished. Yield the objects that ``build`` got.
+        """
