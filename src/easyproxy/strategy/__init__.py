@@ -6,18 +6,25 @@ Workers import this package: the standard library and the model only, and nothin
 from __future__ import annotations
 
 import importlib
-import inspect
 
 from easyproxy.strategy.base import Context, Strategy, StrategyError
 from easyproxy.strategy.first import First
+from easyproxy.strategy.least_connections import LeastConnections
+from easyproxy.strategy.maglev import Maglev
+from easyproxy.strategy.power_of_two import PowerOfTwo
 from easyproxy.strategy.random import Random
 from easyproxy.strategy.round_robin import RoundRobin
+from easyproxy.strategy.source_hash import SourceHash
 
 __all__ = ["ALIASES", "BUILTIN", "ENTRY_POINTS", "Context", "Strategy", "StrategyError", "load"]
 
 BUILTIN: dict[str, type[Strategy]] = {
     "round_robin": RoundRobin,
     "random": Random,
+    "source_hash": SourceHash,
+    "least_connections": LeastConnections,
+    "power_of_two": PowerOfTwo,
+    "maglev": Maglev,
     "first": First,
 }
 
@@ -85,7 +92,7 @@ def _checked(name: str, found: object) -> type[Strategy]:
     """Refuse what cannot be made and asked for candidates."""
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise StrategyError(f"strategy {name!r} is not a class derived from easyproxy.strategy.base.Strategy")
-    if inspect.isabstract(found):
+    if found.__abstractmethods__:
         missing = ", ".join(sorted(found.__abstractmethods__))
         raise StrategyError(f"strategy {name!r} is abstract; it must define {missing}")
     return found

@@ -12,6 +12,7 @@ from heapq import heappop, heappush
 
 from easyproxy.model import Backend
 from easyproxy.strategy.base import Context, Strategy
+from easyproxy.strategy.walk import walk
 
 MAX_LENGTH = 4096
 MIN_TURNS = 32
@@ -47,15 +48,7 @@ class RoundRobin(Strategy):
         # Every round looks one turn further ahead, so the sessions of a failing backend go to all others in turn.
         rounds = ticket // self._length
         ahead = ticket + 1 + rounds % max(self._length - 1, 1)
-        seen = {first.id}
-        for turn in range(ahead, ahead + len(self._backends)):
-            backend = self._sequence[turn % self._length]
-            if backend.id not in seen:
-                seen.add(backend.id)
-                yield backend
-        for backend in self._backends:
-            if backend.id not in seen:
-                yield backend
+        yield from walk(self._sequence, ahead, first, self._backends)
 
 
 def turns(weights: Sequence[int]) -> list[int]:
