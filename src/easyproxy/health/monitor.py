@@ -1,0 +1,234 @@
+"""The monitor: probes every target on its schedule and hands out observations. An asyncio edge; it judges nothing.
+
+Each target has one task that sleeps, probes and sleeps again. Two semaphores bound how many probes run at once,
+whatever the number of backends, so that a thousand of them cost neither a thousand connects in one instant nor a
+thousand descriptors. A check that misbehaves costs its own target: its errors are observations, it is abandoned at its
+time limit even when it ignores cancellation, and no second probe of that target starts while the first still runs.
+The one thing that cannot be defended against is a check that blocks the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from easyproxy.engine.seam import Observation, Outcome
+from easyproxy.errors import ProbeFailed
+from easyproxy.health.checks.base import Check, Target, plain
+from easyproxy.health.diagnosis import diagnose, is_local
+from easyproxy.health.schedule import pause_s, second_pause_s
+
+__all__ = ["Check", "Monitor", "Target"]
+
+log = logging.getLogger(__name__)
+
+STAGGER_S = 0.001
+"""Between the first probes of two targets that are watched from the same moment."""
+GRACE_S = 1.0
+"""How long a cancelled check may take to clean up before it is abandoned."""
+
+
+class _Watch:
+    """The running side of one target."""
+
+    def __init__(self, target: Target, delay_s: float) -> None:
+        self.target = target
+        self.delay_s = delay_s
+        self.started = 0.0  # event loop's time at which the last probe started
+        self.probed = asyncio.Event()  # the first probe has ended
+        self.wake = asyncio.Event()  # somebody is in a hurry
+        self.stray: asyncio.Task[str] | None = None  # an abandoned probe that still runs
+        self.short_of: str = ""  # what this machine lacks, said once
+        self.task: asyncio.Task[None] | None = None
+
+
+class Monitor:
+    """Watches targets and calls ``observe`` with what it finds, always in the event loop that runs it.
+
+    Args:
+        observe: takes each observation; the verdict of its backend is expected to be up to date afterwards.
+        is_changing: tells of a backend's ``id`` whether its verdict is changing: then the fast interval applies.
+        concurrency: probes at the same time at most.
+        expensive: the same for checks that start processes or threads.
+        chance: gives floats in [0, 1) for jitter.
+    """
+
+    def __init__(
+        self,
+        observe: Callable[[Observation], None],
+        is_changing: Callable[[str], bool],
+        *,
+        concurrency: int = 256,
+        expensive: int = 16,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._observe = observe
+        self._is_changing = is_changing
+        self._chance = chance
+        self._places = asyncio.Semaphore(concurrency)
+        self._expensive_places = asyncio.Semaphore(expensive)
+        self._watches: dict[str, _Watch] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._strays: set[asyncio.Task[str]] = set()
+
+    def watch(self, targets: Sequence[Target]) -> None:
+        """Watch exactly these targets from now on. One that did not change keeps its schedule.
+
+        A target that is left out is not observed any more from this moment, even if its probe is under way. Must be
+        called in the running event loop.
+
+        Raises:
+            ValueError: two targets are the same backend.
+        """
+        wanted = {target.backend: target for target in targets}
+        if len(wanted) != len(targets):
+            raise ValueError("a backend was given twice; each needs exactly one target")
+        for backend, watch in list(self._watches.items()):
+            if wanted.get(backend) != watch.target:
+                del self._watches[backend]
+                watch.probed.set()  # whoever waits for the first round waits for this one no longer
+                if watch.task:
+                    watch.task.cancel()
+        started = 0
+        for backend, target in wanted.items():
+            if backend not in self._watches:
+                watch = _Watch(target, started * STAGGER_S)
+                started += 1
+                self._watches[backend] = watch
+                watch.task = asyncio.create_task(self._run(watch), name=f"probe {backend}")
+                self._tasks.add(watch.task)
+                watch.task.add_done_callback(self._tasks.discard)
+
+    async def first_round(self) -> None:
+        """Wait until every target that is watched now was probed at least once.
+
+        It takes one time limit, or with more targets than ``concurrency`` as many as there are rounds.
+        """
+        while waiting := [watch for watch in self._watches.values() if not watch.probed.is_set()]:
+            await waiting[0].probed.wait()
+
+    def hurry(self, backend: str) -> None:
+        """Probe this backend soon: traffic saw a failure. Many calls are one probe; unknown ids are ignored.
+
+        A probe never starts earlier than one fast interval after the one before.
+        """
+        if watch := self._watches.get(backend):
+            watch.wake.set()
+
+    async def stop(self) -> None:
+        """Cancel every probe and wait until all have ended; a check that ignores it is left behind after 1 s."""
+        self.watch(())
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for stray in self._strays:
+            stray.cancel()
+        if self._strays:
+            await asyncio.wait(self._strays, timeout=GRACE_S)
+        for stray in self._strays:
+            log.warning("%s ignores its cancellation and was left behind", stray.get_name())
+
+    def _is_current(self, watch: _Watch) -> bool:
+        return self._watches.get(watch.target.backend) is watch
+
+    async def _run(self, watch: _Watch) -> None:
+        """Probe one target until cancelled."""
+        target = watch.target
+        await asyncio.sleep(watch.delay_s)
+        while True:
+            is_first = not watch.probed.is_set()
+            async with self._place(target.check):
+                watch.wake.clear()
+                stray = watch.stray
+                watch.started = asyncio.get_running_loop().time()
+                observation = await self._probe(watch)
+                if observation and self._is_current(watch):
+                    self._tell(observation)
+                watch.probed.set()
+                if watch.stray and watch.stray is not stray:
+                    # Keep the place while a cancelled check cleans up.
+                    await asyncio.wait({watch.stray}, timeout=GRACE_S)
+            changing = observation is None or self._is_changing(target.backend)
+            if is_first and not changing:
+                pause = second_pause_s(target, chance=self._chance())
+            else:
+                pause = pause_s(target, changing=changing, chance=self._chance())
+            await self._rest(watch, pause)
+
+    @contextlib.asynccontextmanager
+    async def _place(self, check: Check) -> AsyncIterator[None]:
+        """Wait for a place among the probes that run at once; the scarcer one first, so that it blocks nobody."""
+        async with contextlib.AsyncExitStack() as places:
+            if getattr(check, "expensive", False):
+                await places.enter_async_context(self._expensive_places)
+            await places.enter_async_context(self._places)
+            yield
+
+    async def _probe(self, watch: _Watch) -> Observation | None:
+        """Run one probe within its time limit. None says that this machine, not the backend, was short of something."""
+        target = watch.target
+        begun = time.perf_counter()
+
+        def observed(outcome: Outcome, detail: str) -> Observation:
+            return Observation(target.backend, outcome, detail, time.time(), time.perf_counter() - begun)
+
+        if watch.stray and not watch.stray.done():
+            return observed(Outcome.TIMEOUT, "the last probe still runs: its check ignores the time limit")
+        watch.stray = None
+        probe = asyncio.create_task(_ask(target), name=f"check of {target.backend}")
+        self._strays.add(probe)
+        probe.add_done_callback(self._strays.discard)
+        probe.add_done_callback(_forget)
+        try:
+            await asyncio.wait({probe}, timeout=target.timeout_s)
+        except asyncio.CancelledError:
+            probe.cancel()
+            raise
+        if not probe.done():
+            probe.cancel()
+            watch.stray = probe
+            return observed(Outcome.TIMEOUT, f"no answer within {target.timeout_s:g} s")
+        if probe.cancelled():
+            return observed(Outcome.FAILED, "the check cancelled itself")
+        error = probe.exception()
+        if error is None:
+            watch.short_of = ""
+            return observed(Outcome.SUCCESS, plain(str(probe.result() or "")))
+        if is_local(error):
+            if watch.short_of != str(error):
+                watch.short_of = str(error)
+                log.warning("cannot probe %s, and that is this machine's fault: %s", target.backend, error)
+            return None
+        return observed(*diagnose(error))
+
+    def _tell(self, observation: Observation) -> None:
+        try:
+            self._observe(observation)
+        except Exception:  # a fault of the receiver must not end the probing of this backend
+            log.exception("the observation of %s could not be taken", observation.backend)
+
+    async def _rest(self, watch: _Watch, pause: float) -> None:
+        """Sleep until the next probe is due, or until somebody is in a hurry and the fast interval has passed."""
+        due = watch.started + pause
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(due):
+                await watch.wake.wait()
+            due = min(due, watch.started + watch.target.fast_interval_s)
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, due - loop.time()))
+
+
+async def _ask(target: Target) -> str:
+    try:
+        return await target.check.probe(target)
+    except (SystemExit, KeyboardInterrupt) as error:  # asyncio would end the whole loop for a check's exit()
+        raise ProbeFailed(f"the check raised {type(error).__name__}") from error
+
+
+def _forget(probe: asyncio.Task[str]) -> None:
+    """Look at the exception of a probe that nobody waits for any more, so that asyncio does not complain."""
+    if not probe.cancelled():
+        probe.exception()
