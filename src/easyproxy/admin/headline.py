@@ -1,0 +1,104 @@
+"""Whether all is well, in one sentence: what the page, the command line and the readiness check agree on. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from easyproxy.control.status import BackendStatus, PoolStatus, Status
+
+
+class Level(StrEnum):
+    """How urgent it is. Only ``critical`` means that clients are turned away."""
+
+    OK = "ok"
+    CHECKING = "checking"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The state of everything in a few words (``title``) and one sentence (``detail``)."""
+
+    level: Level
+    title: str
+    detail: str
+
+
+def unserved_pools(status: Status) -> tuple[PoolStatus, ...]:
+    """Pools without a single ready backend: their clients are turned away."""
+    return tuple(pool for pool in status.pools if all(backend.state != "ready" for backend in pool.backends))
+
+
+def summarise(status: Status) -> Headline:
+    """Say in one sentence whether all is well, and if not, what is wrong and what it means for clients."""
+    backends = [backend for pool in status.pools for backend in pool.backends]
+    if not backends:
+        return Headline(
+            Level.WARNING, "No backends", "The configuration names none, so nobody can be served."
+        )
+    down = [backend for backend in backends if backend.state == "down"]
+    checking = len([backend for backend in backends if backend.state not in {"ready", "down"}])
+    unserved = unserved_pools(status)
+    dead = [pool for pool in unserved if all(backend.state == "down" for backend in pool.backends)]
+    if dead:
+        return _critical(dead, len(status.pools))
+    if unserved:
+        return Headline(
+            Level.CHECKING,
+            f"Checking {_count(checking, 'backend')}",
+            "Clients are served as soon as the first backend has passed its check.",
+        )
+    if down:
+        return _warning(down, len(backends))
+    if checking:
+        return Headline(
+            Level.CHECKING, f"Checking {_count(checking, 'backend')}", "Every pool is served meanwhile."
+        )
+    return Headline(Level.OK, _all_ready(len(backends)), _served(len(status.pools)))
+
+
+def _critical(dead: list[PoolStatus], pools: int) -> Headline:
+    if len(dead) == 1:
+        title = f"Pool {dead[0].name} has no ready backend" if pools > 1 else "No backend is ready"
+        count = len(dead[0].backends)
+        why = "It names no backends" if count == 0 else _all_down(dead[0])
+        return Headline(Level.CRITICAL, title, f"{why}. Its clients are turned away.")
+    names = ", ".join(pool.name for pool in dead)
+    return Headline(
+        Level.CRITICAL,
+        f"{len(dead)} of {pools} pools have no ready backend",
+        f"Clients of {names} are turned away.",
+    )
+
+
+def _all_down(pool: PoolStatus) -> str:
+    backends = pool.backends
+    if len(backends) == 1:
+        return f"{backends[0].name} is down: {backends[0].reason}"
+    reasons = {backend.reason for backend in backends}
+    why = f": {reasons.pop()}" if len(reasons) == 1 else ""
+    return f"All {len(backends)} backends of {pool.name} are down{why}"
+
+
+def _warning(down: list[BackendStatus], total: int) -> Headline:
+    shown = "; ".join(f"{backend.name}: {backend.reason}" for backend in down[:2])
+    more = f"; and {len(down) - 2} more" if len(down) > 2 else ""
+    return Headline(
+        Level.WARNING,
+        f"{len(down)} of {total} backends down",
+        f"Every pool is served by the others. {shown}{more}.",
+    )
+
+
+def _all_ready(backends: int) -> str:
+    return "The backend is ready" if backends == 1 else f"All {backends} backends ready"
+
+
+def _served(pools: int) -> str:
+    return "Its pool is served." if pools == 1 else f"All {pools} pools are served."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

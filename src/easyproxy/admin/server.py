@@ -1,0 +1,255 @@
+"""The admin server's life: bind, serve inside the running event loop, stop. What it answers is in :mod:`.app`.
+
+The control process must live whatever admin clients do, so everything that they can hold is bounded: connections,
+the time to send a request, and the time to take the answer (behaviour 39).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from easyproxy.admin.app import create_app
+from easyproxy.admin.security import allowed_hosts, is_loopback
+from easyproxy.control.status import View
+from easyproxy.errors import EasyProxyError
+from easyproxy.model import Address
+
+MAX_CONNECTIONS = 128
+PATIENCE_S = 10.0
+"""How long a client may take to send a request, to stay idle, or to take up more of an answer."""
+_REQUEST_BYTES = 16 * 1024  # request line and headers
+_BACKLOG = 128
+
+
+class AdminServer:
+    """Serves the admin application on one address, in the event loop that :meth:`start` runs in.
+
+    Args:
+        view: what it shows.
+        bind: a TCP address (port 0 lets the system choose) or a unix socket, which is made with mode 0600.
+        token: asked for with every request that tells something; None asks for none.
+        hosts: further names that a Host header may carry.
+
+    Raises:
+        EasyProxyError: an address that other machines reach, without a token (behaviour 36); or an empty token.
+    """
+
+    def __init__(
+        self, view: View, bind: Address, *, token: str | None = None, hosts: Iterable[str] = ()
+    ) -> None:
+        if token is None and not is_loopback(bind):
+            raise EasyProxyError(
+                f"admin.bind: {bind} can be reached by other machines; configure a token, "
+                f"or bind to 127.0.0.1:{bind.port} or to unix:/path"
+            )
+        self.address = bind
+        """Where it listens; after :meth:`start` with the port that the system chose."""
+        self._app = create_app(view, hosts=allowed_hosts(bind, hosts), token=token)
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._inode = (0, 0)
+
+    async def start(self) -> None:
+        """Bind and serve. Returns when connections are accepted.
+
+        Raises:
+            EasyProxyError: the address is in use, or may not be bound.
+        """
+        sock = await _bind(self.address)
+        if self.address.path:
+            self._inode = _inode(self.address.path)
+        else:
+            self.address = Address(self.address.host, sock.getsockname()[1])
+        self._server = _Server(
+            uvicorn.Config(
+                self._app,
+                http=_BoundedProtocol,
+                ws="none",
+                lifespan="off",
+                loop="none",
+                log_config=None,
+                log_level="error",
+                access_log=False,
+                proxy_headers=False,  # what X-Forwarded-For says proves nothing
+                server_header=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=int(PATIENCE_S),
+                timeout_graceful_shutdown=1,
+                h11_max_incomplete_event_size=_REQUEST_BYTES,
+            )
+        )
+        self._task = asyncio.create_task(self._server.serve(sockets=[sock]), name="admin server")
+        up = asyncio.create_task(self._server.up.wait())
+        await asyncio.wait({up, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        if not up.done():
+            up.cancel()
+            sock.close()
+            await self._task  # raises what went wrong
+
+    async def stop(self) -> None:
+        """Finish what is being answered (a second at most), close everything. Stopping twice is harmless."""
+        server, task = self._server, self._task
+        self._server = self._task = None
+        if server is None or task is None:
+            return
+        server.should_exit = True
+        await task
+        server.abort_connections()
+        if self.address.path:
+            _remove_own(self.address.path, self._inode)
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop."""
+        await self.stop()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn as a guest: the signals belong to the control process."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.up.set()
+
+    def abort_connections(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+class _BoundedProtocol(H11Protocol):
+    """One connection that cannot be held for ever.
+
+    uvicorn's own limit answers with 503 but keeps the connection, and its time limit starts after the first answer.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - passes on what uvicorn gives
+        super().__init__(*args, **kwargs)
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if len(self.connections) >= MAX_CONNECTIONS:
+            transport.abort()
+        super().connection_made(transport)
+        self._expect_progress()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._be_patient()
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn leaves the timer running after an error
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete:
+            self._be_patient()  # the whole request is here; it is our turn
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._expect_progress()  # of the next request, or of what is still in the buffer
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_progress()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.cycle is None or self.cycle.response_complete:
+            self._expect_progress()
+        else:
+            self._be_patient()
+
+    def _expect_progress(self) -> None:
+        self._be_patient()
+        self._deadline = self.loop.call_later(PATIENCE_S, self.transport.abort)
+
+    def _be_patient(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+async def _bind(address: Address) -> socket.socket:
+    try:
+        return _bind_unix(address.path) if address.path else await _bind_tcp(address)
+    except OSError as error:
+        remedy = "choose another admin.bind, or end the program that uses it"
+        if error.errno != errno.EADDRINUSE:
+            remedy = "check admin.bind"
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise EasyProxyError(f"admin.bind: cannot listen on {address}: {reason}; {remedy}") from error
+
+
+async def _bind_tcp(address: Address) -> socket.socket:
+    if not address.host:
+        return socket.create_server(("::", address.port), family=socket.AF_INET6, dualstack_ipv6=True)
+    found = await asyncio.get_running_loop().getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    family, _, _, _, where = min(found, key=lambda entry: entry[0] != socket.AF_INET)  # localhost has two
+    return socket.create_server(where[:2], family=family)  # sets SO_REUSEADDR: a restart need not wait
+
+
+def _bind_unix(path: str) -> socket.socket:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.bind(path)
+        # Nobody connects before listen(), so nobody slips in before the mode is right; a umask would be
+        # process-wide and not ours to change.
+        Path(path).chmod(0o600)
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that a killed predecessor left behind; one that answers stays, and binding fails."""
+    try:
+        if not stat.S_ISSOCK(Path(path).lstat().st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+
+
+def _remove_own(path: str, inode: tuple[int, int]) -> None:
+    """Remove the socket that we made, but not one that somebody put in its place since."""
+    if _inode(path) == inode:
+        Path(path).unlink()
+
+
+def _inode(path: str) -> tuple[int, int]:
+    try:
+        found = Path(path).lstat()
+    except FileNotFoundError:
+        return (0, 0)
+    return (found.st_dev, found.st_ino)
