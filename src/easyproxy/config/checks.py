@@ -1,0 +1,303 @@
+"""The settings of health checks: what all have in common, and what each type adds.
+
+Only settings live here; what a check does on the wire is in ``easyproxy.health``, which this module never imports.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from easyproxy.config.document import shown
+from easyproxy.config.fields import Custom, Duration, Fraction, Switch, Text, Whole, wrong
+from easyproxy.config.words import format_duration
+
+CUSTOM_PATTERN = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+"""A class of the user's own: ``package.module:Class``."""
+
+CHECK_TYPES = ("tcp", "http", "exec", "mysql", "none")
+
+
+class Settings(BaseModel):
+    """Base of every mapping in the file: frozen, unknown settings refused, docstrings become descriptions."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=False,
+        hide_input_in_errors=True,
+    )
+
+
+def _status(value: object) -> str:
+    """Normalise ``200``, ``"200-399"`` or a list of both to ``200-399,404``."""
+    parts = (
+        value
+        if isinstance(value, list | tuple)
+        else str(value).split(",")
+        if isinstance(value, str)
+        else [value]
+    )
+    found = []
+    for part in parts:
+        text = str(part).strip() if isinstance(part, str | int) and not isinstance(part, bool) else ""
+        match = re.fullmatch(r"([1-5][0-9]{2})(?:\s*-\s*([1-5][0-9]{2}))?", text, re.ASCII)
+        if not match:
+            raise wrong(f"{shown(part)} is not an HTTP status; write 200, 200-399 or a list of these")
+        low, high = match[1], match[2]
+        if high and high < low:
+            raise wrong(f"{shown(part)} ends before it begins; write {high}-{low}")
+        found.append(f"{low}-{high}" if high else low)
+    if not found:
+        raise wrong("an empty list would accept no answer; write 200, 200-399 or a list of these")
+    return ",".join(found)
+
+
+def _command(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        try:
+            words = shlex.split(value)
+        except ValueError:
+            words = []
+        better = ", ".join(f'"{word}"' for word in words)
+        raise wrong(f"a command is a list, because no shell reads it; write [{better}]")
+    if not isinstance(value, list | tuple) or not value:
+        raise wrong(
+            f'{shown(value)} is not a command; write a list of words, for example ["/usr/bin/pg_isready", "-q"]'
+        )
+    return tuple(Text(most=4096).read(word) for word in value)
+
+
+_STATUS_PART = r"[1-5][0-9]{2}(\s*-\s*[1-5][0-9]{2})?"
+_STATUS_FORM = {
+    "anyOf": [
+        {"type": "integer", "minimum": 100, "maximum": 599},
+        {"type": "string", "pattern": rf"^{_STATUS_PART}(,\s*{_STATUS_PART})*$"},
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "anyOf": [
+                    {"type": "integer", "minimum": 100, "maximum": 599},
+                    {"type": "string", "pattern": f"^{_STATUS_PART}$"},
+                ]
+            },
+        },
+    ]
+}
+_COMMAND_FORM = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+
+HostText = Annotated[str, Text(most=253, line=True)]
+Header = Annotated[str, Text(most=8192, line=True)]
+
+
+class CheckSettings(Settings):
+    """What every health check has."""
+
+    common: ClassVar[frozenset[str]] = frozenset(
+        {"type", "interval", "timeout", "rise", "fall", "fast_interval", "jitter", "port"}
+    )
+
+    interval: Annotated[float, Duration(least=0.05, most=86400)] = 2.0
+    """Time from the start of one probe to the start of the next, for each backend."""
+
+    timeout: Annotated[float, Duration(least=0.01, most=86400)] = 1.0
+    """Time within which a probe must succeed, connecting included. It may not be longer than `interval`; when it is
+    left out and `interval` is shorter than 1s, it is as long as `interval`."""
+
+    rise: Annotated[int, Whole(1, 1000)] = 2
+    """Successful probes in a row after which a backend that was down counts as healthy."""
+
+    fall: Annotated[int, Whole(1, 1000)] = 3
+    """Failures in a row after which a healthy backend counts as down."""
+
+    fast_interval: Annotated[float, Duration(least=0.05, most=86400)] = 0.5
+    """The interval while the verdict is changing: after a first failure of a healthy backend, after a first success of
+    one that is down. It may not be longer than `interval`; when left out, it is never longer."""
+
+    jitter: Annotated[float, Fraction(0.5)] = 0.1
+    """Share by which every interval is shortened or lengthened at random, so that probes do not come in step."""
+
+    port: Annotated[int | None, Whole(1, 65535)] = None
+    """Probe this port instead of the one that serves clients."""
+
+    @field_validator("timeout", "fast_interval")
+    @classmethod
+    def _fits_interval(cls, seconds: float, info: ValidationInfo) -> float:
+        interval = info.data.get("interval")
+        if interval is not None and seconds > interval:
+            raise wrong(
+                f"{format_duration(seconds)} is longer than the interval of {format_duration(interval)};"
+                f" write {format_duration(interval)} or less, or a longer interval"
+            )
+        return seconds
+
+    @model_validator(mode="before")
+    @classmethod
+    def _type_alone(cls, value: object) -> object:
+        """Read ``check: mysql`` as ``check: {type: mysql}``."""
+        return {"type": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _shorten_defaults(self) -> Self:
+        for name in ("timeout", "fast_interval"):
+            if name not in self.model_fields_set and getattr(self, name) > self.interval:
+                object.__setattr__(
+                    self, name, self.interval
+                )  # still under construction: frozen holds afterwards
+        return self
+
+    def options(self) -> dict[str, object]:
+        """Return what belongs to the type alone, as keyword arguments for making the check."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in self.common}
+
+
+class TcpCheckSettings(CheckSettings):
+    """Connect; then, if so configured, send something and wait for an answer."""
+
+    type: Literal["tcp"] = "tcp"
+    """`tcp`"""
+
+    send: Annotated[str, Text(most=65536)] = ""
+    """Text to send after connecting (in double quotes YAML and JSON read `\\r\\n` as line ends)."""
+
+    expect: Annotated[str, Text(most=65536)] = ""
+    """Text that the answer must contain; with nothing to `send`, the greeting."""
+
+    tls: Annotated[bool, Switch()] = False
+    """Speak TLS."""
+
+    tls_verify: Annotated[bool, Switch()] = True
+    """Verify the certificate and its name against the system's authorities."""
+
+    server_name: HostText = ""
+    """Name for SNI and verification; by default the backend's host."""
+
+
+class HttpCheckSettings(CheckSettings):
+    """Send an HTTP request, and judge status and body."""
+
+    type: Literal["http"] = "http"
+    """`http`"""
+
+    method: Annotated[
+        str, Text(least=1, most=32, pattern=r"[A-Z]+", form="an HTTP method such as GET or HEAD")
+    ] = "GET"
+    """Request method."""
+
+    path: Annotated[
+        str, Text(least=1, pattern=r"[/*][\x21-\x7e]*", form="a path; it starts with / and holds no spaces")
+    ] = "/"
+    """Request path, with the query if there is one."""
+
+    host: HostText = ""
+    """Host header; by default the backend's address."""
+
+    expect_status: Annotated[str, Custom(_status, tuple(_STATUS_FORM.items()))] = "200-399"
+    """Statuses that count as success: a number, a range such as `200-399`, or a list of both."""
+
+    expect_body: Annotated[str, Text(most=65536)] = ""
+    """Text that the body must contain."""
+
+    headers: dict[
+        Annotated[str, Text(least=1, most=256, pattern=r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", form="a header name")],
+        Header,
+    ] = Field(default_factory=dict)
+    """Further request headers."""
+
+    tls: Annotated[bool, Switch()] = False
+    """Speak TLS (https)."""
+
+    tls_verify: Annotated[bool, Switch()] = True
+    """Verify the certificate and its name against the system's authorities."""
+
+    server_name: HostText = ""
+    """Name for SNI and verification; by default `host`, else the backend's host."""
+
+
+class ExecCheckSettings(CheckSettings):
+    """Run a command; exit status 0 is success, and its last line is the detail."""
+
+    type: Literal["exec"]
+    """`exec`"""
+
+    command: Annotated[tuple[str, ...], Custom(_command, tuple(_COMMAND_FORM.items()))]
+    """Program and arguments as a list; no shell reads them. The backend is in the environment."""
+
+    env: dict[
+        Annotated[str, Text(least=1, pattern=r"[A-Za-z_]\w*", form="a variable name")], Annotated[str, Text()]
+    ] = Field(default_factory=dict)
+    """Further environment variables."""
+
+
+class MysqlCheckSettings(CheckSettings):
+    """Read a MySQL or MariaDB greeting and leave politely; needs no credentials."""
+
+    type: Literal["mysql"]
+    """`mysql`"""
+
+
+class NoCheckSettings(CheckSettings):
+    """No probes: a backend is always healthy."""
+
+    type: Literal["none"]
+    """`none`"""
+
+
+class CustomCheckSettings(CheckSettings):
+    """A check of your own: a class with one async method."""
+
+    type: Annotated[str, Text(pattern=CUSTOM_PATTERN, form="module:Class")]
+    """`module:Class`"""
+
+    settings: dict[str, Any] = Field(default_factory=dict, alias="options")
+    """Keyword arguments for the class."""
+
+    def options(self) -> dict[str, object]:
+        """Return the keyword arguments for the class."""
+        return dict(self.settings)
+
+
+def _tag(value: object) -> str | None:
+    asked = value
+    if isinstance(value, dict):
+        asked = value.get("type", "tcp")
+    elif isinstance(value, CheckSettings):
+        asked = getattr(value, "type", None)
+    if isinstance(asked, str) and ":" in asked:
+        return "custom"
+    return asked if isinstance(asked, str) and asked in CHECK_TYPES else None
+
+
+Check = Annotated[
+    Annotated[TcpCheckSettings, Tag("tcp")]
+    | Annotated[HttpCheckSettings, Tag("http")]
+    | Annotated[ExecCheckSettings, Tag("exec")]
+    | Annotated[MysqlCheckSettings, Tag("mysql")]
+    | Annotated[NoCheckSettings, Tag("none")]
+    | Annotated[CustomCheckSettings, Tag("custom")],
+    Discriminator(_tag),
+]
+"""Any health check, told apart by ``type``."""
+
+CHECK_MODELS: dict[str, type[CheckSettings]] = {
+    "tcp": TcpCheckSettings,
+    "http": HttpCheckSettings,
+    "exec": ExecCheckSettings,
+    "mysql": MysqlCheckSettings,
+    "none": NoCheckSettings,
+    "custom": CustomCheckSettings,
+}

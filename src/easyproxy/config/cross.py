@@ -1,0 +1,288 @@
+"""What concerns several settings at once: references, names and addresses used twice, an admin server in the open.
+
+It works on the file's raw data as far as that can be read, so that its findings are told together with every wrong
+type and unknown key. Pure: data in, findings out.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from easyproxy.config.document import Path, path_text, shown
+from easyproxy.config.words import listing, nearest
+from easyproxy.model import Address
+
+DEFAULT_ADMIN = Address("127.0.0.1", 7259)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong or doubtful at a place of the document."""
+
+    path: Path
+    message: str
+
+
+def _get(item: object, key: str) -> object:
+    if isinstance(item, Mapping):
+        return item.get(key)
+    return getattr(item, key, None) if isinstance(item, BaseModel) else None
+
+
+def _items(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _pools(raw: object) -> dict[str, object]:
+    pools = _get(raw, "pools")
+    return (
+        {key: pool for key, pool in pools.items() if isinstance(key, str)}
+        if isinstance(pools, Mapping)
+        else {}
+    )
+
+
+def _address(value: object) -> Address | None:
+    if isinstance(value, Address):
+        return value
+    try:
+        return Address.parse(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _backend_address(backend: object) -> Address | None:
+    return _address(backend if isinstance(backend, str | Address) else _get(backend, "address"))
+
+
+def problems(raw: object) -> list[Finding]:
+    """Find every contradiction between settings."""
+    return [
+        *_listener_pools(raw),
+        *_listener_names(raw),
+        *_backends(raw),
+        *_addresses(raw),
+        *_admin(raw),
+        *_loops(raw),
+    ]
+
+
+def warnings(raw: object) -> list[Finding]:
+    """Find what is allowed but probably not meant."""
+    used = {_get(listener, "pool") for listener in _items(_get(raw, "listeners"))}
+    found = []
+    for name, pool in _pools(raw).items():
+        if name not in used:
+            found.append(
+                Finding(("pools", name), "no listener uses this pool; its backends are checked for nothing")
+            )
+        backends = _items(_get(pool, "backends"))
+        if backends and all(_get(backend, "backup") is True for backend in backends):
+            found.append(
+                Finding(("pools", name, "backends"), "every backend is a backup; backup then changes nothing")
+            )
+        check = _get(pool, "check")
+        for key in ("server_name", "tls_verify"):
+            if _get(check, key) not in (None, "", True) and _get(check, "tls") is not True:
+                found.append(Finding(("pools", name, "check", key), f"{key} has no effect without tls: true"))
+    return found
+
+
+def _listener_pools(raw: object) -> Iterator[Finding]:
+    pools = _pools(raw)
+    for index, listener in enumerate(_items(_get(raw, "listeners"))):
+        pool = _get(listener, "pool")
+        if isinstance(pool, str) and pools and pool not in pools:
+            near = nearest(pool, pools)
+            hint = f"did you mean {near}?" if near else f"there {_are(pools)}"
+            yield Finding(("listeners", index, "pool"), f"there is no pool {shown(pool)}; {hint}")
+
+
+def _are(pools: Mapping[str, object]) -> str:
+    names = [str(shown(name)) for name in list(pools)[:10]]
+    return f"{'is' if len(names) == 1 else 'are'} {listing(names, 'and')}" + (
+        " and more" if len(pools) > 10 else ""
+    )
+
+
+def _listener_names(raw: object) -> Iterator[Finding]:
+    seen: dict[object, Path] = {}
+    for index, listener in enumerate(_items(_get(raw, "listeners"))):
+        name = _get(listener, "name")
+        if not isinstance(name, str):
+            continue
+        path: Path = ("listeners", index, "name")
+        if name in seen:
+            yield Finding(path, f"the name {shown(name)} is already taken by {path_text(seen[name][:-1])}")
+        seen.setdefault(name, path)
+
+
+def _backends(raw: object) -> Iterator[Finding]:
+    for pool_name, pool in _pools(raw).items():
+        names: dict[str, Path] = {}
+        addresses: dict[tuple[object, int], Path] = {}
+        for index, backend in enumerate(_items(_get(pool, "backends"))):
+            here: Path = ("pools", pool_name, "backends", index)
+            address = _backend_address(backend)
+            given = _get(backend, "name")
+            name = given if isinstance(given, str) else str(address) if address else None
+            if address:
+                key = _key(address)
+                if key in addresses:
+                    yield Finding(
+                        (*here, "address"),
+                        f"{shown(str(address))} is already in this pool as {path_text(addresses[key])};"
+                        " give one of them the weight of both",
+                    )
+                    continue
+                addresses[key] = here
+            if name is not None and name in names:
+                yield Finding(
+                    (*here, "name"), f"the name {shown(name)} is already taken by {path_text(names[name])}"
+                )
+            elif name is not None:
+                names[name] = here
+
+
+def _key(address: Address) -> tuple[object, int]:
+    """Make equal addresses equal however they are written."""
+    if address.path:
+        return address.path, -1
+    try:
+        return ipaddress.ip_address(address.host), address.port
+    except ValueError:
+        return address.host.lower().rstrip("."), address.port
+
+
+def _hosts(address: Address) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address] | None:
+    """Say which numeric addresses a bind takes; None is every one of both families."""
+    if not address.host:
+        return None
+    if address.host == "localhost":
+        return [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")]
+    try:
+        return [ipaddress.ip_address(address.host)]
+    except ValueError:
+        return []
+
+
+def collide(one: Address, other: Address) -> bool:
+    """Tell whether two sockets cannot listen on these addresses at the same time.
+
+    A wildcard takes its whole family: ``:80`` both, ``0.0.0.0:80`` IPv4, ``[::]:80`` IPv6. Port 0 never collides.
+    """
+    if one.path or other.path:
+        return one.path == other.path
+    if one.port != other.port or one.port == 0:
+        return False
+    mine, theirs = _hosts(one), _hosts(other)
+    if mine is None or theirs is None:
+        return True
+    return any(
+        a == b or (a.version == b.version and (a.is_unspecified or b.is_unspecified))
+        for a in mine
+        for b in theirs
+    )
+
+
+def _addresses(raw: object) -> Iterator[Finding]:
+    seen: list[tuple[Address, Path]] = []
+    for index, listener in enumerate(_items(_get(raw, "listeners"))):
+        address = _address(_get(listener, "bind"))
+        if address:
+            path: Path = ("listeners", index, "bind")
+            yield from _taken(address, path, seen)
+            seen.append((address, path))
+    admin = admin_bind(raw)
+    if admin:
+        given = _get(_get(raw, "admin"), "bind") is not None
+        yield from _taken(
+            admin, ("admin", "bind") if given else ("admin",), seen, "" if given else " (the default)"
+        )
+
+
+def _taken(
+    address: Address, path: Path, seen: list[tuple[Address, Path]], note: str = ""
+) -> Iterator[Finding]:
+    for other, where in seen:
+        if collide(address, other):
+            same = "" if address == other else f", which includes it: {other}"
+            if same and (other.host and address.host in ("", "0.0.0.0", "::")):  # noqa: S104 - compared, not bound
+                same = f": {other} is part of it"
+            yield Finding(path, f"{shown(str(address))}{note} is already taken by {path_text(where)}{same}")
+            return
+
+
+def admin_bind(raw: object) -> Address | None:
+    """Say where the admin server would listen; None if nowhere or if it cannot be told."""
+    admin = _get(raw, "admin")
+    if isinstance(raw, Mapping) and "admin" not in raw:
+        return DEFAULT_ADMIN
+    if not isinstance(admin, Mapping | BaseModel):
+        return None
+    bind = _get(admin, "bind")
+    return DEFAULT_ADMIN if bind is None else _address(bind)
+
+
+def is_private(address: Address) -> bool:
+    """Tell whether only this machine can reach a bind: loopback or a unix socket."""
+    if address.path or address.host == "localhost":
+        return True
+    try:
+        host = ipaddress.ip_address(address.host)
+    except ValueError:
+        return False
+    mapped = host.ipv4_mapped if isinstance(host, ipaddress.IPv6Address) else None
+    return (mapped or host).is_loopback
+
+
+def _admin(raw: object) -> Iterator[Finding]:
+    admin = _get(raw, "admin")
+    if isinstance(raw, Mapping) and "admin" in raw and admin is None:
+        yield Finding(
+            ("admin",), "nothing is given here; write off to run without admin server, or leave it out"
+        )
+    token, file = _get(admin, "token"), _get(admin, "token_file")
+    if token is not None and file is not None:
+        yield Finding(("admin", "token_file"), "there is a token already; give either token or token_file")
+    bind = admin_bind(raw)
+    if bind and not is_private(bind) and token is None and file is None:
+        yield Finding(
+            ("admin", "bind"),
+            f"{shown(str(bind))} can be reached from other machines, and there is no token;"
+            f" write 127.0.0.1:{bind.port}, or add token_file or token",
+        )
+
+
+def _loops(raw: object) -> Iterator[Finding]:
+    """Find a backend that is the very listener that it serves: every session would open the next."""
+    pools = _pools(raw)
+    for listener in _items(_get(raw, "listeners")):
+        bind, pool = _address(_get(listener, "bind")), _get(listener, "pool")
+        if not bind or not isinstance(pool, str) or (not bind.path and not bind.port):
+            continue
+        for index, backend in enumerate(_items(_get(pools.get(pool), "backends"))):
+            address = _backend_address(backend)
+            if address and address.host and _serves(bind, address):
+                yield Finding(
+                    ("pools", pool, "backends", index, "address"),
+                    f"{shown(str(address))} is the listener {bind} itself; its sessions would go round for ever",
+                )
+            elif address and address.path and address.path == bind.path:
+                yield Finding(
+                    ("pools", pool, "backends", index, "address"),
+                    f"{shown(str(address))} is the listener itself; its sessions would go round for ever",
+                )
+
+
+def _serves(bind: Address, address: Address) -> bool:
+    if bind.port != address.port:
+        return False
+    if bind.host and _key(bind) == _key(address):
+        return True
+    # A wildcard listener also has the machine's other addresses, which are not known here; loopback is certain.
+    return is_private(address) and collide(bind, address)

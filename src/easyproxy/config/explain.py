@@ -1,0 +1,258 @@
+"""Turns what pydantic found into problems that an operator can act on: place, path, wrong value, nearest right word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from easyproxy.config.checks import CHECK_MODELS, CHECK_TYPES, CheckSettings
+from easyproxy.config.document import MAX_REPORTED, Document, Path, path_text, shown
+from easyproxy.config.schema import AdminConfig, BackendConfig, Config, ListenerConfig, LogConfig, PoolConfig
+from easyproxy.config.words import listing, nearest
+from easyproxy.errors import Problem
+
+_ADMIN_HINT = "write off to run without admin server"
+# Words of other balancers and of people in a hurry; too far from ours for a comparison of letters.
+_MEANT = {
+    "listen": "bind",
+    "address": "bind",
+    "addr": "address",
+    "host": "address",
+    "server": "address",
+    "servers": "backends",
+    "upstreams": "backends",
+    "upstream": "pool",
+    "backend": "pool",
+    "balance": "strategy",
+    "algorithm": "strategy",
+    "maxconn": "max_sessions",
+    "max_conns": "max_sessions",
+    "max_connections": "max_sessions",
+    "health_check": "check",
+    "healthcheck": "check",
+    "timeout": "connect_timeout",
+    "inter": "interval",
+    "heartbeat": "interval",
+    "frontends": "listeners",
+    "services": "pools",
+    "processes": "workers",
+    "threads": "workers",
+    "logging": "log",
+}
+
+
+def explain(
+    error: ValidationError,
+    document: Document,
+    raw: object,
+    unknown: Callable[[Path, Path], str] | None = None,
+) -> list[Problem]:
+    """Turn a validation error into problems, in the order of the file, each once.
+
+    Args:
+        error: what pydantic found.
+        document: knows where everything stands.
+        raw: the data that was validated.
+        unknown: what to say of an unknown key, from its path in the document and in the model.
+    """
+    found: dict[tuple[object, ...], Problem] = {}
+    for item in error.errors(include_url=False):
+        path, message, on_key = _read(item, raw)
+        if item["type"] == "extra_forbidden" and unknown:
+            message = unknown(path, item["loc"])
+        if message is None:
+            continue
+        mark = document.mark(path, key=on_key)
+        problem = Problem(document.where(mark) if document.root else document.name, path_text(path), message)
+        order = (mark.line, mark.column) if mark else (0, 0)
+        found.setdefault((*order, problem.path, problem.message), problem)
+    return [found[key] for key in sorted(found, key=lambda key: key[:2])]
+
+
+def shorten(problems: list[Problem], name: str) -> list[Problem]:
+    """Keep the first hundred: past that, the file as a whole is the problem."""
+    if len(problems) <= MAX_REPORTED:
+        return problems
+    rest = Problem(name, "", f"{len(problems) - MAX_REPORTED} further problems are not shown")
+    return [*problems[:MAX_REPORTED], rest]
+
+
+def _read(item: ErrorDetails, raw: object) -> tuple[Path, str | None, bool]:
+    """Return the path in the document, the message (None to say nothing), and whether the key is meant."""
+    path = _document_path(item["loc"], raw)
+    kind, value = item["type"], item.get("input")
+    if kind == "easyproxy":
+        on_key = bool(item["loc"]) and item["loc"][-1] == "[key]"
+        return path, str(item["ctx"]["message"]), on_key
+    if kind == "extra_forbidden":
+        return path, _unknown(path, item["loc"]), True
+    if kind == "missing":
+        return path[:-1], _missing(path), False
+    if kind == "too_short":
+        # Items that were refused for their own faults are missing here too; that needs no second message.
+        return path, None if _at(raw, path) else "it is empty; at least one is needed", False
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return (*path, "type"), _check_type(_at(raw, path)), False
+    if kind in ("tuple_type", "list_type"):
+        return path, f"{shown(value)} stands where a list belongs" + _list_hint(path), False
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return path, f"{shown(value)} stands where a mapping belongs" + _mapping_hint(path), False
+    return path, f"{item['msg']} (got {shown(value)})", False
+
+
+def _document_path(loc: tuple[int | str, ...], raw: object) -> Path:
+    """Take out what pydantic put into the path and what shorthands stand for."""
+    path = list(loc)
+    if len(path) > 3 and path[0] == "pools" and path[2] == "check":
+        del path[3]  # the type that the union chose
+    if path and path[-1] == "[key]":
+        path.pop()
+    for depth in range(len(path)):
+        node = _at(raw, path[:depth])
+        # A bare "10.0.0.1:80" or "mysql" has no inner places.
+        if depth and not isinstance(node, Mapping | list | tuple) and node is not None:
+            return tuple(path[:depth])
+    return tuple(path)
+
+
+def _at(raw: object, path: Sequence[int | str]) -> object:
+    node = raw
+    for step in path:
+        if isinstance(node, Mapping):
+            node = node.get(step)
+        elif isinstance(node, list | tuple) and isinstance(step, int) and step < len(node):
+            node = node[step]
+        else:
+            return None
+    return node
+
+
+def model_at(path: Path, check: str = "tcp") -> type[BaseModel] | None:
+    """Say which model describes the mapping at a path."""
+    names = [step for step in path if isinstance(step, str)]
+    if not path:
+        return Config
+    if names[0] == "listeners":
+        return ListenerConfig
+    if names[0] in ("admin", "log"):
+        return AdminConfig if names[0] == "admin" else LogConfig
+    if names[0] == "pools" and len(path) >= 2:
+        rest = path[2:]
+        if not rest:
+            return PoolConfig
+        if rest[0] == "backends":
+            return BackendConfig
+        if rest[0] == "check":
+            return CHECK_MODELS[check]
+    return None
+
+
+def _settings(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _unknown(path: Path, loc: tuple[int | str, ...]) -> str:
+    key = str(path[-1])
+    check = str(loc[3]) if len(loc) > 3 and loc[2] == "check" else "tcp"
+    model = model_at(path[:-1], check)
+    if key == "<<":
+        return "merge keys (<<) are not part of YAML 1.2; use an alias for the whole value, or write the settings out"
+    if model is None:
+        return f"there is no setting {shown(key)}"
+    known = _settings(model)
+    owner = _owner(path[:-1], check)
+    if issubclass(model, CheckSettings):
+        others = [kind for kind in CHECK_TYPES if kind != check and key in _settings(CHECK_MODELS[kind])]
+        if others:
+            return f"{owner} has no setting {shown(key)}; {listing(others)} has: write type: {others[0]}"
+    meant = _MEANT.get(key.lower().replace("-", "_"))
+    near = meant if meant in known else nearest(key, known)
+    if near:
+        return f"there is no setting {shown(key)} in {owner}; did you mean {near}?"
+    elsewhere = _elsewhere(key, model)
+    if elsewhere:
+        return f"there is no setting {shown(key)} in {owner}; it belongs to {elsewhere}"
+    return f"there is no setting {shown(key)} in {owner}; it has {listing(known, 'and')}"
+
+
+_OWNERS: dict[str, type[BaseModel]] = {
+    "the top level": Config,
+    "a listener": ListenerConfig,
+    "a pool": PoolConfig,
+    "a backend": BackendConfig,
+    "a pool's check": CheckSettings,
+    "log": LogConfig,
+}
+
+
+def _elsewhere(key: str, here: type[BaseModel]) -> str:
+    return listing(text for text, model in _OWNERS.items() if model is not here and key in _settings(model))
+
+
+def _owner(path: Path, check: str) -> str:
+    if not path:
+        return "the top level"
+    if len(path) >= 3 and path[2] == "check":
+        return "a check of your own" if check == "custom" else f"{_article(check)} {check} check"
+    if len(path) >= 3 and path[2] == "backends":
+        return "a backend"
+    return {"listeners": "a listener", "pools": "a pool"}.get(str(path[0]), str(path[0]))
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def _missing(path: Path) -> str:
+    examples = {
+        "bind": "bind: 127.0.0.1:3306",
+        "pool": "pool: and the name of a pool",
+        "backends": "backends: and a list of addresses",
+        "address": "address: 10.0.0.1:3306",
+        "listeners": "listeners: and where clients connect",
+        "pools": "pools: and the servers behind the listeners",
+        "command": 'command: ["/path/to/program"]',
+    }
+    name = str(path[-1])
+    return f"{name} is missing; add {examples.get(name, name)}"
+
+
+def _check_type(check: object) -> str:
+    kind = check.get("type") if isinstance(check, Mapping) else check
+    if isinstance(check, Mapping) and not isinstance(kind, str):
+        return f"{shown(kind)} is not a type of check; write {listing(CHECK_TYPES)}, or module:Class"
+    if not isinstance(kind, str):
+        return f"{shown(kind)} stands where a check belongs; write for example {{type: tcp, interval: 2s}}"
+    near = nearest(kind, CHECK_TYPES) or {
+        "https": "http with tls: true",
+        "mariadb": "mysql",
+        "script": "exec",
+    }.get(kind)
+    hint = (
+        f"did you mean {near}?"
+        if near
+        else f"write {listing(CHECK_TYPES)}, or module:Class for one of your own"
+    )
+    return f"{shown(kind)} is not a type of check; {hint}"
+
+
+def _list_hint(path: Path) -> str:
+    examples = {
+        "listeners": "; write the listeners below it, each after a dash: - bind: ...",
+        "backends": "; write the addresses below it, each after a dash, or as [10.0.0.1:3306, 10.0.0.2:3306]",
+    }
+    return examples.get(str(path[-1]) if path else "", "")
+
+
+def _mapping_hint(path: Path) -> str:
+    if path == ("admin",):
+        return f": bind: 127.0.0.1:7259; or {_ADMIN_HINT}"
+    if path == ("pools",):
+        return ": the name of each pool, and its settings below it"
+    if path and path[0] == "listeners":
+        return ": bind: and pool:"
+    if path == ("log",):
+        return ": level: and format:"
+    return ""

@@ -1,0 +1,177 @@
+"""From a file, a text or a mapping to a :class:`~easyproxy.config.schema.Config`, or to every error at once.
+
+Reads files and nothing else of the system; everything that can be wrong with one comes out as a ``ConfigError``.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from easyproxy.config import cross, json_text, legacy, toml_text, yaml12
+from easyproxy.config.document import MAX_BYTES, Document, Mark, path_text, shown
+from easyproxy.config.explain import explain, shorten
+from easyproxy.config.schema import Config
+from easyproxy.errors import ConfigError, Problem
+
+FORMATS: dict[str, Callable[[str, str], Document]] = {
+    "yaml": yaml12.read,
+    "toml": toml_text.read,
+    "json": json_text.read,
+}
+SUFFIXES = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that is right, and what is doubtful about it."""
+
+    config: Config
+    warnings: tuple[Problem, ...] = ()
+
+
+def load(path: str | Path, *, strategies: frozenset[str] | None = None) -> Config:
+    """Read a configuration file; its suffix decides the format.
+
+    Args:
+        path: a ``.yaml``, ``.yml``, ``.toml`` or ``.json`` file. The old EasyProxy JSON is recognised by its keys.
+        strategies: names that the engine can express; None is all that come with EasyProxy.
+
+    Raises:
+        ConfigError: with every problem at once. Nothing else is raised, whatever the file holds.
+    """
+    return examine(path, strategies=strategies).config
+
+
+def examine(path: str | Path, *, strategies: frozenset[str] | None = None) -> Loaded:
+    """Read a configuration file as :func:`load` does, and keep the warnings."""
+    name = str(path)
+    form = SUFFIXES.get(Path(path).suffix.lower())
+    if form is None:
+        raise ConfigError(
+            [
+                Problem(
+                    name,
+                    "",
+                    "the file name does not tell the format; it must end in .yaml, .yml, .toml or .json",
+                )
+            ]
+        )
+    return examine_text(_text(path, name), form, name, strategies=strategies)
+
+
+def loads(text: str, format: str, name: str = "", *, strategies: frozenset[str] | None = None) -> Config:  # noqa: A002 - the word that callers expect
+    """Read a configuration from a text.
+
+    Args:
+        text: the text itself.
+        format: ``yaml``, ``toml`` or ``json``.
+        name: what messages call it.
+        strategies: names that the engine can express; None is all that come with EasyProxy.
+
+    Raises:
+        ConfigError: with every problem at once.
+    """
+    return examine_text(text, format, name or f"<{format}>", strategies=strategies).config
+
+
+def from_dict(mapping: Mapping[str, object], *, strategies: frozenset[str] | None = None) -> Config:
+    """Make a configuration from plain data of the file's shape.
+
+    Raises:
+        ConfigError: with every problem at once, each with its path.
+    """
+    return _judge(Document(""), dict(mapping), strategies).config
+
+
+def examine_text(text: str, form: str, name: str, *, strategies: frozenset[str] | None = None) -> Loaded:
+    """Read a text of a known format as :func:`loads` does, and keep the warnings."""
+    if len(text) > MAX_BYTES:
+        raise ConfigError([Problem(name, "", f"the file is larger than {MAX_BYTES // 1024**2} MiB")])
+    document = FORMATS[form](text, name)
+    raw = document.root.plain() if document.root else None
+    if not isinstance(raw, dict):
+        message = f"the whole file is {shown(raw)}; it must be a mapping with listeners and pools"
+        raise ConfigError([*document.problems, Problem(document.where(Mark(1, 1)), "", message)])
+    if form == "json" and legacy.is_legacy(raw):
+        return _judge_legacy(document, raw)
+    return _judge(document, raw, strategies)
+
+
+def _judge(document: Document, raw: dict[str, object], strategies: frozenset[str] | None) -> Loaded:
+    problems = list(document.problems)
+    try:
+        config = Config.model_validate(raw, context={"strategies": strategies})
+    except ValidationError as error:
+        problems += explain(error, document, raw)
+        raise ConfigError(shorten(in_order(problems), document.name)) from None
+    if problems:
+        raise ConfigError(shorten(in_order(problems), document.name))
+    return Loaded(config, _warnings(document, raw))
+
+
+def _warnings(document: Document, raw: object) -> tuple[Problem, ...]:
+    found = cross.warnings(raw)
+    return tuple(
+        Problem(document.where(document.mark(item.path, key=True)), path_text(item.path), item.message)
+        for item in found
+    )
+
+
+def _judge_legacy(document: Document, raw: dict[str, object]) -> Loaded:
+    problems = list(document.problems)
+    try:
+        old = legacy.OldFile.model_validate(raw)
+    except ValidationError as error:
+        problems += explain(error, document, raw, legacy.explain_unknown)
+        raise ConfigError(shorten(in_order(problems), document.name)) from None
+    problems += legacy.contradictions(old, document)
+    if problems:
+        raise ConfigError(shorten(in_order(problems), document.name))
+    return Loaded(legacy.convert(old), legacy.warnings(old, document))
+
+
+def in_order(problems: list[Problem]) -> list[Problem]:
+    """Sort problems as they stand in the file; those without a place come first."""
+
+    def place(problem: Problem) -> tuple[int, int]:
+        parts = problem.where.rsplit(":", 2)
+        if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal():
+            return int(parts[1]), int(parts[2])
+        return 0, 0
+
+    return sorted(problems, key=place)
+
+
+def _text(path: str | Path, name: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ConfigError([Problem(name, "", _unreadable(error))]) from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError([Problem(name, "", f"the file is larger than {MAX_BYTES // 1024**2} MiB")])
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ConfigError([Problem(f"{name}:1:1", "", "the file is UTF-16; save it as UTF-8")])
+    try:
+        # A byte order mark is what some Windows editors put there; it says nothing.
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        good = data[: error.start].decode("utf-8-sig")
+        mark = Mark.of(good, len(good))
+        message = f"the byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        raise ConfigError([Problem(f"{name}:{mark.line}:{mark.column}", "", message)]) from None
+
+
+def _unreadable(error: OSError | ValueError) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    known = {
+        errno.ENOENT: "there is no such file",
+        errno.EACCES: "the file may not be read by this user",
+        errno.EISDIR: "this is a directory, not a file",
+    }
+    return known.get(number or 0, f"the file cannot be read: {error}")

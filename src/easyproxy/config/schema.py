@@ -1,0 +1,278 @@
+"""The model of the configuration: every setting with its default and what it does. The one place where both stand.
+
+Durations are seconds in the model, addresses are :class:`easyproxy.model.Address`. What concerns several settings at
+once (names, addresses, references) is judged by ``cross``; how errors read is decided by ``explain``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    Field,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails
+
+from easyproxy.config import cross
+from easyproxy.config.checks import Check, Settings, TcpCheckSettings
+from easyproxy.config.document import shown
+from easyproxy.config.fields import (
+    BackendAddress,
+    Custom,
+    Duration,
+    JsonSchema,
+    ListenAddress,
+    Switch,
+    Text,
+    Token,
+    Whole,
+    Word,
+    wrong,
+)
+from easyproxy.config.strategies import Strategy
+from easyproxy.model import Address
+
+MAX_SESSIONS = 10_000_000
+
+Name = Annotated[
+    str, Text(least=1, most=128, line=True, pattern=r"\S(.*\S)?", form="a name without outer spaces")
+]
+# A backend's id is pool/name; a slash in the pool's name would make two backends one.
+PoolName = Annotated[
+    str,
+    Text(
+        least=1,
+        most=128,
+        line=True,
+        pattern=r"[^\s/]([^/]*[^\s/])?",
+        form="a pool's name: no slash, no outer spaces",
+    ),
+]
+
+
+class ListenerConfig(Settings):
+    """An address that accepts clients, and the pool that serves it."""
+
+    bind: Annotated[Address, ListenAddress()]
+    """Where clients connect: `127.0.0.1:3306`, `[::1]:3306`, `:3306` (every address of this machine), `localhost:3306`
+    or `unix:/path`. Port 0 lets the system choose."""
+
+    pool: PoolName
+    """Name of the pool that serves its clients."""
+
+    name: Name = ""
+    """Name in logs, metrics and commands; by default the text of `bind`."""
+
+    max_sessions: Annotated[int, Whole(0, MAX_SESSIONS)] = 0
+    """Sessions at the same time, over all workers; 0 is no limit."""
+
+    overload: Annotated[str, Word(("wait", "refuse"))] = "wait"
+    """What happens to the next client at `max_sessions`: `wait` leaves it in the backlog, `refuse` resets it."""
+
+    backlog: Annotated[int, Whole(1, 65535)] = 4096
+    """Clients that the kernel keeps waiting to be accepted (the kernel's own limit is `net.core.somaxconn`)."""
+
+    idle_timeout: Annotated[float, Duration(least=0.1, zero="no limit", none=True)] = 3600.0
+    """A session ends after this time without a byte in either direction; 0 or `none` is no limit."""
+
+    half_closed_timeout: Annotated[float, Duration(least=0.1, zero="no limit", none=True)] = 60.0
+    """The same once one side has ended its direction; 0 or `none` is no limit."""
+
+    max_lifetime: Annotated[float, Duration(least=0.1, zero="no limit", none=True)] = 0.0
+    """A session ends after this time whatever happens; 0 or `none` is no limit."""
+
+    keepalive: Annotated[float, Duration(least=1, most=32767, zero="no keep-alive", none=True)] = 60.0
+    """Silence after which TCP keep-alive probes start, towards client and backend; 0 or `none` is without."""
+
+    user_timeout: Annotated[float, Duration(least=0.1, zero="the system's own", none=True)] = 120.0
+    """How long sent data may stay unacknowledged before the peer counts as gone (TCP_USER_TIMEOUT); 0 or `none` leaves it
+    to the system."""
+
+    @model_validator(mode="after")
+    def _name_from_bind(self) -> Self:
+        if not self.name:
+            object.__setattr__(
+                self, "name", str(self.bind)
+            )  # still under construction: frozen holds afterwards
+        return self
+
+
+class BackendConfig(Settings):
+    """One server of a pool; a bare address is the same as a mapping with `address` alone."""
+
+    address: Annotated[Address, BackendAddress()]
+    """Where it serves: `host:port`, `[IPv6]:port` or `unix:/path`. A name is resolved."""
+
+    name: Name = ""
+    """Name in logs, metrics and commands, unique in the pool; by default the text of `address`."""
+
+    weight: Annotated[int, Whole(1, 256)] = 1
+    """Share of new sessions relative to the other backends."""
+
+    max_sessions: Annotated[int, Whole(0, MAX_SESSIONS)] = 0
+    """Sessions at the same time, over all workers; 0 is no limit."""
+
+    backup: Annotated[bool, Switch()] = False
+    """Serve only while no other backend of the pool can."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return {"address": value} if isinstance(value, str | Address) else value
+
+    @model_validator(mode="after")
+    def _name_from_address(self) -> Self:
+        if not self.name:
+            object.__setattr__(
+                self, "name", str(self.address)
+            )  # still under construction: frozen holds afterwards
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
+        """Allow the bare address."""
+        text = {
+            **BackendAddress().schema(),
+            "description": "The address alone: host:port, [IPv6]:port or unix:/path.",
+        }
+        return {"anyOf": [text, handler(core)]}
+
+
+def _source(value: object) -> str:
+    try:
+        return str(ipaddress.ip_address(value if isinstance(value, str) else "-"))
+    except ValueError:
+        raise wrong(
+            f"{shown(value)} is not an IP address; write one of this machine's own, without a port, for example 10.0.0.5"
+        ) from None
+
+
+class PoolConfig(Settings):
+    """A named set of backends with one strategy and one health check."""
+
+    backends: Annotated[tuple[BackendConfig, ...], Field(min_length=1, max_length=65536)]
+    """The servers: addresses, or mappings with the settings of a backend."""
+
+    strategy: Annotated[str, Strategy()] = "round_robin"
+    """How a backend is chosen for a new session."""
+
+    connect_timeout: Annotated[float, Duration(least=0.001, most=3600)] = 3.0
+    """Time for one attempt to connect to a backend."""
+
+    retries: Annotated[int, Whole(0, 100)] = 2
+    """Further backends that are tried after the first attempt failed; the client notices nothing."""
+
+    queue_timeout: Annotated[float, Duration(least=0.001, most=86400, zero="not at all")] = 5.0
+    """How long a client waits while every backend is at its `max_sessions`; 0 is not at all."""
+
+    source: Annotated[
+        str | None,
+        Custom(
+            _source,
+            (
+                ("type", "string"),
+                ("examples", ["10.0.0.5", "fd00::5"]),
+            ),
+        ),
+    ] = None
+    """Local address for connections to backends; by default the system chooses."""
+
+    slow_start: Annotated[float, Duration(least=0.1, most=86400, zero="none at all")] = 0.0
+    """Time over which a backend that came back rises to its full share; 0 gives it at once."""
+
+    close_sessions_on_down: Annotated[bool, Switch()] = False
+    """End the sessions of a backend that goes down; otherwise they live as long as they can."""
+
+    check: Check = Field(default_factory=TcpCheckSettings)
+    """The health check of every backend; by default a `tcp` check. A type alone (`check: mysql`) takes its defaults."""
+
+
+class AdminConfig(Settings):
+    """The admin server: status page, metrics, run-time commands."""
+
+    bind: Annotated[Address, ListenAddress()] = Address("127.0.0.1", 7259)
+    """Where it listens: a loopback address or a unix socket; another address only together with a token."""
+
+    token: Annotated[SecretStr | None, Token()] = None
+    """Secret that every request must bring (`Authorization: Bearer ...`); 16 characters or more."""
+
+    token_file: Annotated[str | None, Text(least=1, line=True)] = None
+    """File that holds the token, instead of `token`."""
+
+
+class LogConfig(Settings):
+    """What is logged, and in which form."""
+
+    level: Annotated[str, Word(("debug", "info", "warning", "error"))] = "info"
+    """The least level that is logged."""
+
+    format: Annotated[str, Word(("text", "json"))] = "text"
+    """`text` for people, `json` for machines: one object on each line."""
+
+
+ADMIN_OFF = ("off", "none")
+
+
+def _admin_or_off(schema: JsonSchema) -> None:
+    schema["anyOf"] = [form for form in schema["anyOf"] if form.get("type") != "null"] + [
+        {"enum": list(ADMIN_OFF)}
+    ]
+
+
+class Config(Settings):
+    """A whole configuration."""
+
+    listeners: Annotated[tuple[ListenerConfig, ...], Field(min_length=1, max_length=4096)]
+    """Addresses that accept clients."""
+
+    pools: Annotated[dict[PoolName, PoolConfig], Field(min_length=1, max_length=4096)]
+    """Sets of backends, by name."""
+
+    admin: AdminConfig | None = Field(default_factory=AdminConfig, json_schema_extra=_admin_or_off)
+    """The admin server; `off` runs without one."""
+
+    workers: Annotated[int | str, Whole(1, 256, ("auto",))] = "auto"
+    """Worker processes; `auto` is one for each CPU that the process may use."""
+
+    drain_timeout: Annotated[float, Duration(least=0.001, most=86400, zero="no waiting")] = 30.0
+    """How long sessions may go on after a stop was asked for; then they are closed. 0 is no waiting."""
+
+    log: LogConfig = Field(default_factory=LogConfig)
+    """Logging of the control process and of sessions that broke."""
+
+    @field_serializer("admin", mode="wrap")
+    def _admin_off(self, admin: AdminConfig | None, handler: SerializerFunctionWrapHandler) -> object:
+        return "off" if admin is None else handler(admin)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _judge_whole(cls, value: Any, handler: ModelWrapValidatorHandler[Config]) -> Config:  # noqa: ANN401 - raw input
+        """Report what concerns several settings together with what is wrong in single ones, not after it."""
+        details = [
+            InitErrorDetails(type=wrong(finding.message), loc=finding.path, input=None)
+            for finding in cross.problems(value)
+        ]
+        raw = value
+        if isinstance(raw, dict) and isinstance(raw.get("admin"), str) and raw["admin"] in ADMIN_OFF:
+            raw = {**raw, "admin": None}
+        try:
+            config = handler(raw)
+        except ValidationError as error:
+            details += [_again(item) for item in error.errors(include_url=False)]
+        if details:
+            raise ValidationError.from_exception_data("Config", details)
+        return config
+
+
+def _again(item: ErrorDetails) -> InitErrorDetails:
+    """Bring an error that pydantic reported into the form in which it takes one."""
+    kind = wrong(item["ctx"]["message"]) if item["type"] == "easyproxy" else item["type"]
+    return InitErrorDetails(type=kind, loc=item["loc"], input=item["input"], ctx=item.get("ctx", {}))
