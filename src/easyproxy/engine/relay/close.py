@@ -1,0 +1,190 @@
+"""How sessions end: what the table answers is done to the sockets, and the session is accounted for, once.
+
+A reset is sent with SO_LINGER 0 (socket(7)), which also throws away what the kernel has not sent yet. So it waits
+until the peer has acknowledged what was written before (SIOCOUTQ, tcp(7)), but not for long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import struct
+from _socket import socket as raw_socket
+from typing import TYPE_CHECKING
+
+from easyproxy.engine.relay import counters as c
+from easyproxy.engine.relay.session import CLEAN, REASONS, TABLE, Ending, Event, Session, State, Transition
+
+if TYPE_CHECKING:
+    from easyproxy.engine.relay.core import Core
+
+RESET_WAITS_S = 0.5
+_LINGER_ZERO = struct.pack("ii", 1, 0)
+_SIOCOUTQ = 0x5411
+_REASON_INDEX = {reason: index for index, reason in enumerate(REASONS)}
+_RESETS = {
+    Event.CLIENT_RESET.value: c.B_CLIENT_RESETS,
+    Event.CLIENT_VANISHED.value: c.B_CLIENT_RESETS,
+    Event.BACKEND_RESET.value: c.B_BACKEND_RESETS,
+    Event.BACKEND_VANISHED.value: c.B_BACKEND_RESETS,
+    Event.IDLE_TIMEOUT.value: c.B_TIMEOUTS,
+    Event.HALF_CLOSED_TIMEOUT.value: c.B_TIMEOUTS,
+    Event.LIFE_TIMEOUT.value: c.B_TIMEOUTS,
+}
+
+
+def socket_of(fd: int) -> raw_socket:
+    """Wrap a descriptor for the calls that ``os`` does not have; detach it when it shall stay open."""
+    return raw_socket(fileno=fd)
+
+
+def happened(core: Core, session: Session, event: Event) -> None:
+    """Move a session along its table, and do to both sides what the table says."""
+    transition = TABLE[session.state, event]
+    session.state = transition.state
+    if transition.state is State.CLOSED:
+        _close(core, session, transition, "")
+        return
+    if transition.client is Ending.FIN:
+        client = socket_of(session.client_fd)
+        with contextlib.suppress(OSError):  # reset meanwhile: its own event follows
+            client.shutdown(socket.SHUT_WR)
+        client.detach()
+    elif transition.backend is Ending.FIN and session.socket is not None:
+        with contextlib.suppress(OSError):
+            session.socket.shutdown(socket.SHUT_WR)
+    outbound, inbound = session.outbound, session.inbound
+    if outbound is None or inbound is None:
+        return
+    # A side that broke after its FIN is told the other side only now that its last byte has gone.
+    if event is Event.CLIENT_FIN and inbound.target_gone:
+        happened(core, session, Event.CLIENT_RESET)
+        return
+    if event is Event.BACKEND_FIN and outbound.target_gone:
+        happened(core, session, Event.BACKEND_RESET)
+        return
+    limit = session.listener.listener.half_closed_timeout_s
+    if limit and session.tick and core.wheel.is_later(session, core.now + limit):
+        core.wheel.place(session, core.now + limit)
+
+
+def cut(core: Core, session: Session, event: Event, detail: str = "") -> None:
+    """End a session for a reason of ours, or before it had a backend."""
+    transition = TABLE[session.state, event]
+    session.state = State.CLOSED
+    _close(core, session, transition, detail)
+
+
+def _close(core: Core, session: Session, transition: Transition, detail: str) -> None:
+    core.wheel.remove(session)
+    del core.sessions[session.number]
+    dial, outbound, inbound = session.dial, session.outbound, session.inbound
+    if dial is not None:
+        dial.release()
+    from_client = from_backend = 0
+    if outbound is not None and inbound is not None:
+        from_client, from_backend = outbound.moved, inbound.moved
+        outbound.release()
+        inbound.release()
+        # Break the cycles here, so that the garbage collector has nothing to find.
+        outbound.back = inbound.back = None
+        session.outbound = session.inbound = None
+    _end(core, session.client_fd, transition.client, session)
+    if session.socket is not None:
+        fd = session.socket.detach()
+        if fd >= 0:
+            _end(core, fd, transition.backend, session)
+    _account(core, session, transition.reason, detail, from_client, from_backend)
+    session.dial = None
+
+
+def _end(core: Core, fd: int, ending: Ending, session: Session) -> None:
+    core.handlers[fd] = None
+    core.poller.forget(fd)
+    if ending is Ending.CLOSE:
+        core.closing.append(fd)
+        return
+    wait = RESET_WAITS_S
+    if ending is Ending.RESET_WHEN_SENT:
+        wait = session.listener.listener.half_closed_timeout_s or wait
+    if _is_sent(fd):
+        reset(core, fd)
+    else:
+        core.lingering.append((core.now + wait, fd))
+
+
+def _is_sent(fd: int) -> bool:
+    try:
+        return not int.from_bytes(fcntl.ioctl(fd, _SIOCOUTQ, b"\0\0\0\0"), "little")
+    except OSError:
+        return True
+
+
+def reset(core: Core, fd: int) -> None:
+    """Close a descriptor, after this batch of events, so that the peer gets a reset."""
+    sock = socket_of(fd)
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+    core.closing.append(sock.detach())
+
+
+def settle_resets(core: Core) -> None:
+    """Send the resets whose bytes have been acknowledged, or have waited long enough."""
+    waiting = core.lingering
+    core.lingering = []
+    for deadline, fd in waiting:
+        if core.now >= deadline or _is_sent(fd):
+            reset(core, fd)
+        else:
+            core.lingering.append((deadline, fd))
+
+
+def close_descriptors(core: Core) -> None:
+    """Close what the batch has left over."""
+    closing = core.closing
+    core.closing = []
+    for fd in closing:
+        try:
+            os.close(fd)
+        except OSError as error:
+            if error.errno == errno.EBADF:  # a double close would hit somebody else's descriptor next time
+                raise
+
+
+def _account(
+    core: Core, session: Session, reason: str, detail: str, from_client: int, from_backend: int
+) -> None:
+    counters = core.counters
+    listener = session.listener
+    backend = session.backend
+    counters.give(listener.slot)
+    core.cells[counters.base(c.ENDS_SLOT) + _REASON_INDEX[reason]] += 1
+    if backend is not None:
+        counters.give(backend.slot)
+        field = _RESETS.get(reason)
+        if field is not None:
+            core.cells[backend.cell + field] += 1
+        if backend.pool.waiting:
+            backend.pool.wake()
+    elif reason == Event.NO_BACKEND.value:
+        core.cells[listener.cell + c.L_NO_BACKEND] += 1
+    if listener.acceptor is not None and listener.acceptor.is_paused:
+        listener.acceptor.resume()
+    if reason not in CLEAN:
+        core.report(
+            {
+                "kind": "end",
+                "id": core.session_id(session.number),
+                "listener": listener.listener.name,
+                "backend": backend.backend.id if backend is not None else "",
+                "client": session.client,
+                "reason": reason,
+                "age_s": core.now - session.accepted_at,
+                "bytes_from_client": from_client,
+                "bytes_from_backend": from_backend,
+                "detail": detail,
+            }
+        )

@@ -1,0 +1,76 @@
+"""What the parts of one worker share: the poller, who handles which descriptor, the clock, the wheel, the buffers.
+
+It decides nothing. Everything in it belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from easyproxy.engine.relay.counters import E_LOST, ENDS_SLOT
+from easyproxy.engine.relay.pipes import PipePool
+from easyproxy.engine.relay.poller import EdgePoller, LevelPoller, Poller, has_epoll
+from easyproxy.engine.relay.timers import Wheel
+
+if TYPE_CHECKING:
+    from easyproxy.engine.relay.accept import Acceptor
+    from easyproxy.engine.relay.counters import Counters
+    from easyproxy.engine.relay.flow import Flow
+    from easyproxy.engine.relay.session import Session
+
+BUFFER_BYTES = 128 * 1024
+MAX_REPORTS = 4096
+"""Session ends and observations that wait to be handed over; further ones are counted and dropped."""
+
+
+class Handler(Protocol):
+    """Whoever is called when a descriptor is ready."""
+
+    def ready(self, fd: int, mask: int) -> None:
+        """Take the event as a hint; it may be stale."""
+
+
+class Core:
+    """The shared state of one worker."""
+
+    def __init__(self, index: int, generation: int, counters: Counters, *, portable: bool) -> None:
+        self.index = index
+        self.generation = generation
+        self.counters = counters
+        self.cells = counters.cells
+        self.is_edge_triggered = has_epoll() and not portable
+        self.poller: Poller = EdgePoller() if self.is_edge_triggered else LevelPoller()
+        self.can_splice = self.is_edge_triggered
+        self.handlers: list[Handler | None] = [None] * 1024
+        self.now = time.monotonic()
+        self.wheel = Wheel(self.now)
+        self.pipes = PipePool()
+        self.buffer = bytearray(BUFFER_BYTES)
+        self.view = memoryview(self.buffer)
+        self.buffers = [self.buffer]  # what readv(2) takes
+        self.sessions: dict[int, Session] = {}
+        self.accepted = 0
+        self.again: list[Flow] = []  # flows that gave way to others with work left
+        self.closing: list[int] = []  # closed after the batch, so that no number is given out twice within it
+        self.lingering: list[tuple[float, int]] = []  # (deadline, descriptor) of resets that wait for an ACK
+        self.paused: list[Acceptor] = []
+        self.reports: list[dict[str, Any]] = []
+
+    def handle(self, fd: int, handler: Handler | None) -> None:
+        """Name who is called for a descriptor."""
+        handlers = self.handlers
+        if fd >= len(handlers):
+            handlers.extend([None] * (fd + 1024 - len(handlers)))
+        handlers[fd] = handler
+
+    def report(self, report: dict[str, Any]) -> None:
+        """Keep a report for the control process; never blocks."""
+        if len(self.reports) < MAX_REPORTS:
+            self.reports.append(report)
+        else:
+            self.cells[self.counters.base(ENDS_SLOT) + E_LOST] += 1
+
+    def session_id(self, number: int) -> str:
+        """Name a session: unique over workers and their successors."""
+        return f"{self.index}.{self.generation}.{number}"

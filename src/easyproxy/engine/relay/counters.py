@@ -1,0 +1,132 @@
+"""Counters in shared memory: every worker writes its own cells, anybody reads all of them without asking.
+
+The memory is a file without a name, mapped by the control process and by every worker. A *slot* belongs to one
+listener, backend or pool, or to the table of session ends; in it every worker has FIELDS cells of 64 bits. A cell
+has one writer, so no lock is needed, and none can be left behind by a worker that was killed.
+
+Limits over all workers (``max_sessions``) need no lock either. A worker first counts itself in and then adds up
+everybody's cells; whoever finds the sum too high counts itself out again. Two workers at the last place may both
+step back and try again, but the limit is never passed (the idea of Dekker's algorithm: announce, then look). That
+needs the announcement to be visible before the look. Between the two lies a system call on one file description that
+all workers share: it takes that file's spin lock, which orders the memory accesses of all who pass through it.
+
+The same system call is the ticket counter of a pool: lseek(fd, 1, SEEK_CUR) is an atomic "fetch and add" over all
+processes that share the file description (Linux, fs/read_write.c, generic_file_llseek: "f_lock protects against
+read/modify/write race with other SEEK_CURs"). A worker that dies can neither hold nor lose it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FIELDS = 24
+SLOTS = 16384
+_CELL = 8
+
+# Cells of a listener's slot.
+L_SESSIONS, L_ACCEPTED, L_REFUSED, L_NO_BACKEND, L_ACCEPT_ERRORS = range(5)
+# Cells of a backend's slot.
+(
+    B_SESSIONS,
+    B_TOTAL,
+    B_FROM_CLIENT,
+    B_FROM_BACKEND,
+    B_CONNECT_ERRORS,
+    B_LOCAL_ERRORS,
+    B_CLIENT_RESETS,
+    B_BACKEND_RESETS,
+    B_TIMEOUTS,
+    B_RETRIES,
+) = range(10)
+# Cells of a pool's slot.
+P_QUEUED = 0
+# Slot 0 counts session ends by reason (session.REASONS), and in the last cell the reports that could not be handed over.
+ENDS_SLOT = 0
+E_LOST = FIELDS - 1
+
+
+def anonymous_file(name: str) -> int:
+    """Make a file without a name, and return its descriptor (close-on-exec; the caller owns it)."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name, os.MFD_CLOEXEC)
+    import tempfile  # noqa: PLC0415 - not needed where there is memfd_create, and slow to import
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def ticket_counter(fd: int) -> Callable[[], int]:
+    """Return a function that gives 0, 1, 2, ... over all processes that share the file description of ``fd``."""
+    lseek, cur = os.lseek, os.SEEK_CUR
+
+    def ticket() -> int:
+        return lseek(fd, 1, cur) - 1
+
+    return ticket
+
+
+class Counters:
+    """One process's view of the shared cells. Owns the mapping, not the descriptor."""
+
+    def __init__(self, fd: int, workers: int, worker: int = 0) -> None:
+        self.workers = workers
+        self.fd = fd
+        self.stride = workers * FIELDS
+        self._worker = worker
+        self._map = mmap.mmap(fd, SLOTS * self.stride * _CELL)
+        self.cells = memoryview(self._map).cast("q")
+
+    @staticmethod
+    def create(workers: int) -> int:
+        """Make the shared memory for so many workers; return its descriptor. Untouched pages cost nothing."""
+        fd = anonymous_file("easyproxy-counters")
+        os.ftruncate(fd, SLOTS * workers * FIELDS * _CELL)
+        return fd
+
+    def base(self, slot: int) -> int:
+        """Index of this worker's first cell in ``slot``."""
+        return slot * self.stride + self._worker * FIELDS
+
+    def sum(self, slot: int, field: int) -> int:
+        """Add up one field of a slot over all workers."""
+        start = slot * self.stride
+        return sum(self.cells[start + field : start + self.stride : FIELDS])
+
+    def take(self, slot: int, limit: int) -> bool:
+        """Count this worker's session into a listener's or a backend's slot, unless ``limit`` is reached (0: none)."""
+        cells = self.cells
+        mine = slot * self.stride + self._worker * FIELDS  # L_SESSIONS and B_SESSIONS are cell 0
+        cells[mine] += 1
+        if limit:
+            taken = self.sum(slot, 0)
+            if taken > limit - self.workers:
+                os.lseek(self.fd, 0, os.SEEK_SET)  # the barrier; see above
+                taken = self.sum(slot, 0)
+            if taken > limit:
+                cells[mine] -= 1
+                return False
+        return True
+
+    def give(self, slot: int) -> None:
+        """Count a session out again."""
+        self.cells[slot * self.stride + self._worker * FIELDS] -= 1
+
+    def clear_gauges(self, worker: int, slots: list[int]) -> None:
+        """Take back what a dead worker had counted in: its cell 0 of these slots."""
+        for slot in slots:
+            self.cells[slot * self.stride + worker * FIELDS] = 0
+
+    def clear(self, slot: int) -> None:
+        """Zero a slot for its next owner."""
+        for index in range(slot * self.stride, (slot + 1) * self.stride):
+            self.cells[index] = 0
+
+    def close(self) -> None:
+        """Unmap."""
+        self.cells.release()
+        self._map.close()

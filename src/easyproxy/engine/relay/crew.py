@@ -1,0 +1,199 @@
+"""The workers of a relay engine: starting them, talking to them, replacing one that died."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from easyproxy.engine.relay.channel import Channel
+from easyproxy.engine.relay.process import serve
+from easyproxy.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from easyproxy.engine.relay.channel import Frame
+
+LONG_LIFE_S = 5.0
+"""A worker that lived so long died of something new: its successor starts at once."""
+STOP_WITHIN_S = 5.0
+
+
+class Member:
+    """One worker as the control process sees it."""
+
+    def __init__(self, index: int, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
+        self.index = index
+        self.channel = channel
+        self.tickets: set[str] = set()  # pools whose ticket counter it has
+        self.process: subprocess.Popen[bytes] | None = None
+        self.thread: threading.Thread | None = None
+        self.born_at = loop.time()
+        self._loop = loop
+        self._is_writing = False
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 for a thread."""
+        return self.process.pid if self.process is not None else 0
+
+    def send(self, frame: Frame, fds: list[int] | None = None) -> None:
+        """Queue a command; never waits."""
+        self.channel.send(frame, fds)
+        if self.channel.outbox and not self._is_writing and not self.channel.is_closed:
+            self._is_writing = True
+            self._loop.add_writer(self.channel.fileno(), self._flush)
+
+    def _flush(self) -> None:
+        if self.channel.flush():
+            self._is_writing = False
+            self._loop.remove_writer(self.channel.fileno())
+
+    def close(self) -> None:
+        """Stop talking to it."""
+        self._loop.remove_reader(self.channel.fileno())
+        self._loop.remove_writer(self.channel.fileno())
+        self.channel.close()
+
+
+class Crew:
+    """All workers of one engine. Owns their processes, threads and channels."""
+
+    def __init__(
+        self,
+        hello: Frame,
+        counters_fd: int,
+        *,
+        processes: bool,
+        on_frame: Callable[[Member, Frame], None],
+        on_death: Callable[[Member, str], None],
+        on_birth: Callable[[Member], None],
+    ) -> None:
+        self._hello = hello
+        self._counters_fd = counters_fd
+        self._in_processes = processes
+        self._on_frame = on_frame
+        self._on_death = on_death
+        self._on_birth = on_birth
+        self._members: dict[int, Member] = {}
+        self._is_stopping = False
+        self._short_lives = 0
+        self._burials: set[asyncio.Task[None]] = set()
+        self.restarts = 0
+
+    def members(self) -> list[Member]:
+        """Return the living workers."""
+        return list(self._members.values())
+
+    def pids(self) -> list[int]:
+        """Process ids of the living workers."""
+        return [member.pid for member in self._members.values() if member.pid]
+
+    def start(self, workers: int) -> None:
+        """Start so many workers. Raises EngineError when the system refuses."""
+        for index in range(workers):
+            self._hire(index, generation=0)
+
+    def _hire(self, index: int, generation: int) -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        channel = Channel(ours)
+        member = Member(index, channel, loop)
+        try:
+            if self._in_processes:
+                member.process = self._spawn(theirs)
+            else:
+                member.thread = threading.Thread(
+                    target=serve, args=(Channel(theirs),), name=f"easyproxy-relay-{index}", daemon=True
+                )
+                member.thread.start()
+        except OSError as error:
+            channel.close()
+            theirs.close()
+            raise EngineError(f"relay worker {index} cannot be started: {error}") from error
+        loop.add_reader(channel.fileno(), self._readable, member)
+        self._members[index] = member
+        member.send(
+            {**self._hello, "index": index, "generation": generation, "path": sys.path}, [self._counters_fd]
+        )
+        self._on_birth(member)
+
+    @staticmethod
+    def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
+        # -P: the working directory must not shadow the standard library. A fresh interpreter, not a fork: the
+        # control process has threads and megabytes of libraries that a worker has no use for.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "easyproxy.engine.relay.process", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        return process
+
+    def _readable(self, member: Member) -> None:
+        for frame, _fds in member.channel.receive():
+            self._on_frame(member, frame)
+        if member.channel.is_closed:
+            self._gone(member)
+
+    def _gone(self, member: Member) -> None:
+        member.close()
+        if self._members.get(member.index) is member:
+            del self._members[member.index]
+        if self._is_stopping:
+            return
+        task = asyncio.get_running_loop().create_task(self._replace(member))
+        self._burials.add(task)
+        task.add_done_callback(self._burials.discard)
+
+    async def _replace(self, member: Member) -> None:
+        code = await asyncio.to_thread(self._bury, member)
+        how = (
+            "ended"
+            if code is None
+            else f"was ended by signal {-code}"
+            if code < 0
+            else f"ended with code {code}"
+        )
+        # A successor that dies at once, again and again, must not take the machine's time.
+        lived = asyncio.get_running_loop().time() - member.born_at
+        self._short_lives = 0 if lived >= LONG_LIFE_S else self._short_lives + 1
+        self.restarts += 1
+        self._on_death(member, how)
+        if self._short_lives > 1:
+            await asyncio.sleep(min(0.05 * 2**self._short_lives, 5.0))
+        if not self._is_stopping:
+            self._hire(member.index, generation=self.restarts)
+
+    @staticmethod
+    def _bury(member: Member) -> int | None:
+        """Wait for its end; it has closed its channel, so one that does not end soon is stuck."""
+        if member.thread is not None:
+            member.thread.join(STOP_WITHIN_S)
+        if member.process is None:
+            return None
+        try:
+            return member.process.wait(STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            member.process.kill()
+            return member.process.wait()
+
+    async def stop(self) -> None:
+        """End all workers at once and wait for them."""
+        self._is_stopping = True
+        for task in tuple(self._burials):
+            task.cancel()
+        members = list(self._members.values())
+        for member in members:
+            member.send({"op": "stop"})
+        for member in members:
+            await asyncio.to_thread(self._bury, member)
+        for member in members:
+            with contextlib.suppress(ValueError):
+                member.close()
+        self._members.clear()

@@ -1,0 +1,344 @@
+"""From a client to a backend: candidates in order, connects, retries, and the queue when every place is taken.
+
+A dial lives while its session is CONNECTING. Nothing is read from the client before a backend stands, so a failed
+attempt costs the client nothing: its bytes wait in the kernel for the next candidate.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import time
+from _socket import socket as raw_socket
+from typing import TYPE_CHECKING
+
+from easyproxy.engine.relay import close
+from easyproxy.engine.relay import counters as c
+from easyproxy.engine.relay.flow import TAIL_UNSURE, Flow
+from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, RDHUP
+from easyproxy.engine.relay.session import Event, Session, State
+from easyproxy.engine.seam import Outcome
+from easyproxy.strategy.base import StrategyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from easyproxy.engine.relay.core import Core
+    from easyproxy.engine.relay.runtime import BackendRuntime
+    from easyproxy.model import Backend
+
+_STREAM = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
+_FIONREAD = 0x541B if os.uname().sysname == "Linux" else 0x4004667F
+_UNDER_WAY = frozenset({0, errno.EINPROGRESS})
+OURS = frozenset(
+    {
+        errno.EADDRNOTAVAIL,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOBUFS,
+        errno.ENOMEM,
+        errno.EAGAIN,
+        errno.EADDRINUSE,
+    }
+)
+"""Errors of connect(2) that say something about this machine and nothing about the backend."""
+
+GIVEN_UP_AFTER_S = 1.0
+"""A client that ends without a byte before its backend stands has probably gone, but may be half-closing."""
+
+
+class Dial:
+    """The search for a backend of one session. Owns the socket of the attempt under way."""
+
+    __slots__ = (
+        "_attempted_at",
+        "_candidates",
+        "_deadline",
+        "_failed",
+        "_is_short",
+        "_left",
+        "_queue_until",
+        "_why",
+        "client_mask",
+        "core",
+        "gave_up_at",
+        "session",
+    )
+
+    def __init__(self, core: Core, session: Session) -> None:
+        self.core = core
+        self.session = session
+        self.client_mask = 0  # edges of the client that are to be looked at once the backend stands
+        self.gave_up_at = 0.0
+        self._candidates: Iterator[Backend] | None = None
+        self._failed: BackendRuntime | None = None
+        self._left = 0
+        self._deadline = 0.0
+        self._attempted_at = 0.0
+        self._queue_until = 0.0
+        self._is_short = False  # a candidate was passed over for want of a place, or of something of ours
+        self._why = ""
+
+    def start(self) -> None:
+        """Choose candidates and dial the first; the session may be over when this returns."""
+        session = self.session
+        pool = session.listener.pool
+        if not pool.backends:
+            close.cut(self.core, session, Event.NO_BACKEND, f"pool {pool.pool.name} has no ready backend")
+            return
+        self._candidates = pool.choose(session.host)
+        self._left = pool.pool.retries + 1
+        self._is_short = False
+        self._next()
+
+    def _next(self) -> None:
+        """Dial the next candidate; queue or give up when there is none."""
+        core, session = self.core, self.session
+        pool = session.listener.pool
+        candidates = self._candidates
+        while candidates is not None and self._left > 0:
+            try:
+                chosen = next(candidates, None)
+            except (
+                StrategyError
+            ) as error:  # a user's strategy went wrong: the order of the configuration serves
+                core.report({"kind": "error", "detail": str(error)})
+                candidates = self._candidates = iter(pool.pool.backends)
+                continue
+            if chosen is None:
+                break
+            backend = pool.backends.get(chosen.id)
+            if backend is None:
+                continue
+            if not core.counters.take(backend.slot, chosen.max_sessions):
+                self._is_short = True
+                self._why = "every candidate is at its max_sessions"
+                continue
+            if self._connect(backend):
+                return
+        self._candidates = None
+        if self._is_short and pool.pool.queue_timeout_s:
+            self._queue()
+        elif self._is_short:
+            close.cut(core, session, Event.QUEUE_TIMEOUT, self._why)
+        else:
+            close.cut(core, session, Event.CONNECT_FAILED, self._why)
+
+    def _connect(self, backend: BackendRuntime) -> bool:
+        """Begin to connect; return whether an attempt is under way."""
+        core, session = self.core, self.session
+        sock = None
+        try:
+            sock = raw_socket(backend.family, _STREAM)
+            if not core.is_edge_triggered:
+                sock.setblocking(False)
+            source = session.listener.pool.source
+            if source is not None and source[0] == backend.family:
+                if hasattr(socket, "IP_BIND_ADDRESS_NO_PORT"):
+                    # ip(7): the port is chosen at connect(2), so one local port serves many backends.
+                    sock.setsockopt(socket.SOL_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
+                sock.bind(source[1])
+            code = sock.connect_ex(backend.address)
+            if code in _UNDER_WAY:
+                core.poller.add_stream(sock.fileno())
+        except OSError as error:
+            code = error.errno or errno.EIO
+        if code in _UNDER_WAY and sock is not None:
+            self._left -= 1
+            self._attempted_at = core.now
+            self._deadline = core.now + session.listener.pool.pool.connect_timeout_s
+            session.backend = backend
+            session.socket = sock
+            core.handle(sock.fileno(), self)
+            core.poller.refresh(session)
+            self._place()
+            return True
+        core.counters.give(backend.slot)
+        if sock is not None:
+            sock.close()
+        self._failed_at_once(backend, code)
+        return False
+
+    def _failed_at_once(self, backend: BackendRuntime, code: int) -> None:
+        self._why = f"{backend.backend.id}: {os.strerror(code)}"
+        if code in OURS:
+            self.core.cells[backend.cell + c.B_LOCAL_ERRORS] += 1
+            self._is_short = True
+        else:
+            self._left -= 1
+            self._observe(backend, Outcome.REFUSED, os.strerror(code))
+            self._failed = backend
+
+    def ready(self, fd: int, mask: int) -> None:
+        """Take an event of the client's or of the backend's socket."""
+        if fd == self.session.client_fd:
+            self._client_ready(fd, mask)
+            return
+        sock = self.session.socket
+        if sock is None or sock.fileno() != fd:
+            return
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if self._may_have_failed(mask) else 0
+        if error == errno.ECONNRESET and self._readable(fd):
+            error = 0  # it accepted, spoke and broke: what it said is the client's
+            self.client_mask |= ERR
+        if error:
+            self._attempt_failed(Outcome.RESET if error == errno.ECONNRESET else Outcome.REFUSED, error)
+        elif mask & OUT:
+            self._connected(fd, mask)
+
+    def _may_have_failed(self, mask: int) -> bool:
+        return bool(mask & (ERR | HUP)) or not self.core.is_edge_triggered
+
+    @staticmethod
+    def _readable(fd: int) -> int:
+        return int.from_bytes(fcntl.ioctl(fd, _FIONREAD, b"\0\0\0\0"), "little")
+
+    def _client_ready(self, fd: int, mask: int) -> None:
+        if mask & (ERR | HUP):
+            close.cut(self.core, self.session, Event.CLIENT_RESET)
+            return
+        self.client_mask |= mask
+        if (
+            mask & (RDHUP if self.core.is_edge_triggered else IN)
+            and not self.gave_up_at
+            and not self._readable(fd)
+        ):
+            self.gave_up_at = self.core.now + GIVEN_UP_AFTER_S
+            self._place()
+
+    def _attempt_failed(self, outcome: Outcome, error: int) -> None:
+        backend, detail = self._drop_attempt(), os.strerror(error)
+        self._why = f"{backend.backend.id}: {detail}"
+        if error in OURS:
+            self.core.cells[backend.cell + c.B_LOCAL_ERRORS] += 1
+            self._is_short = True
+        else:
+            self._observe(backend, outcome, detail)
+            self._failed = backend
+        self._next()
+
+    def _drop_attempt(self) -> BackendRuntime:
+        """Give up the attempt under way, with its place, and return its backend."""
+        core, session = self.core, self.session
+        backend, sock = session.backend, session.socket
+        assert backend is not None  # noqa: S101 - an attempt is under way
+        assert sock is not None  # noqa: S101
+        fd = sock.detach()
+        core.handlers[fd] = None
+        core.poller.forget(fd)
+        core.closing.append(fd)
+        session.backend = session.socket = None
+        core.counters.give(backend.slot)
+        return backend
+
+    def _observe(self, backend: BackendRuntime, outcome: Outcome, detail: str) -> None:
+        self.core.cells[backend.cell + c.B_CONNECT_ERRORS] += 1
+        self.core.report(
+            {
+                "kind": "observation",
+                "backend": backend.backend.id,
+                "outcome": outcome.value,
+                "detail": f"{detail} (a client's connection)",
+                "at": time.time(),
+                "duration_s": self.core.now - self._attempted_at if self._attempted_at else 0.0,
+            }
+        )
+
+    def _connected(self, fd: int, mask: int) -> None:
+        core, session = self.core, self.session
+        backend, sock = session.backend, session.socket
+        assert backend is not None  # noqa: S101 - an attempt is under way
+        assert sock is not None  # noqa: S101
+        if backend.may_meet_itself and sock.getsockname() == sock.getpeername():
+            self._attempt_failed(Outcome.REFUSED, errno.ECONNREFUSED)
+            return
+        cells, cell = core.cells, backend.cell
+        cells[cell + c.B_TOTAL] += 1
+        if self._failed is not None and self._failed is not backend:
+            cells[self._failed.cell + c.B_RETRIES] += 1
+        client_fd = session.client_fd
+        outbound = Flow(core, session, client_fd, fd, cell + c.B_FROM_CLIENT)
+        inbound = Flow(core, session, fd, client_fd, cell + c.B_FROM_BACKEND)
+        outbound.back, inbound.back = inbound, outbound
+        outbound.writes_until_nodelay = 2
+        if session.listener.is_unix:
+            outbound.tail = TAIL_UNSURE
+        if backend.backend.address.path:
+            inbound.tail = TAIL_UNSURE
+        session.outbound, session.inbound = outbound, inbound
+        session.dial = None
+        session.active_at = core.now
+        close.happened(core, session, Event.CONNECTED)
+        core.handlers[client_fd] = outbound
+        core.handlers[fd] = inbound
+        if mask & ~OUT:
+            inbound.ready(fd, mask)
+        if self.client_mask & ~OUT and session.state is not State.CLOSED:
+            outbound.ready(client_fd, self.client_mask)
+
+    def _queue(self) -> None:
+        """Wait for a place, in the order of coming."""
+        core, session = self.core, self.session
+        pool = session.listener.pool
+        if self not in pool.waiting:
+            pool.waiting[self] = None
+            core.cells[pool.cell + c.P_QUEUED] += 1
+        if not self._queue_until:
+            self._queue_until = core.now + pool.pool.queue_timeout_s
+        self._deadline = self._queue_until
+        self._place()
+
+    def retry(self) -> bool:
+        """Try again from the queue; return whether it left the queue."""
+        pool = self.session.listener.pool
+        self._is_short = False
+        self._candidates = pool.choose(self.session.host)
+        self._left = pool.pool.retries + 1
+        if not pool.backends:
+            close.cut(
+                self.core, self.session, Event.NO_BACKEND, f"pool {pool.pool.name} has no ready backend"
+            )
+            return True
+        self._next()
+        if self in pool.waiting and self.session.socket is None:
+            return False
+        self._leave_queue()
+        return True
+
+    def _leave_queue(self) -> None:
+        pool = self.session.listener.pool
+        if self in pool.waiting:
+            del pool.waiting[self]
+            self.core.cells[pool.cell + c.P_QUEUED] -= 1
+
+    def expired(self) -> None:
+        """The wheel has come round: see which deadline it was."""
+        now = self.core.now
+        if self.gave_up_at and now >= self.gave_up_at:
+            close.cut(self.core, self.session, Event.CLIENT_GAVE_UP)
+        elif now < self._deadline:
+            self._place()
+        elif self.session.socket is None:
+            close.cut(self.core, self.session, Event.QUEUE_TIMEOUT, self._why)
+        else:
+            self._attempt_failed(Outcome.TIMEOUT, errno.ETIMEDOUT)
+
+    def _place(self) -> None:
+        deadline = min(self._deadline, self.gave_up_at) if self.gave_up_at else self._deadline
+        life = self.session.listener.listener.life_timeout_s
+        if life:
+            deadline = min(deadline, self.session.accepted_at + life)
+        self.core.wheel.place(self.session, deadline)
+
+    def release(self) -> None:
+        """Leave the queue; the session is over, or another pool takes it on."""
+        self._leave_queue()
+        self._candidates = None
+
+    def watch(self, want: Callable[[int, int], None]) -> None:
+        """Tell a level-triggered poller what to wait for: bits as in ``selectors``."""
+        want(self.session.client_fd, 0 if self.client_mask else 1)
+        if self.session.socket is not None and self.session.socket.fileno() >= 0:
+            want(self.session.socket.fileno(), 2)

@@ -1,0 +1,366 @@
+"""The relay engine as control sees it: workers, their listening sockets, and what they report.
+
+It lives in the control process's event loop. Workers are processes, or one thread of this process for programs that
+embed the balancer. A worker that dies is replaced, and its successor takes over the same listening sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from easyproxy.engine.relay import counters as c
+from easyproxy.engine.relay.crew import Crew, Member
+from easyproxy.engine.relay.listening import open_listener
+from easyproxy.engine.relay.session import REASONS
+from easyproxy.engine.relay.slots import Slots
+from easyproxy.engine.relay.wire import plain_snapshot
+from easyproxy.engine.seam import (
+    BackendCounters,
+    ListenerCounters,
+    Observation,
+    Outcome,
+    SessionEnd,
+    SessionInfo,
+    Sink,
+    Statistics,
+    Where,
+)
+from easyproxy.errors import EngineError
+from easyproxy.model import Address, Snapshot
+from easyproxy.strategy import BUILTIN, StrategyError
+from easyproxy.strategy import load as load_strategy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from easyproxy.engine.relay.channel import Frame
+
+_BACKEND_FIELDS = tuple(BackendCounters.__dataclass_fields__)
+_LISTENER_FIELDS = tuple(ListenerCounters.__dataclass_fields__)
+ANSWER_WITHIN_S = 5.0
+"""A worker that does not answer a question for so long is left out of the answer."""
+
+
+class RelayEngine:
+    """The user-space engine; implements :class:`easyproxy.engine.seam.Engine`.
+
+    Args:
+        workers: how many event loops share the work.
+        processes: a process for each worker; otherwise one thread of this process (``workers`` must be 1).
+        portable: use ``selectors`` and copying even where epoll and splice exist.
+        orphan_drain_s: how long sessions may go on when the control process is killed.
+        complain: takes a line of text about the engine itself (a worker died, a user's strategy failed).
+    """
+
+    name = "relay"
+    strategies = frozenset(BUILTIN)
+
+    def __init__(
+        self,
+        *,
+        workers: int = 1,
+        processes: bool = True,
+        portable: bool = False,
+        orphan_drain_s: float = 30.0,
+        complain: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        if not processes and workers != 1:
+            raise EngineError(f"workers: {workers} needs processes; a thread is one worker")
+        self._workers = workers
+        self._complain = complain
+        self._slots = Slots()
+        self._counters_fd = c.Counters.create(workers)
+        self._counters = c.Counters(self._counters_fd, workers)
+        self._sockets: dict[str, list[socket.socket]] = {}
+        self._tickets: dict[str, int] = {}
+        self._snapshot: Snapshot | None = None
+        self._sink: Sink = lambda _report: None
+        self._requests: dict[int, _Request] = {}
+        self._request_number = 0
+        self._is_draining = False
+        self._deaf: dict[int, asyncio.Event] = {}
+        self._drained: dict[int, asyncio.Event] = {}
+        hello = {"workers": workers, "portable": portable, "drain_s": orphan_drain_s}
+        self._crew = Crew(
+            hello,
+            self._counters_fd,
+            processes=processes,
+            on_frame=self._received,
+            on_death=self._died,
+            on_birth=self._equip,
+        )
+
+    # -- life
+
+    async def start(self, sink: Sink) -> None:
+        """Start the workers. Raises EngineError when a worker cannot be started."""
+        self._sink = sink
+        self._crew.start(self._workers)
+
+    async def stop(self) -> None:
+        """End the workers at once, close every session and every listening socket."""
+        await self._crew.stop()
+        for name in list(self._sockets):
+            self._close_listener(name)
+        for fd in self._tickets.values():
+            os.close(fd)
+        self._tickets.clear()
+        self._counters.close()
+        os.close(self._counters_fd)
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers; empty for a thread."""
+        return self._crew.pids()
+
+    # -- downwards
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Take over the snapshot as a whole; the former one stays in force when this raises EngineError."""
+        if self._snapshot is not None and snapshot == self._snapshot:
+            return
+        self._check(snapshot)
+        opened: dict[str, list[socket.socket]] = {}
+        known = {listener.name: listener for listener in self._snapshot.listeners} if self._snapshot else {}
+        moved = {
+            listener.name
+            for listener in snapshot.listeners
+            if listener.name in known and known[listener.name].bind != listener.bind
+        }
+        if moved:
+            raise EngineError(
+                f"listener {min(moved)}: a listener's address cannot change under the same name"
+            )
+        try:
+            for listener in snapshot.listeners:
+                if listener.name not in self._sockets:
+                    opened[listener.name] = open_listener(listener, self._workers)
+        except EngineError:
+            for sockets in opened.values():
+                for sock in sockets:
+                    sock.close()
+            raise
+        self._sockets.update(opened)
+        for pool in snapshot.pools:
+            if pool.name not in self._tickets:
+                self._tickets[pool.name] = c.anonymous_file("easyproxy-tickets")
+        self._slots.assign(_keys(snapshot), self._is_slot_idle, self._counters.clear)
+        self._snapshot = snapshot
+        for member in self._crew.members():
+            self._send_listeners(member, opened)
+            self._send_snapshot(member)
+        gone = set(self._sockets) - {listener.name for listener in snapshot.listeners}
+        for name in gone:
+            self._close_listener(name)
+        for name in set(self._tickets) - {pool.name for pool in snapshot.pools}:
+            os.close(self._tickets.pop(name))
+
+    def _check(self, snapshot: Snapshot) -> None:
+        names = {pool.name for pool in snapshot.pools}
+        for listener in snapshot.listeners:
+            if listener.pool not in names:
+                raise EngineError(f"listener {listener.name}: there is no pool {listener.pool}")
+        for pool in snapshot.pools:
+            try:
+                load_strategy(pool.strategy)
+            except StrategyError as error:
+                raise EngineError(f"pool {pool.name}: {error}") from error
+            for backend in pool.backends:
+                if not backend.address.is_numeric:
+                    raise EngineError(f"backend {backend.id}: {backend.address} was not resolved")
+
+    def _equip(self, member: Member) -> None:
+        """Give a new worker everything that is in force."""
+        if self._snapshot is not None:
+            self._send_listeners(member, {} if self._is_draining else self._sockets)
+            self._send_snapshot(member)
+
+    def _send_listeners(self, member: Member, sockets: Mapping[str, list[socket.socket]]) -> None:
+        for name, group in sockets.items():
+            sock = group[member.index % len(group)]
+            member.send({"op": "listen", "listener": name}, [sock.fileno()])
+
+    def _send_snapshot(self, member: Member) -> None:
+        assert self._snapshot is not None  # noqa: S101 - the caller looked
+        for name, fd in self._tickets.items():
+            if name not in member.tickets:
+                member.tickets.add(name)
+                member.send({"op": "ticket", "pool": name}, [fd])
+        member.tickets &= set(self._tickets)
+        member.send(
+            {
+                "op": "snapshot",
+                "snapshot": plain_snapshot(self._snapshot),
+                "slots": {key: self._slots.by_key[key] for key in _keys(self._snapshot)},
+            }
+        )
+
+    def _close_listener(self, name: str) -> None:
+        for sock in self._sockets.pop(name):
+            path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+            sock.close()
+            if path:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)  # noqa: PTH108
+
+    def addresses(self) -> dict[str, str]:
+        """Where each listener really listens."""
+        result = {}
+        for name, sockets in self._sockets.items():
+            where = sockets[0].getsockname()
+            result[name] = str(Address(path=where) if isinstance(where, str) else Address(where[0], where[1]))
+        return result
+
+    # -- upwards
+
+    def _received(self, member: Member, frame: Frame) -> None:
+        match frame["op"]:
+            case "reports":
+                for item in frame["items"]:
+                    self._report(item)
+            case "sessions" | "closed":
+                request = self._requests.get(frame["request"])
+                if request is not None:
+                    request.take(member.index, frame)
+            case "deaf" | "drained" as what:
+                event = (self._deaf if what == "deaf" else self._drained).get(member.index)
+                if event is not None:
+                    event.set()
+
+    def _report(self, item: dict[str, Any]) -> None:
+        kind = item.pop("kind")
+        if kind == "end":
+            self._sink(SessionEnd(**item))
+        elif kind == "observation":
+            item["outcome"] = Outcome(item["outcome"])
+            self._sink(Observation(**item))
+        else:
+            self._complain(item["detail"])
+
+    def _died(self, member: Member, how: str) -> None:
+        """Forget what a dead worker had counted in; its successor is on its way."""
+        self._counters.clear_gauges(member.index, list(self._slots.by_key.values()))
+        for events in (self._deaf, self._drained):
+            if member.index in events:
+                events[member.index].set()
+        for request in self._requests.values():
+            request.give_up(member.index)
+        self._complain(
+            f"relay worker {member.index} (pid {member.pid}) {how}; its sessions are lost, a successor starts"
+        )
+
+    def statistics(self) -> Statistics:
+        """Read the shared counters; asks no worker."""
+        listeners: dict[str, ListenerCounters] = {}
+        backends: dict[str, BackendCounters] = {}
+        queued: dict[str, int] = {}
+        total = self._counters.sum
+        for key, slot in self._slots.by_key.items():
+            kind, _, name = key.partition(":")
+            if kind == "listener":
+                values = [total(slot, field) for field in range(len(_LISTENER_FIELDS))]
+                listeners[name] = ListenerCounters(*values)
+            elif kind == "backend":
+                backends[name] = BackendCounters(
+                    *[total(slot, field) for field in range(len(_BACKEND_FIELDS))]
+                )
+            else:
+                queued[name] = total(slot, c.P_QUEUED)
+        return Statistics(
+            listeners=listeners,
+            backends=backends,
+            queued=queued,
+            ends={reason: total(c.ENDS_SLOT, index) for index, reason in enumerate(REASONS)},
+            workers=len(self._crew.members()),
+            worker_restarts=self._crew.restarts,
+            lost_reports=total(c.ENDS_SLOT, c.E_LOST),
+        )
+
+    def _is_slot_idle(self, slot: int) -> bool:
+        return self._counters.sum(slot, 0) == 0
+
+    async def sessions(self) -> list[SessionInfo]:
+        """List the live sessions of all workers."""
+        frames = await self._ask({"op": "sessions"})
+        return [SessionInfo(**item) for frame in frames for item in frame["items"]]
+
+    async def close_sessions(self, where: Where, reason: str = "operator") -> int:
+        """Close the sessions that match; ``reason`` is ``operator``, ``backend_down`` or ``drained``."""
+        criteria = {
+            "backend": where.backend,
+            "client": where.client,
+            "listener": where.listener,
+            "id": where.id,
+        }
+        frames = await self._ask({"op": "close", "where": criteria, "reason": reason})
+        return sum(frame["count"] for frame in frames)
+
+    async def _ask(self, question: Frame) -> list[Frame]:
+        self._request_number = number = self._request_number + 1
+        request = self._requests[number] = _Request({m.index for m in self._crew.members()})
+        try:
+            for member in self._crew.members():
+                member.send({**question, "request": number})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(request.done.wait(), ANSWER_WITHIN_S)
+        finally:
+            del self._requests[number]
+        return request.frames
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take no new sessions, wait for the last to end, and close the rest at the deadline."""
+        self._is_draining = True
+        members = self._crew.members()
+        self._deaf = {member.index: asyncio.Event() for member in members}
+        self._drained = {member.index: asyncio.Event() for member in members}
+        for member in members:
+            member.send({"op": "drain"})
+        # Each worker first takes in who waits in its backlog; only then may the sockets go.
+        await _all(self._deaf, min(deadline_s, ANSWER_WITHIN_S))
+        for name in list(self._sockets):
+            self._close_listener(name)
+        if not await _all(self._drained, deadline_s):
+            await self.close_sessions(Where(), "drained")
+            await _all(self._drained, ANSWER_WITHIN_S)
+
+
+async def _all(events: Mapping[int, asyncio.Event], within_s: float) -> bool:
+    try:
+        async with asyncio.timeout(within_s):
+            for event in events.values():
+                await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _keys(snapshot: Snapshot) -> list[str]:
+    return [
+        *(f"listener:{listener.name}" for listener in snapshot.listeners),
+        *(f"pool:{pool.name}" for pool in snapshot.pools),
+        *(f"backend:{backend.id}" for pool in snapshot.pools for backend in pool.backends),
+    ]
+
+
+class _Request:
+    """A question to all workers, and the answers so far."""
+
+    def __init__(self, asked: set[int]) -> None:
+        self.frames: list[Frame] = []
+        self.done = asyncio.Event()
+        self._missing = asked
+        if not asked:
+            self.done.set()
+
+    def take(self, worker: int, frame: Frame) -> None:
+        self.frames.append(frame)
+        if not frame.get("more"):
+            self.give_up(worker)
+
+    def give_up(self, worker: int) -> None:
+        self._missing.discard(worker)
+        if not self._missing:
+            self.done.set()

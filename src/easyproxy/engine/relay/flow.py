@@ -1,0 +1,331 @@
+"""Moving bytes in one direction of a session, from one socket to the other. The hot path of the engine.
+
+A flow copies through the worker's one buffer: one readv(2), one write(2), nothing kept. After several full reads in
+a row it is bulk, and splice(2) moves the pages through a pipe instead. What the target does not take stays here, at
+most one buffer or one pipe, and nothing more is read until it has gone: back-pressure is the sockets' own.
+
+Facts this relies on:
+
+- A read that fills less than the buffer has emptied a TCP socket, so the next edge will tell of more (epoll(7)).
+  Two exceptions: a read stops at urgent data (tcp(7)), and on unix sockets where the writer's credentials change.
+  Such sources are read until EAGAIN (``tail`` is ``TAIL_UNSURE``).
+- EPOLLRDHUP says that the FIN is here, and so is every byte before it. A short read then needs no further read(2) to
+  know the end (``TAIL_END``).
+- After a reset, read(2) still gives what had arrived, and then 0 if a FIN had come before, else ECONNRESET. A write
+  gives EPIPE if the FIN had come before, else ECONNRESET *once*, after which reads give 0: so an end that follows a
+  failed write is not a FIN (``broken``). (Linux, net/ipv4/tcp_input.c, tcp_reset; tcp.c, tcp_recvmsg_locked.)
+- splice(2) gives EAGAIN for an empty socket and for a full pipe alike: what is in the pipe is counted here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from easyproxy.engine.relay import close
+from easyproxy.engine.relay.core import BUFFER_BYTES
+from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, PRI, RDHUP
+from easyproxy.engine.relay.session import Event, Session, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from easyproxy.engine.relay.core import Core
+    from easyproxy.engine.relay.pipes import Pipe
+
+_UNUSUAL = PRI | ERR | HUP | RDHUP
+_READ = IN | _UNUSUAL
+
+TAIL_OPEN = 0  # a short read: wait for the next edge
+TAIL_END = 1  # a short read: the FIN was next
+TAIL_UNSURE = 2  # read until the kernel says that there is no more
+
+FULL_READS_OF_BULK = 8
+TURN = 8
+"""Full reads, or pipes, that one flow may move before the others get their turn."""
+STAYS_BULK = BUFFER_BYTES
+"""A spliced flow that moves less than this at one wake-up goes back to copying."""
+
+_SPLICE_FLAGS = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE", 0)
+_readv, _write = os.readv, os.write
+_splice: Callable[..., int] = getattr(os, "splice", None)  # type: ignore[assignment] # used where core.can_splice
+
+
+class Flow:
+    """One direction. Owns a leased pipe while bytes are in it; the session owns the sockets."""
+
+    __slots__ = (
+        "back",
+        "broken",
+        "cell",
+        "core",
+        "ended",
+        "is_bulk",
+        "moved",
+        "pending",
+        "pipe",
+        "session",
+        "source",
+        "streak",
+        "tail",
+        "target",
+        "target_gone",
+        "writes_until_nodelay",
+    )
+
+    def __init__(self, core: Core, session: Session, source: int, target: int, cell: int) -> None:
+        self.core = core
+        self.session = session
+        self.source = source
+        self.target = target
+        self.cell = cell  # where the backend's bytes in this direction are counted
+        self.back: Flow | None = None  # the opposite direction, as long as the session lives
+        self.pending: memoryview | None = None  # read, not yet taken by the target
+        self.pipe: Pipe | None = None
+        self.moved = 0  # bytes that the target has taken
+        self.streak = 0  # full reads in a row
+        self.tail = TAIL_OPEN
+        self.ended = False  # the source's end was read and everything before it handed on
+        self.is_bulk = False
+        self.target_gone = False  # the target's reset is known; what the source still says is thrown away
+        self.broken: Event | None = None  # how the source broke, when a failed write found it out
+        self.writes_until_nodelay = 0
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether it holds bytes that the target has not taken."""
+        return self.pending is not None or (self.pipe is not None and self.pipe.held > 0)
+
+    def ready(self, _fd: int, mask: int) -> None:
+        """Take an event of the source's socket, which is the opposite flow's target too."""
+        if mask & _UNUSUAL:
+            self._note(mask)
+        if mask & _READ:
+            self.pump()
+        back = self.back
+        if mask & OUT and back is not None and (back.pending is not None or back.pipe is not None):
+            back.pump()
+        if mask & ERR and self.ended and self.session.state is not State.CLOSED:
+            close.happened(
+                self.core, self.session, self._source_event(Event.CLIENT_RESET, Event.BACKEND_RESET)
+            )
+
+    def _note(self, mask: int) -> None:
+        if mask & ERR and self.back is not None:
+            self.back.abandon_target()
+        if mask & PRI and self.tail != TAIL_UNSURE:
+            # Keep the urgent byte in the stream, where its sender put it (tcp(7), SO_OOBINLINE).
+            sock = close.socket_of(self.source)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            sock.detach()
+        if mask & (PRI | ERR | HUP):
+            self.tail = TAIL_UNSURE
+        elif self.tail == TAIL_OPEN:
+            self.tail = TAIL_END
+
+    def _source_event(self, client: Event, backend: Event) -> Event:
+        return client if self is self.session.outbound else backend
+
+    def pump(self) -> None:  # noqa: C901, PLR0911, PLR0912 - the hot path is one function: a call costs as much as a branch saves
+        """Move what is there, until the source is empty, the target full, or it is the others' turn."""
+        if self.ended or (self.pending is not None and not self._flush()):
+            return
+        if self.is_bulk:
+            self._pump_bulk()
+            return
+        core = self.core
+        session = self.session
+        turn = TURN
+        while True:
+            try:
+                count = _readv(self.source, core.buffers)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._source_broke(error)
+                return
+            if not count:
+                self._finish()
+                return
+            session.active_at = core.now
+            if not self.target_gone:
+                if self.writes_until_nodelay:
+                    self._count_down_to_nodelay()
+                try:
+                    sent = _write(self.target, core.view[:count])
+                except BlockingIOError:
+                    sent = 0
+                except OSError as error:
+                    if not self._target_broke(error):
+                        return
+                    sent = count
+                else:
+                    self.moved += sent
+                    core.cells[self.cell] += sent
+                if sent != count:
+                    self.pending = memoryview(bytes(core.view[sent:count]))
+                    return
+            if count < BUFFER_BYTES:
+                self.streak = 0
+                if self.tail == TAIL_OPEN:
+                    return
+                if self.tail == TAIL_END:
+                    self._finish()
+                    return
+            else:
+                self.streak += 1
+                if self.streak >= FULL_READS_OF_BULK and core.can_splice and not self.target_gone:
+                    self.is_bulk = True
+                    self._pump_bulk()
+                    return
+            turn -= 1
+            if not turn:
+                core.again.append(self)
+                return
+
+    def _flush(self) -> bool:
+        pending = self.pending
+        assert pending is not None  # noqa: S101 - the caller looked
+        if self.writes_until_nodelay:
+            self._count_down_to_nodelay()
+        try:
+            sent = _write(self.target, pending)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self.pending = None
+            return self._target_broke(error)
+        self.session.active_at = self.core.now
+        self.moved += sent
+        self.core.cells[self.cell] += sent
+        if sent < len(pending):
+            self.pending = pending[sent:]
+            return False
+        self.pending = None
+        return True
+
+    def _pump_bulk(self) -> None:
+        core = self.core
+        pipe = self.pipe
+        if pipe is None:
+            pipe = self.pipe = core.pipes.take()
+            if pipe is None:  # no pipe to be had: copying does as well
+                self.is_bulk = False
+                self.streak = 0
+                core.again.append(self)
+                return
+        turn = TURN
+        moved = 0
+        while True:
+            try:
+                count = _splice(self.source, pipe.write_end, pipe.size, flags=_SPLICE_FLAGS)
+                pipe.held += count
+            except BlockingIOError:
+                count = -1
+            except OSError as error:
+                if not pipe.held:
+                    self._source_broke(error)
+                    return
+                self.broken = self._event_of(error, of_source=True)  # told when the pipe is empty
+                count = 0
+            if pipe.held:
+                try:
+                    sent = _splice(pipe.read_end, self.target, pipe.held, flags=_SPLICE_FLAGS)
+                except BlockingIOError:
+                    return  # the next OUT goes on
+                except OSError as error:
+                    self._target_broke(error)
+                    if self.session.state is not State.CLOSED:
+                        core.again.append(self)
+                    return
+                pipe.held -= sent
+                moved += sent
+                self.moved += sent
+                core.cells[self.cell] += sent
+                self.session.active_at = core.now
+                if pipe.held or count > 0:
+                    turn -= 1
+                    if not turn:
+                        core.again.append(self)
+                        return
+                    continue
+            if count == 0:
+                self._finish()
+                return
+            # Nothing held, nothing there: the lease ends.
+            core.pipes.give(pipe)
+            self.pipe = None
+            if moved < STAYS_BULK:
+                self.is_bulk = False
+                self.streak = 0
+            return
+
+    def _finish(self) -> None:
+        self.ended = True
+        self._drop_pipe()
+        close.happened(
+            self.core, self.session, self.broken or self._source_event(Event.CLIENT_FIN, Event.BACKEND_FIN)
+        )
+
+    def _event_of(self, error: OSError, *, of_source: bool) -> Event:
+        """Say which side broke and how."""
+        client_side = (self is self.session.outbound) == of_source
+        if error.errno in (errno.ECONNRESET, errno.EPIPE):
+            return Event.CLIENT_RESET if client_side else Event.BACKEND_RESET
+        return Event.CLIENT_VANISHED if client_side else Event.BACKEND_VANISHED
+
+    def _source_broke(self, error: OSError) -> None:
+        if error.errno == errno.EINVAL and self.is_bulk:  # this kind of socket cannot be spliced
+            self.core.can_splice = self.is_bulk = False
+            self._drop_pipe()
+            self.core.again.append(self)
+            return
+        self.ended = True
+        close.happened(self.core, self.session, self.broken or self._event_of(error, of_source=True))
+
+    def _target_broke(self, error: OSError) -> bool:
+        """Take a failed write; return whether the source is to be read on."""
+        self.abandon_target()
+        back = self.back
+        if back is None:
+            return False
+        if error.errno != errno.EPIPE:
+            back.broken = back.broken or self._event_of(error, of_source=False)
+        if back.ended:
+            close.happened(self.core, self.session, self._event_of(error, of_source=False))
+            return False
+        # What the target had said before it broke is still owed to the other side.
+        back.tail = TAIL_UNSURE
+        if back.broken is not None:
+            back.pump()
+            return False
+        self.core.again.append(back)
+        return True
+
+    def abandon_target(self) -> None:
+        """Stop writing: the target's connection is broken."""
+        self.target_gone = True
+        self.pending = None
+        self.is_bulk = False
+        self._drop_pipe()
+
+    def _drop_pipe(self) -> None:
+        if self.pipe is not None:
+            self.core.pipes.give(self.pipe)
+            self.pipe = None
+
+    def _count_down_to_nodelay(self) -> None:
+        # The first write of a connection is never held back by Nagle's algorithm (RFC 9293, section 3.7.4: only
+        # while earlier data is unacknowledged), so sessions of one request are spared this system call.
+        self.writes_until_nodelay -= 1
+        backend = self.session.socket
+        if not self.writes_until_nodelay and backend is not None and backend.family != socket.AF_UNIX:
+            backend.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def release(self) -> None:
+        """Give everything back; the session is over."""
+        self.ended = True
+        self.pending = None
+        self._drop_pipe()

@@ -1,0 +1,118 @@
+"""Opening listening sockets: one per listener and worker, owned by the control process.
+
+Facts (socket(7), ip(7)): with SO_REUSEPORT the kernel spreads clients over the workers' sockets, but it also lets a
+second program of the same user join in silently, so the address is first tried without it. Closing one of several
+such sockets resets whoever waits in its backlog: they are handed on, never closed early. Accepted sockets inherit
+TCP_NODELAY, keep-alive and TCP_USER_TIMEOUT from the listening one, which saves system calls for every session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+
+from easyproxy.engine.relay.runtime import socket_address
+from easyproxy.engine.relay.worker import arm_keepalive
+from easyproxy.errors import EngineError
+from easyproxy.model import Address, Listener
+
+
+def open_listener(listener: Listener, workers: int) -> list[socket.socket]:
+    """Open the sockets of a listener, one per worker (for a unix socket: one for all), and listen.
+
+    Raises:
+        EngineError: the address is in use, not ours, or not permitted; nothing is left open.
+    """
+    bind = listener.bind
+    with contextlib.ExitStack() as undo:
+        sockets: list[socket.socket] = []
+        try:
+            if bind.path:
+                sockets.append(undo.enter_context(_open_unix(bind.path)))
+            else:
+                address = _numeric(bind)
+                if address.port:
+                    _open_tcp(address, share=False).close()
+                for _ in range(workers):
+                    sock = undo.enter_context(_open_tcp(address, share=workers > 1))
+                    address = Address(address.host, sock.getsockname()[1])
+                    sockets.append(sock)
+            for sock in sockets:
+                if not bind.path:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    arm_keepalive(sock.setsockopt, listener.keepalive_s, listener.user_timeout_s)
+                sock.listen(listener.backlog)
+        except OSError as error:
+            raise EngineError(
+                f"listener {listener.name}: cannot listen on {bind}: {_explain(error, bind)}"
+            ) from error
+        undo.pop_all()
+        return sockets
+
+
+def _numeric(bind: Address) -> Address:
+    if bind.host == "localhost":
+        return Address("127.0.0.1", bind.port)
+    if bind.host:
+        return bind
+    # ":80" is every address of both families, where there is IPv6.
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return Address("0.0.0.0", bind.port)  # noqa: S104 - that is what ":port" asks for
+    return Address("::", bind.port)
+
+
+def _open_tcp(address: Address, *, share: bool) -> socket.socket:
+    family, where = socket_address(address)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address.host == "::" else 1)
+        sock.setblocking(False)
+        sock.bind(where)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _open_unix(path: str) -> socket.socket:
+    # A socket file that nobody answers on was left by a program that was killed; a living one is not ours to take.
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode):  # noqa: PTH116
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    os.unlink(path)  # noqa: PTH108
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.bind(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _explain(error: OSError, bind: Address) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            what = bind.path or f"port {bind.port}"
+            return (
+                f"{what} is in use by another program; stop it (ss -ltnp shows it) or choose another address"
+            )
+        case errno.EADDRNOTAVAIL:
+            return "no interface of this machine has that address"
+        case errno.EACCES | errno.EPERM:
+            return "not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+        case _:
+            return os.strerror(error.errno or 0)

@@ -1,0 +1,60 @@
+"""The entry point of a worker process: ``python -P -m easyproxy.engine.relay.process FD``.
+
+A fresh interpreter that imports the standard library and this engine only. Its control process talks to it through
+the descriptor FD; the first frame says who it is and brings the shared counters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+
+from easyproxy.engine.relay.channel import Channel
+from easyproxy.engine.relay.counters import Counters
+from easyproxy.engine.relay.worker import Worker
+
+
+def serve(channel: Channel) -> None:
+    """Take the first frame, and work until told to stop. Closes the channel."""
+    frames = channel.receive()
+    while not frames and not channel.is_closed:
+        select.select([channel], [], [])
+        frames = channel.receive()
+    if not frames:
+        channel.close()
+        return
+    (hello, fds), *early = frames
+    counters = Counters(fds[0], hello["workers"], hello["index"])
+    sys.path.extend(entry for entry in hello["path"] if entry not in sys.path)
+    worker = Worker(channel, hello, counters)
+    try:
+        for frame, frame_fds in early:
+            worker.obey(frame, frame_fds)
+        worker.run()
+    finally:
+        counters.close()
+        os.close(fds[0])
+
+
+def main() -> None:
+    """Run one worker process."""
+    # Ctrl-C and a supervisor's SIGTERM reach the whole group; the control process decides what they mean for us.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:  # noqa: PTH123 - what ps shows
+        comm.write("easyproxy-relay")
+    # Sessions break their own reference cycles, so a full collection over thousands of them would only cost time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    serve(channel)
+
+
+if __name__ == "__main__":
+    main()

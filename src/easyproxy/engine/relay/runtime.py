@@ -1,0 +1,97 @@
+"""What a worker keeps for each listener, pool and backend of the snapshot in force.
+
+A session holds on to the runtime objects that it started with: a backend that has left the snapshot lives on for
+its sessions, and for nobody else.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from easyproxy.engine.relay.accept import Acceptor
+    from easyproxy.engine.relay.dial import Dial
+    from easyproxy.model import Address, Backend, Listener, Pool
+    from easyproxy.strategy.tiers import Tiers
+
+SocketAddress = str | tuple[str, int] | tuple[str, int, int, int]
+
+
+def socket_address(address: Address) -> tuple[int, SocketAddress]:
+    """Return the address family and what connect(2) and bind(2) take, for a numeric address."""
+    if address.path:
+        return socket.AF_UNIX, address.path
+    host, _, scope = address.host.partition("%")
+    if ":" in host:
+        # A scope is an interface's name or number (RFC 4007, section 11).
+        number = int(scope) if scope.isdigit() else socket.if_nametoindex(scope) if scope else 0
+        return socket.AF_INET6, (host, address.port, 0, number)
+    return socket.AF_INET, (host, address.port)
+
+
+class BackendRuntime:
+    """One backend: where to connect, and where to count."""
+
+    __slots__ = ("address", "backend", "cell", "family", "may_meet_itself", "pool", "slot")
+
+    def __init__(self, backend: Backend, slot: int, cell: int, pool: PoolRuntime) -> None:
+        self.backend = backend
+        self.slot = slot
+        self.cell = cell  # index of the first of this worker's cells
+        self.pool = pool
+        self.family, self.address = socket_address(backend.address)
+        # A connect to a port of this machine on which nobody listens can be answered by itself, when the system
+        # happens to choose that very port as the local one (simultaneous open, RFC 9293 section 3.5).
+        self.may_meet_itself = (
+            not backend.address.path
+            and ipaddress.ip_address(backend.address.host.partition("%")[0]).is_loopback
+        )
+
+
+class PoolRuntime:
+    """One pool: its ready backends, how to choose among them, and who waits for a free place."""
+
+    __slots__ = ("backends", "cell", "choose", "pool", "slot", "source", "tiers", "waiting")
+
+    def __init__(self, pool: Pool, slot: int, cell: int) -> None:
+        self.pool = pool
+        self.slot = slot
+        self.cell = cell
+        self.backends: dict[str, BackendRuntime] = {}
+        self.choose: Callable[[str], Iterator[Backend]] = lambda _client: iter(())
+        self.tiers: Tiers | None = None
+        self.waiting: dict[Dial, None] = {}  # in the order of their coming
+        self.source = socket_address(pool.source) if pool.source else None
+
+    def take(self, pool: Pool, backends: dict[str, BackendRuntime], tiers: Tiers) -> None:
+        """Replace what the pool is, between two events."""
+        self.pool = pool
+        self.backends = backends
+        self.tiers = tiers
+        tiers.build(pool.backends)
+        self.choose = tiers.candidates
+        self.source = socket_address(pool.source) if pool.source else None
+
+    def wake(self) -> None:
+        """Let those who wait for a place try, first come first served."""
+        while self.waiting:
+            if not next(iter(self.waiting)).retry():
+                return
+
+
+class ListenerRuntime:
+    """One listener: its settings, its pool, and where to count."""
+
+    __slots__ = ("acceptor", "cell", "is_unix", "listener", "pool", "slot")
+
+    def __init__(self, listener: Listener, slot: int, cell: int, pool: PoolRuntime) -> None:
+        self.listener = listener
+        self.slot = slot
+        self.cell = cell
+        self.pool = pool
+        self.is_unix = bool(listener.bind.path)
+        self.acceptor: Acceptor | None = None

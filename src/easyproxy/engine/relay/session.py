@@ -1,0 +1,190 @@
+"""The life of a session as a table: states, events, and what each side is told. Pure: no sockets, no clock.
+
+A session has two directions that end independently (RFC 9293, section 3.6: a side that sent FIN may go on
+receiving). An event names what one side did, or why we cut the session; the table answers with the next state,
+what to do to the client's and to the backend's connection, and the reason that counters and logs give.
+
+*FIN* events mean: the FIN was read and every byte before it has been handed on. A cut never looks like a clean end:
+both sides get a reset, so that nobody takes half an answer for a whole one.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from _socket import socket
+
+    from easyproxy.engine.relay.dial import Dial
+    from easyproxy.engine.relay.flow import Flow
+    from easyproxy.engine.relay.runtime import BackendRuntime, ListenerRuntime
+
+
+class State(StrEnum):
+    """Where a session stands."""
+
+    CONNECTING = "connecting"  # the client is here; a backend is chosen, waited for or dialled
+    RELAYING = "relaying"
+    HALF_CLOSED_BY_CLIENT = "half_closed_by_client"
+    HALF_CLOSED_BY_BACKEND = "half_closed_by_backend"
+    CLOSED = "closed"
+
+
+class Event(StrEnum):
+    """What can happen to a session."""
+
+    CONNECTED = "connected"
+    CLIENT_FIN = "client_fin"
+    BACKEND_FIN = "backend_fin"
+    CLIENT_RESET = "client_reset"
+    BACKEND_RESET = "backend_reset"
+    CLIENT_VANISHED = "client_vanished"  # keep-alive or TCP_USER_TIMEOUT gave up
+    BACKEND_VANISHED = "backend_vanished"
+    CLIENT_GAVE_UP = "client_gave_up"  # it left before a backend was reached
+    NO_BACKEND = "no_backend"
+    CONNECT_FAILED = "connect_failed"
+    QUEUE_TIMEOUT = "queue_timeout"
+    REFUSED = "refused"  # the listener is full and configured to refuse
+    IDLE_TIMEOUT = "idle_timeout"
+    HALF_CLOSED_TIMEOUT = "half_closed_timeout"
+    LIFE_TIMEOUT = "life_timeout"
+    OPERATOR = "operator"
+    BACKEND_DOWN = "backend_down"
+    DRAINED = "drained"
+
+
+class Ending(IntEnum):
+    """What is done to one side's connection."""
+
+    KEEP = 0
+    FIN = 1  # shutdown(SHUT_WR): all bytes before it, then EOF
+    CLOSE = 2  # both directions have ended: close(2)
+    RESET = 3  # RST, once what was sent is acknowledged, within a second
+    RESET_WHEN_SENT = (
+        4  # the same for a side that is owed everything: it had its FIN before the other side broke
+    )
+
+
+class Transition(NamedTuple):
+    """The table's answer: next state, what each side gets, and the reason to record (empty while it lives)."""
+
+    state: State
+    client: Ending
+    backend: Ending
+    reason: str
+
+
+_CUTS = (
+    Event.OPERATOR,
+    Event.BACKEND_DOWN,
+    Event.DRAINED,
+    Event.LIFE_TIMEOUT,
+)
+_BEFORE = (
+    Event.CLIENT_RESET,
+    Event.CLIENT_VANISHED,
+    Event.CLIENT_GAVE_UP,
+    Event.NO_BACKEND,
+    Event.CONNECT_FAILED,
+    Event.QUEUE_TIMEOUT,
+    Event.REFUSED,
+    *_CUTS,
+)
+_DURING = (
+    Event.CLIENT_RESET,
+    Event.BACKEND_RESET,
+    Event.CLIENT_VANISHED,
+    Event.BACKEND_VANISHED,
+    Event.IDLE_TIMEOUT,
+    *_CUTS,
+)
+
+
+def _cut(event: Event) -> Transition:
+    return Transition(State.CLOSED, Ending.RESET, Ending.RESET, event.value)
+
+
+TABLE: dict[tuple[State, Event], Transition] = {
+    (State.CONNECTING, Event.CONNECTED): Transition(State.RELAYING, Ending.KEEP, Ending.KEEP, ""),
+    **{(State.CONNECTING, event): _cut(event) for event in _BEFORE},
+    (State.RELAYING, Event.CLIENT_FIN): Transition(State.HALF_CLOSED_BY_CLIENT, Ending.KEEP, Ending.FIN, ""),
+    (State.RELAYING, Event.BACKEND_FIN): Transition(
+        State.HALF_CLOSED_BY_BACKEND, Ending.FIN, Ending.KEEP, ""
+    ),
+    **{(State.RELAYING, event): _cut(event) for event in _DURING},
+    **{
+        (state, event): _cut(event)
+        for state in (State.HALF_CLOSED_BY_CLIENT, State.HALF_CLOSED_BY_BACKEND)
+        for event in (*_DURING, Event.HALF_CLOSED_TIMEOUT)
+    },
+    # The first to end gives a clean session its reason.
+    (State.HALF_CLOSED_BY_CLIENT, Event.BACKEND_FIN): Transition(
+        State.CLOSED, Ending.CLOSE, Ending.CLOSE, Event.CLIENT_FIN.value
+    ),
+    (State.HALF_CLOSED_BY_BACKEND, Event.CLIENT_FIN): Transition(
+        State.CLOSED, Ending.CLOSE, Ending.CLOSE, Event.BACKEND_FIN.value
+    ),
+    # A side that breaks after its own FIN has said all it had to say, and the other side is owed all of it: the
+    # reset that follows must not overtake the bytes.
+    (State.HALF_CLOSED_BY_CLIENT, Event.CLIENT_RESET): Transition(
+        State.CLOSED, Ending.RESET, Ending.RESET_WHEN_SENT, Event.CLIENT_RESET.value
+    ),
+    (State.HALF_CLOSED_BY_BACKEND, Event.BACKEND_RESET): Transition(
+        State.CLOSED, Ending.RESET_WHEN_SENT, Ending.RESET, Event.BACKEND_RESET.value
+    ),
+}
+
+CLEAN = frozenset({Event.CLIENT_FIN.value, Event.BACKEND_FIN.value})
+"""Reasons of sessions that ended as both sides wished."""
+
+REASONS = tuple(sorted({transition.reason for transition in TABLE.values()} - {""}))
+"""Every reason with which a session can end; the index is its place in the shared counters."""
+
+
+class Session:
+    """One client connection and its backend connection. Data only; the worker is its sole owner."""
+
+    __slots__ = (
+        "accepted_at",
+        "active_at",
+        "armed",
+        "backend",
+        "client_fd",
+        "dial",
+        "host",
+        "inbound",
+        "listener",
+        "number",
+        "outbound",
+        "port",
+        "socket",
+        "state",
+        "tick",
+    )
+
+    def __init__(
+        self, number: int, listener: ListenerRuntime, client_fd: int, host: str, port: int, now: float
+    ) -> None:
+        self.number = number
+        self.listener = listener
+        self.client_fd = client_fd
+        self.host = host  # numeric, without port; "unix" for a unix socket
+        self.port = port
+        self.state = State.CONNECTING
+        self.accepted_at = now
+        self.active_at = now
+        self.armed = False  # keep-alive towards the backend is set when the session turns out not to be short
+        self.tick = 0  # where it stands in the timer wheel
+        self.backend: BackendRuntime | None = None
+        self.socket: socket | None = None  # the backend's connection
+        self.outbound: Flow | None = None  # client to backend
+        self.inbound: Flow | None = None  # backend to client
+        self.dial: Dial | None = None  # while CONNECTING
+
+    @property
+    def client(self) -> str:
+        """The client's address for people: ``host:port``."""
+        if not self.port:
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

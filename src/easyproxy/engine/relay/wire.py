@@ -1,0 +1,42 @@
+"""Snapshots and reports as plain data for the channel, and back. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
+
+Plain = dict[str, Any]
+
+
+def plain_snapshot(snapshot: Snapshot) -> Plain:
+    """Turn a snapshot into what JSON can carry."""
+    return {
+        "version": snapshot.version,
+        "listeners": [asdict(listener) for listener in snapshot.listeners],
+        "pools": [asdict(pool) for pool in snapshot.pools],
+    }
+
+
+def snapshot_from(plain: Plain) -> Snapshot:
+    """Turn it back; equal to what went in."""
+    return Snapshot(
+        version=plain["version"],
+        listeners=tuple(
+            Listener(**{**listener, "bind": Address(**listener["bind"])}) for listener in plain["listeners"]
+        ),
+        pools=tuple(
+            Pool(
+                **{
+                    **pool,
+                    "source": Address(**pool["source"]) if pool["source"] else None,
+                    "backends": tuple(
+                        Backend(**{**backend, "address": Address(**backend["address"])})
+                        for backend in pool["backends"]
+                    ),
+                }
+            )
+            for pool in plain["pools"]
+        ),
+    )
