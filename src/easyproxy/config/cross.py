@@ -86,9 +86,11 @@ def warnings(raw: object) -> list[Finding]:
                 Finding(("pools", name, "backends"), "every backend is a backup; backup then changes nothing")
             )
         check = _get(pool, "check")
-        for key in ("server_name", "tls_verify"):
-            if _get(check, key) not in (None, "", True) and _get(check, "tls") is not True:
-                found.append(Finding(("pools", name, "check", key), f"{key} has no effect without tls: true"))
+        found += [
+            Finding(("pools", name, "check", key), f"{key} has no effect without tls: true")
+            for key in ("server_name", "tls_verify")
+            if _get(check, key) not in (None, "", True) and _get(check, "tls") is not True
+        ]
     return found
 
 

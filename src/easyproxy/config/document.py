@@ -115,8 +115,8 @@ def path_text(path: Sequence[str | int]) -> str:
 def shown(value: object) -> str:
     """Render a wrong value for a message: short, on one line, harmless for a terminal.
 
-    >>> shown("a\\tb"), shown(True), shown(None), shown({"a": 1})
-    ("'a\\\\tb'", 'true', 'nothing', 'a mapping')
+    >>> shown("a b"), shown(True), shown(None), shown({"a": 1})
+    ("'a b'", 'true', 'nothing', 'a mapping')
     """
     if value is None:
         return "nothing"

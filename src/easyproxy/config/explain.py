@@ -58,11 +58,12 @@ def explain(
         unknown: what to say of an unknown key, from its path in the document and in the model.
     """
     found: dict[tuple[object, ...], Problem] = {}
+    misspelt = {hint for item in error.errors(include_url=False) if (hint := _meant(item, raw))}
     for item in error.errors(include_url=False):
         path, message, on_key = _read(item, raw)
         if item["type"] == "extra_forbidden" and unknown:
             message = unknown(path, item["loc"])
-        if message is None:
+        if message is None or _document_path(item["loc"], raw) in misspelt:
             continue
         mark = document.mark(path, key=on_key)
         problem = Problem(document.where(mark) if document.root else document.name, path_text(path), message)
@@ -83,23 +84,25 @@ def _read(item: ErrorDetails, raw: object) -> tuple[Path, str | None, bool]:
     """Return the path in the document, the message (None to say nothing), and whether the key is meant."""
     path = _document_path(item["loc"], raw)
     kind, value = item["type"], item.get("input")
+    on_key = item["loc"][-1:] == ("[key]",)
+    message: str | None = f"{item['msg']} (got {shown(value)})"
     if kind == "easyproxy":
-        on_key = bool(item["loc"]) and item["loc"][-1] == "[key]"
-        return path, str(item["ctx"]["message"]), on_key
-    if kind == "extra_forbidden":
-        return path, _unknown(path, item["loc"]), True
-    if kind == "missing":
-        return path[:-1], _missing(path), False
-    if kind == "too_short":
+        message = str(item["ctx"]["message"])
+    elif kind == "extra_forbidden":
+        message, on_key = _unknown(path, item["loc"]), True
+    elif kind == "missing":
+        path, message = path[:-1], _missing(path)
+    elif kind == "too_short":
         # Items that were refused for their own faults are missing here too; that needs no second message.
-        return path, None if _at(raw, path) else "it is empty; at least one is needed", False
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return (*path, "type"), _check_type(_at(raw, path)), False
-    if kind in ("tuple_type", "list_type"):
-        return path, f"{shown(value)} stands where a list belongs" + _list_hint(path), False
-    if kind in ("dict_type", "model_type", "model_attributes_type"):
-        return path, f"{shown(value)} stands where a mapping belongs" + _mapping_hint(path), False
-    return path, f"{item['msg']} (got {shown(value)})", False
+        message = None if _at(raw, path) else "it is empty; at least one is needed"
+    elif kind in ("union_tag_invalid", "union_tag_not_found"):
+        message = _check_type(_at(raw, path))
+        path = (*path, "type") if isinstance(_at(raw, path), Mapping) else path
+    elif kind in ("tuple_type", "list_type"):
+        message = f"{shown(value)} stands where a list belongs" + _list_hint(path)
+    elif kind in ("dict_type", "model_type", "model_attributes_type"):
+        message = f"{shown(value)} stands where a mapping belongs" + _mapping_hint(path)
+    return path, message, on_key
 
 
 def _document_path(loc: tuple[int | str, ...], raw: object) -> Path:
@@ -131,31 +134,46 @@ def _at(raw: object, path: Sequence[int | str]) -> object:
 
 def model_at(path: Path, check: str = "tcp") -> type[BaseModel] | None:
     """Say which model describes the mapping at a path."""
-    names = [step for step in path if isinstance(step, str)]
     if not path:
         return Config
-    if names[0] == "listeners":
-        return ListenerConfig
-    if names[0] in ("admin", "log"):
-        return AdminConfig if names[0] == "admin" else LogConfig
-    if names[0] == "pools" and len(path) >= 2:
-        rest = path[2:]
-        if not rest:
-            return PoolConfig
-        if rest[0] == "backends":
-            return BackendConfig
-        if rest[0] == "check":
-            return CHECK_MODELS[check]
-    return None
+    if path[0] == "pools" and len(path) > 2:
+        inner: dict[object, type[BaseModel]] = {"backends": BackendConfig, "check": CHECK_MODELS[check]}
+        return inner.get(path[2])
+    models: dict[object, type[BaseModel]] = {
+        "listeners": ListenerConfig,
+        "pools": PoolConfig,
+        "admin": AdminConfig,
+        "log": LogConfig,
+    }
+    return models.get(path[0])
 
 
 def _settings(model: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
+def _meant(item: ErrorDetails, raw: object) -> Path | None:
+    """Return the path that a misspelt key was meant to be; that it is missing needs no message of its own."""
+    if item["type"] != "extra_forbidden":
+        return None
+    path = _document_path(item["loc"], raw)
+    model = model_at(path[:-1], _check_of(item["loc"]))
+    near = _near(str(path[-1]), _settings(model)) if model else None
+    return (*path[:-1], near) if near else None
+
+
+def _check_of(loc: tuple[int | str, ...]) -> str:
+    return str(loc[3]) if len(loc) > 3 and loc[2] == "check" else "tcp"
+
+
+def _near(key: str, known: list[str]) -> str | None:
+    meant = _MEANT.get(key.lower().replace("-", "_"))
+    return meant if meant in known else nearest(key, known)
+
+
 def _unknown(path: Path, loc: tuple[int | str, ...]) -> str:
     key = str(path[-1])
-    check = str(loc[3]) if len(loc) > 3 and loc[2] == "check" else "tcp"
+    check = _check_of(loc)
     model = model_at(path[:-1], check)
     if key == "<<":
         return "merge keys (<<) are not part of YAML 1.2; use an alias for the whole value, or write the settings out"
@@ -167,9 +185,7 @@ def _unknown(path: Path, loc: tuple[int | str, ...]) -> str:
         others = [kind for kind in CHECK_TYPES if kind != check and key in _settings(CHECK_MODELS[kind])]
         if others:
             return f"{owner} has no setting {shown(key)}; {listing(others)} has: write type: {others[0]}"
-    meant = _MEANT.get(key.lower().replace("-", "_"))
-    near = meant if meant in known else nearest(key, known)
-    if near:
+    if near := _near(key, known):
         return f"there is no setting {shown(key)} in {owner}; did you mean {near}?"
     elsewhere = _elsewhere(key, model)
     if elsewhere:

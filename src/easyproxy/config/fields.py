@@ -268,12 +268,16 @@ class Word(Kind):
 def _address(value: object, example: str) -> Address:
     if isinstance(value, Address):
         return value
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65535:
+        raise wrong(f"{value} is a port alone, not an address; write {example}")
     if not isinstance(value, str):
         raise wrong(f"{shown(value)} is not an address; write {example}")
     if CONTROL.search(value) or any(0xD800 <= ord(char) <= 0xDFFF for char in value):
         raise wrong(f"{shown(value)} holds a control character; write {example}")
     if len(value) > 300:
         raise wrong(f"{shown(value)} is too long for an address; write {example}")
+    if ":" not in value:
+        raise wrong(f"{shown(value)} has no port; write {example}")
     try:
         return Address.parse(value)
     except ValueError as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
+from json import JSONDecodeError
+from json.decoder import scanstring  # type: ignore[attr-defined]  # in CPython since 2.6, missing in typeshed
 
 from easyproxy.config.document import MAX_DEPTH, Document, Mark, Node, shown
 from easyproxy.errors import ConfigError, Problem
@@ -29,10 +30,7 @@ def read(text: str, name: str) -> Document:
     """
     scanner = _Scanner(text, Document(name), _line_starts(text))
     try:
-        scanner.document.root = scanner.value(0)
-        scanner.space()
-        if scanner.at < len(text):
-            raise _Refused(scanner.at, f"{shown(text[scanner.at])} stands after the end of the document")
+        scanner.document.root = scanner.whole()
     except _Refused as refused:
         where = scanner.document.where(scanner.mark(refused.offset))
         raise ConfigError([*scanner.document.problems, Problem(where, "", refused.message)]) from None
@@ -62,13 +60,19 @@ class _Scanner:
         match = _SPACE.match(self.text, self.at)
         self.at = match.end() if match else self.at
         here = self.text[self.at : self.at + 1]
-        if here == "/" and self.text[self.at + 1 : self.at + 2] in ("/", "*"):
-            raise _Refused(self.at, "JSON has no comments; use YAML or TOML to write some")
-        if here == "#":
+        if here == "#" or self.text.startswith(("//", "/*"), self.at):
             raise _Refused(self.at, "JSON has no comments; use YAML or TOML to write some")
         return here
 
+    def whole(self) -> Node:
+        """Read the one value that the text is."""
+        node = self.value(0)
+        if here := self.space():
+            raise _Refused(self.at, f"{shown(here)} stands after the end of the document")
+        return node
+
     def value(self, depth: int) -> Node:
+        """Read the next value."""
         here = self.space()
         if depth > MAX_DEPTH:
             raise _Refused(self.at, f"this is nested more than {MAX_DEPTH} levels deep; no setting is")
@@ -76,23 +80,24 @@ class _Scanner:
             return self._mapping(depth)
         if here == "[":
             return self._list(depth)
+        mark = self.mark(self.at)
+        return Node(mark, self._string() if here == '"' else self._bare(here))
+
+    def _bare(self, here: str) -> object:
         start = self.at
-        mark = self.mark(start)
-        if here == '"':
-            return Node(mark, self._string())
         if number := _NUMBER.match(self.text, start):
-            if number[0].startswith(("0", "-0")) and self.text[number.end() : number.end() + 1].isdigit():
+            if number[0] in ("0", "-0") and self.text[number.end() : number.end() + 1].isdigit():
                 raise _Refused(
                     start, "a number cannot begin with 0 in JSON; leave the 0 away, or quote it as text"
                 )
             if number.end() - start > _LONGEST_NUMBER:
-                raise _Refused(start, f"this number has {number.end() - start} digits")
+                raise _Refused(start, f"this number has {number.end() - start} characters")
             self.at = number.end()
-            return Node(mark, float(number[0]) if number[1] or number[2] else int(number[0]))
+            return float(number[0]) if number[1] or number[2] else int(number[0])
         if word := _BARE.match(self.text, start):
             if word[0] in _WORDS:
                 self.at = word.end()
-                return Node(mark, _WORDS[word[0]])
+                return _WORDS[word[0]]
             raise _Refused(start, f"{shown(word[0])} is not JSON; text stands in double quotes")
         if here == "'":
             raise _Refused(start, "text stands in double quotes in JSON, not in single ones")
@@ -103,8 +108,8 @@ class _Scanner:
     def _string(self) -> str:
         start = self.at
         try:
-            value, self.at = json.decoder.scanstring(self.text, start + 1, True)
-        except json.JSONDecodeError as error:
+            value, self.at = scanstring(self.text, start + 1, True)
+        except JSONDecodeError as error:
             if "Unterminated" in error.msg:
                 raise _Refused(start, "this text has no closing double quote") from None
             if "control character" in error.msg:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
 from easyproxy.config import cross, json_text, legacy, toml_text, yaml12
 from easyproxy.config.document import MAX_BYTES, Document, Mark, path_text, shown
 from easyproxy.config.explain import explain, shorten
-from easyproxy.config.schema import Config
+from easyproxy.config.fields import Token
+from easyproxy.config.schema import AdminConfig, Config
 from easyproxy.errors import ConfigError, Problem
 
 FORMATS: dict[str, Callable[[str, str], Document]] = {
@@ -165,6 +167,22 @@ def _text(path: str | Path, name: str) -> str:
         mark = Mark.of(good, len(good))
         message = f"the byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
         raise ConfigError([Problem(f"{name}:{mark.line}:{mark.column}", "", message)]) from None
+
+
+def read_token(admin: AdminConfig) -> str | None:
+    """Return the admin server's token, from the configuration or from its file; None if there is none.
+
+    Raises:
+        ConfigError: the file cannot be read, or does not hold a token.
+    """
+    if admin.token is not None:
+        return admin.token.get_secret_value()
+    if admin.token_file is None:
+        return None
+    try:
+        return Token().read(_text(admin.token_file, admin.token_file).strip()).get_secret_value()
+    except PydanticCustomError as error:
+        raise ConfigError([Problem(admin.token_file, "admin.token_file", error.message())]) from None
 
 
 def _unreadable(error: OSError | ValueError) -> str:

@@ -48,7 +48,7 @@ def read(text: str, name: str) -> Document:
 
 
 def _node(data: object, path: Path, places: dict[Path, tuple[Mark, Mark]], near: Mark, name: str) -> Node:
-    key_mark, mark = places.get(path, (near, near))
+    _, mark = places.get(path, (near, near))
     if len(path) > MAX_DEPTH:
         message = f"this is nested more than {MAX_DEPTH} levels deep; no setting is"
         raise ConfigError([Problem(f"{name}:{mark.line}:{mark.column}", "", message)])

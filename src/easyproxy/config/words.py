@@ -9,7 +9,7 @@ from decimal import Decimal
 
 # 366 days: more is a slip of the pen, and none is the word for "never".
 LONGEST_S = 366 * 86400.0
-_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1, "ms": Decimal("0.001")}
+_UNITS = {"d": Decimal(86400), "h": Decimal(3600), "m": Decimal(60), "s": Decimal(1), "ms": Decimal("0.001")}
 _PART = r"\d{1,9}(?:\.\d{1,9})?"
 DURATION_PATTERN = rf"^(?=[0-9])(?:{_PART}d)?(?:{_PART}h)?(?:{_PART}m)?(?:{_PART}s)?(?:{_PART}ms)?$|^0$"
 _DURATION = re.compile(DURATION_PATTERN, re.ASCII)

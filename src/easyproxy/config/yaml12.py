@@ -13,20 +13,34 @@ from dataclasses import dataclass, field
 import yaml
 
 from easyproxy.config.document import MAX_DEPTH, MAX_NODES, Document, Mark, Node, shown
+from easyproxy.config.yaml_core import resolve
 from easyproxy.errors import ConfigError, Problem
 
-_NULL = re.compile(r"|~|null|Null|NULL")
-_TRUE = re.compile(r"true|True|TRUE")
-_FALSE = re.compile(r"false|False|FALSE")
-_DECIMAL = re.compile(r"[-+]?[0-9]+", re.ASCII)
-_OCTAL = re.compile(r"0o[0-7]+")
-_HEX = re.compile(r"0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
-_INFINITE = re.compile(r"([-+]?)\.(?:inf|Inf|INF)")
-_NAN = re.compile(r"\.(?:nan|NaN|NAN)")
-_LONGEST_NUMBER = 100  # int() takes quadratic time on long digits, and refuses more than 4,300
-
+_BRACKETS = re.compile(r"(?:: |- |^\s*)\[[0-9A-Fa-f:.%\w]*\]:[0-9]")
 _CORE = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's scanner, with YAML 1.2's colon: inside ``{}`` and ``[]`` it ends a key only before a space.
+
+    In 1.1 ``{bind: :80}`` and ``[::1]`` were errors.
+    """
+
+    def check_value(self) -> bool:
+        """Say whether a colon ends a key here."""
+        if self.flow_level and self.peek(1) not in _ENDS_KEY:
+            # After a quoted key or a bracket the colon may stand without a space, as in JSON.
+            last = self.tokens[-1] if self.tokens else None
+            quoted = isinstance(last, yaml.ScalarToken) and not last.plain
+            return quoted or isinstance(last, yaml.FlowMappingEndToken | yaml.FlowSequenceEndToken)
+        return bool(super().check_value())
+
+    def check_plain(self) -> bool:
+        """Say whether a plain scalar begins here."""
+        return bool(super().check_plain()) or (self.peek() == ":" and self.peek(1) not in _ENDS_KEY)
+
+
+_ENDS_KEY = "\0 \t\r\n\x85\u2028\u2029,[]{}"
 
 
 class _Refused(Exception):  # noqa: N818 - private signal, never leaves this module
@@ -44,7 +58,7 @@ def read(text: str, name: str) -> Document:
     builder = _Builder(Document(name))
     try:
         # The pure Python parser: it is iterative, so depth cannot exhaust the stack, and its marks are exact.
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        for event in yaml.parse(text, Loader=_Loader):
             builder.take(event)
     except _Refused as refused:
         raise _error(builder.document, refused.mark, refused.message) from None
@@ -68,7 +82,7 @@ def _error(document: Document, mark: Mark, message: str) -> ConfigError:
     return ConfigError([*document.problems, Problem(document.where(mark), "", message)])
 
 
-def _mark(mark: yaml.Mark) -> Mark:
+def _mark(mark: yaml.Mark | yaml._yaml.Mark) -> Mark:
     return Mark(mark.line + 1, mark.column + 1)
 
 
@@ -78,8 +92,14 @@ def _syntax(error: yaml.MarkedYAMLError, text: str) -> str:
     line = text.split("\n")[place.line] if place and place.line < text.count("\n") + 1 else ""
     if "\\t" in problem or "\t" in line[: len(line) - len(line.lstrip())]:
         return "a tab cannot indent in YAML; use spaces"
+    if _BRACKETS.search(line):
+        return 'an address that begins with a bracket has to be quoted in YAML: "[::1]:3306"'
+    if error.context == "while scanning an alias":
+        return 'text that begins with * has to be quoted in YAML; every address of this machine is ":" and the port'
+    if "cannot start any token" in problem and place and place.column < len(line):
+        return f"text that begins with {line[place.column]} has to be quoted in YAML"
     if problem == "mapping values are not allowed here":
-        return "a colon stands where it cannot; check the indentation, or quote the text if it holds ': '"
+        return "a colon stands where it cannot; check the indentation, or quote the text if it holds a colon and a space"
     since = (
         f" ({error.context}, line {error.context_mark.line + 1})"
         if error.context and error.context_mark
@@ -106,13 +126,9 @@ class _Builder:
     anchors: dict[str, Node | None] = field(default_factory=dict)  # None while it is being defined
 
     def take(self, event: yaml.Event) -> None:
+        """Take the parser's next event; raises _Refused where going on makes no sense."""
         mark = _mark(event.start_mark) if event.start_mark else Mark(1, 1)
-        if isinstance(event, yaml.DocumentStartEvent):
-            if self.document.root is not None:
-                raise _Refused(mark, "a second document begins here; a configuration is one document")
-            if event.version and tuple(event.version) != (1, 2):
-                raise _Refused(mark, "this asks for another version of YAML; configurations are YAML 1.2")
-        elif isinstance(event, yaml.ScalarEvent):
+        if isinstance(event, yaml.ScalarEvent):
             node = Node(mark, self._scalar(event, mark))
             if event.anchor:
                 self.anchors[event.anchor] = node
@@ -125,12 +141,23 @@ class _Builder:
                 self.anchors[done.anchor] = done.node
             self._place(done.node)
         elif isinstance(event, yaml.AliasEvent):
-            node = self.anchors.get(event.anchor, _MISSING)
-            if node is _MISSING:
-                raise _Refused(mark, f"there is no anchor &{event.anchor} before this alias")
-            if node is None:
-                raise _Refused(mark, f"the alias *{event.anchor} stands inside what it stands for")
-            self._place(node, mark)
+            self._alias(str(event.anchor), mark)
+        elif isinstance(event, yaml.DocumentStartEvent):
+            self._document(event, mark)
+
+    def _document(self, event: yaml.DocumentStartEvent, mark: Mark) -> None:
+        if self.document.root is not None:
+            raise _Refused(mark, "a second document begins here; a configuration is one document")
+        if event.version and tuple(event.version) != (1, 2):
+            raise _Refused(mark, "this asks for another version of YAML; configurations are YAML 1.2")
+
+    def _alias(self, name: str, mark: Mark) -> None:
+        if name not in self.anchors:
+            raise _Refused(mark, f"there is no anchor &{name} before this alias")
+        node = self.anchors[name]
+        if node is None:
+            raise _Refused(mark, f"the alias *{name} stands inside what it stands for")
+        self._place(node, mark)
 
     def _begin(self, event: yaml.SequenceStartEvent | yaml.MappingStartEvent, mark: Mark) -> None:
         sequence = isinstance(event, yaml.SequenceStartEvent)
@@ -189,11 +216,7 @@ class _Builder:
         self.document.problems.append(Problem(self.document.where(mark), "", message))
 
     def _scalar(self, event: yaml.ScalarEvent, mark: Mark) -> object:
-        if event.style in ("'", '"', "|", ">"):
-            plain = False
-        else:
-            plain = event.tag is None
-        if plain:
+        if event.tag is None and not event.style:
             return self._resolve(event.value, mark)
         if event.tag in (None, "!", _CORE + "str"):
             return event.value
@@ -210,30 +233,12 @@ class _Builder:
         return value
 
     def _resolve(self, text: str, mark: Mark) -> object:
-        """Resolve a plain scalar by the core schema."""
-        if _NULL.fullmatch(text):
+        try:
+            return resolve(text)
+        except ValueError as error:
+            self._tell(mark, str(error))
             return None
-        if _TRUE.fullmatch(text) or _FALSE.fullmatch(text):
-            return text[0] in "tT"
-        if not text[:1] in "+-.0123456789" or len(text) > _LONGEST_NUMBER:
-            if len(text) > _LONGEST_NUMBER and _DECIMAL.fullmatch(text):
-                self._tell(mark, f"this number has {len(text)} digits")
-            return text
-        if _DECIMAL.fullmatch(text):
-            return int(text)
-        if _OCTAL.fullmatch(text):
-            return int(text[2:], 8)
-        if _HEX.fullmatch(text):
-            return int(text[2:], 16)
-        if _FLOAT.fullmatch(text):
-            return float(text)
-        if infinite := _INFINITE.fullmatch(text):
-            return float(f"{infinite[1]}inf")
-        return float("nan") if _NAN.fullmatch(text) else text
 
 
 def _tag(tag: str) -> str:
     return f"!!{tag.removeprefix(_CORE)}" if tag.startswith(_CORE) else tag
-
-
-_MISSING = Node(Mark(0, 0))

@@ -1,0 +1,18 @@
+"""The command ``easyproxy schema``: print the JSON Schema of the configuration, for editors and other programs."""
+
+from __future__ import annotations
+
+import click
+
+from easyproxy.config.json_schema import render
+
+
+@click.command("schema", short_help="Print the JSON Schema of the configuration.")
+def command() -> None:
+    """Print the JSON Schema (draft 2020-12) that describes configuration files.
+
+    An editor with a YAML language server uses it after this first line of a file:
+
+    # yaml-language-server: $schema=easyproxy.schema.json
+    """
+    click.echo(render(), nl=False)
