@@ -66,11 +66,11 @@ def _critical(dead: list[PoolStatus], pools: int) -> Headline:
         why = "It names no backends" if count == 0 else _all_down(dead[0])
         return Headline(Level.CRITICAL, title, f"{why}. Its clients are turned away.")
     names = ", ".join(pool.name for pool in dead)
-    return Headline(
-        Level.CRITICAL,
-        f"{len(dead)} of {pools} pools have no ready backend",
-        f"Clients of {names} are turned away.",
+    everything = len(dead) == pools
+    title = (
+        "No pool has a ready backend" if everything else f"{len(dead)} of {pools} pools have no ready backend"
     )
+    return Headline(Level.CRITICAL, title, f"Clients of {names} are turned away.")
 
 
 def _all_down(pool: PoolStatus) -> str:

@@ -1,1 +1,69 @@
-"""The command `easyproxy`."""
+"""The command ``easyproxy``: its subcommands by name, each loaded when it is asked for.
+
+What a command needs is imported when it runs, so that ``--help``, ``--version`` and shell completion stay quick.
+No command's work is done here.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from easyproxy import __version__
+
+COMMANDS = {
+    "run": "Run the balancer.",
+    "check": "Check a configuration: every error at once.",
+    "schema": "Print the JSON Schema of the configuration.",
+    "demo": "Try it: a balancer before three small backends.",
+    "status": "Show the running balancer: backends, clients, sessions.",
+}
+"""Each subcommand with its line in ``--help``. The module of the same name in this package exports ``command``."""
+
+_EXAMPLES = """\b
+Examples:
+  easyproxy demo
+  easyproxy check easyproxy.yaml
+  easyproxy run easyproxy.yaml
+  easyproxy run --listen :3306 --backend 10.0.0.1:3306 --backend 10.0.0.2:3306
+  easyproxy status
+
+\b
+Completion of commands and options in the shell, for bash, zsh and fish:
+  bash   eval "$(_EASYPROXY_COMPLETE=bash_source easyproxy)"    in ~/.bashrc
+  zsh    eval "$(_EASYPROXY_COMPLETE=zsh_source easyproxy)"     in ~/.zshrc
+  fish   _EASYPROXY_COMPLETE=fish_source easyproxy | source     in ~/.config/fish/config.fish
+"""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a subcommand's module when that subcommand is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Name the subcommands in the order in which a newcomer needs them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
+        """Import the subcommand."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"easyproxy.cli.{cmd_name}").command
+        if not isinstance(command, click.Command):
+            raise TypeError(f"easyproxy.cli.{cmd_name}.command is not a click command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
+        """List the subcommands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", message="easyproxy %(version)s")
+def main() -> None:
+    """EasyProxy is a TCP load balancer.
+
+    Clients connect to a listener, a strategy picks a backend, the bytes flow. Each command explains itself with
+    --help.
+    """

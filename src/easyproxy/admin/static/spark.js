@@ -23,9 +23,11 @@ export function sparkline(extraClass = "") {
   );
   function draw(series, now, max = series.max) {
     node.classList.toggle("flat", series.max === 0);
+    // A young history fills the width too; from then on the window slides.
+    const window = Math.min(WINDOW_S, Math.max(20, now - (series.points[0]?.[0] ?? now)));
     const top = max > 0 ? max * 1.08 : 1;
     const points = series.points.map(([at, value]) => {
-      const x = WIDTH - ((now - at) / WINDOW_S) * WIDTH;
+      const x = WIDTH - ((now - at) / window) * WIDTH;
       const y = HEIGHT - 1.5 - (value / top) * (HEIGHT - 3);
       return `${x.toFixed(2)} ${y.toFixed(2)}`;
     });

@@ -1,0 +1,178 @@
+"""``easyproxy demo``: the balancer before a few small backends, and what to try with them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from easyproxy.errors import EasyProxyError
+from easyproxy.model import Address
+
+if TYPE_CHECKING:  # imported when the command runs: asyncio and pydantic would slow --help down
+    from easyproxy.control.status import BackendStatus, View
+    from easyproxy.demo.stage import Actor, Stage
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_LOOK_EVERY_S = 0.2
+
+_EXAMPLES = """\b
+Examples:
+  easyproxy demo
+  easyproxy demo --backends 5
+  easyproxy demo --listen 127.0.0.1:8080 --admin 127.0.0.1:8081
+"""
+
+
+class AddressParam(click.ParamType[Address]):
+    """An address as the configuration has them."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:  # noqa: ANN401 - click's signature
+        """Parse it, or fail with what was expected."""
+        try:
+            return value if isinstance(value, Address) else Address.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command("demo", epilog=_EXAMPLES)
+@click.option(
+    "--listen",
+    type=AddressParam(),
+    default="127.0.0.1:9527",
+    show_default=True,
+    help="Where clients connect.",
+)
+@click.option(
+    "--admin",
+    type=AddressParam(),
+    default="127.0.0.1:7259",
+    show_default=True,
+    help="Where the status page is.",
+)
+@click.option(
+    "--backends", type=click.IntRange(1, 26), default=3, show_default=True, help="How many backends."
+)
+def command(*, listen: Address, admin: Address, backends: int) -> None:
+    """Try it: a balancer before a few small backends.
+
+    The backends are web servers on this machine. Kill one and see it leave; it comes back by itself.
+    """
+    try:
+        asyncio.run(_demo(listen, admin, backends))
+    except EasyProxyError as error:
+        click.echo(f"easyproxy demo: {error}", err=True)
+        sys.exit(1)
+
+
+async def _demo(listen: Address, admin: Address, count: int) -> None:
+    from easyproxy import Balancer  # noqa: PLC0415 - see the module's imports
+    from easyproxy.config.load import from_dict  # noqa: PLC0415
+    from easyproxy.demo.stage import Stage  # noqa: PLC0415
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with Stage(list(_LETTERS[:count]), _say_return) as stage:
+        config = from_dict(configuration(listen, admin, {actor.name: actor.port for actor in stage.actors}))
+        async with Balancer(config, workers="process") as balancer:
+            click.echo(introduction(listen, admin, stage))
+            watching = asyncio.create_task(watch(balancer))
+            await stop.wait()
+            watching.cancel()
+            click.echo("\nGood-bye.")
+
+
+def configuration(listen: Address, admin: Address, ports: dict[str, int]) -> dict[str, object]:
+    """The demo's configuration, in the shape of a file."""
+    return {
+        "listeners": [{"bind": str(listen), "pool": "demo"}],
+        "pools": {
+            "demo": {
+                "strategy": "round_robin",
+                "check": {"type": "tcp", "interval": "500ms", "timeout": "500ms", "rise": 2, "fall": 2},
+                "backends": [{"name": name, "address": f"127.0.0.1:{port}"} for name, port in ports.items()],
+            }
+        },
+        "admin": {"bind": str(admin)},
+    }
+
+
+def introduction(listen: Address, admin: Address, stage: Stage) -> str:
+    """What to try, with the addresses and process ids of this very run."""
+    victim = stage.actors[min(1, len(stage.actors) - 1)]
+    names = ", ".join(actor.name for actor in stage.actors)
+    status = (
+        "easyproxy status" if admin == Address("127.0.0.1", 7259) else f"easyproxy status --admin {admin}"
+    )
+    tries = [
+        (_curl(listen), f"a few times: {names} answer in turn"),
+        (f"kill {victim.pid}", f"backend {victim.name}: see it leave; it comes back by itself after 10 s"),
+        (status, "in another terminal"),
+        ("Ctrl-C", "ends everything"),
+    ]
+    width = max(len(what) for what, _ in tries)
+    lines = [
+        click.style("EasyProxy is running before the backends ", bold=True) + click.style(names, bold=True),
+        "",
+        f"  clients      {_url(listen)}",
+        f"  status page  {_url(admin)}",
+        "",
+        "Try:",
+        *(f"  {click.style(what.ljust(width), fg='cyan')}   {why}" for what, why in tries),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _url(address: Address) -> str:
+    return str(address) if address.path else f"http://{_reachable(address)}/"
+
+
+def _curl(address: Address) -> str:
+    if address.path:
+        return f"curl --unix-socket {address.path} http://demo/"
+    return f"curl {_url(address)}"
+
+
+def _reachable(address: Address) -> Address:
+    return address if address.host not in {"", "0.0.0.0", "::"} else Address("127.0.0.1", address.port)  # noqa: S104
+
+
+async def watch(view: View) -> None:
+    """Print a line whenever a backend leaves or returns, until cancelled."""
+    before: dict[str, str] = {}
+    while True:
+        for pool in view.status().pools:
+            for backend in pool.backends:
+                line = change(before.get(backend.id), backend)
+                if line:
+                    _say(line)
+                before[backend.id] = backend.state
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def change(before: str | None, backend: BackendStatus) -> str:
+    """Say what happened to a backend since its state was ``before``; empty when nothing did."""
+    if backend.state == before:
+        return ""
+    if backend.state == "down":
+        return click.style(f"{backend.name} left", fg="red") + f": {backend.reason}"
+    if backend.state == "ready" and before is not None:
+        return click.style(f"{backend.name} is back", fg="green") + f": {backend.reason}"
+    return ""
+
+
+def _say_return(actor: Actor) -> None:
+    _say(f"{actor.name} was started again; once more: kill {actor.pid}")
+
+
+def _say(line: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')}  {line}")

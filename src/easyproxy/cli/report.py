@@ -1,0 +1,205 @@
+"""What ``easyproxy status`` says: from the admin server's answers to lines for a terminal. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from easyproxy.cli.text import latency, printable, size, span, table
+
+Json = dict[str, Any]
+
+_COLOURS = {
+    "ready": "green",
+    "ok": "green",
+    "down": "red",
+    "critical": "red",
+    "warning": "yellow",
+    "checking": "blue",
+}
+_SYMBOLS = {"ready": "✓", "ok": "✓", "down": "✗", "critical": "✗", "warning": "!", "checking": "…"}
+_ASCII = {"✓": "+", "✗": "x", "…": "~"}
+_INDENT = "  "
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the admin server said: ``/api/status``, ``/api/clients``, ``/api/sessions``."""
+
+    status: Json
+    clients: list[Json]
+    sessions: list[Json]
+
+
+def is_served(status: Json) -> bool:
+    """Whether every pool has a ready backend."""
+    return all(any(backend["state"] == "ready" for backend in pool["backends"]) for pool in status["pools"])
+
+
+def report(answers: Answers, *, rows: int | None = 10, ascii_only: bool = False) -> Iterator[str]:
+    """Yield the lines, with colours; whoever prints them strips those where they are not wanted.
+
+    Args:
+        answers: what is shown.
+        rows: how many clients and sessions are listed; None is all.
+        ascii_only: for terminals without Unicode.
+    """
+    lines = _lines(answers, rows)
+    yield from (_to_ascii(line) for line in lines) if ascii_only else lines
+
+
+def _to_ascii(line: str) -> str:
+    for symbol, plain in _ASCII.items():
+        line = line.replace(symbol, plain)
+    return line.encode("ascii", "replace").decode()
+
+
+def _lines(answers: Answers, rows: int | None) -> Iterator[str]:
+    status = answers.status
+    yield from _headline(status)
+    for pool in status["pools"]:
+        yield ""
+        yield from _pool(pool, status["now"])
+    yield ""
+    yield click.style("Listeners", bold=True)
+    yield from _indented(_listeners(status["listeners"]))
+    yield from _section("Clients", answers.clients, rows, _clients)
+    yield from _section("Sessions", answers.sessions, rows, _sessions)
+
+
+def _headline(status: Json) -> Iterator[str]:
+    headline = status["headline"]
+    symbol = _SYMBOLS.get(headline["level"], "?")
+    yield click.style(
+        f"{symbol} {printable(headline['title'])}", bold=True, fg=_COLOURS.get(headline["level"])
+    )
+    yield _INDENT + printable(headline["detail"])
+    parts = [f"{status['engine']} engine"]
+    if status["workers"]:
+        parts.append(_counted(status["workers"], "worker"))
+    if status["worker_restarts"]:
+        parts.append(f"{_counted(status['worker_restarts'], 'worker')} restarted")
+    parts += [f"up {span(status['now'] - status['started_at'])}", f"version {status['version']}"]
+    yield click.style(_INDENT + printable(", ".join(parts)), dim=True)
+
+
+def _pool(pool: Json, now: float) -> Iterator[str]:
+    ready = len([backend for backend in pool["backends"] if backend["state"] == "ready"])
+    about = [f"{ready} of {len(pool['backends'])} ready", pool["strategy"]]
+    if pool["check"]:
+        about.append(f"check: {pool['check']}")
+    if pool["queued"]:
+        about.append(f"{_counted(pool['queued'], 'client')} waiting")
+    yield click.style(f"Pool {printable(pool['name'])}", bold=True) + "  " + printable(", ".join(about))
+    headings = (
+        "STATE",
+        "FOR",
+        "BACKEND",
+        "ADDRESS",
+        "SESSIONS",
+        "SERVED",
+        "FROM/TO CLIENTS",
+        "ERRORS",
+        "PROBE",
+        "WHY",
+    )
+    rows = [_backend(backend, now) for backend in pool["backends"]]
+    yield from _indented(table(headings, rows, right=frozenset({1, 4, 5, 6, 7, 8})))
+    for backend in pool["backends"]:
+        if backend["last_error"]:
+            ago = span(now - backend["last_error_at"])
+            yield click.style(
+                f"{_INDENT}last error of {printable(backend['name'])}, {ago} ago: {printable(backend['last_error'])}",
+                dim=True,
+            )
+
+
+def _backend(backend: Json, now: float) -> tuple[str, ...]:
+    counters = backend["counters"]
+    errors = counters["connect_errors"] + counters["backend_resets"] + counters["timeouts"]
+    probe = backend["last_probe"]
+    state = backend["state"]
+    name = printable(backend["name"]) + (" (backup)" if backend["backup"] else "")
+    return (
+        click.style(f"{_SYMBOLS.get(state, '?')} {printable(state)}", fg=_COLOURS.get(state)),
+        span(now - backend["since"]),
+        name,
+        printable(backend["address"]),
+        _limited(counters["sessions"], backend["max_sessions"]),
+        str(counters["total"]),
+        f"{size(counters['bytes_from_client'])} / {size(counters['bytes_from_backend'])}",
+        click.style(str(errors), fg="red" if errors else None),
+        latency(probe["duration_s"]) if probe else "-",
+        printable(backend["reason"]),
+    )
+
+
+def _listeners(listeners: Sequence[Json]) -> list[str]:
+    rows = [
+        (
+            printable(listener["address"]),
+            printable(listener["pool"]),
+            _limited(listener["counters"]["sessions"], listener["max_sessions"]),
+            str(listener["counters"]["accepted"]),
+            str(listener["counters"]["refused"] + listener["counters"]["no_backend"]),
+        )
+        for listener in listeners
+    ]
+    return table(("ADDRESS", "POOL", "SESSIONS", "ACCEPTED", "TURNED AWAY"), rows, right=frozenset({2, 3, 4}))
+
+
+def _clients(clients: Sequence[Json]) -> list[str]:
+    rows = [
+        (
+            printable(client["address"]),
+            str(client["sessions"]),
+            size(client["bytes_from_client"]),
+            size(client["bytes_from_backend"]),
+        )
+        for client in clients
+    ]
+    return table(("ADDRESS", "SESSIONS", "SENT", "RECEIVED"), rows, right=frozenset({1, 2, 3}))
+
+
+def _sessions(sessions: Sequence[Json]) -> list[str]:
+    rows = [
+        (
+            printable(session["id"]),
+            printable(session["client"]),
+            printable(session["listener"]),
+            printable(session["backend"] or "-"),
+            printable(session["state"]),
+            span(session["age_s"]),
+            span(session["idle_s"]),
+            size(session["bytes_from_client"]),
+            size(session["bytes_from_backend"]),
+        )
+        for session in sessions
+    ]
+    headings = ("ID", "CLIENT", "LISTENER", "BACKEND", "STATE", "AGE", "IDLE", "SENT", "RECEIVED")
+    return table(headings, rows, right=frozenset({5, 6, 7, 8}))
+
+
+def _section(title: str, items: list[Json], rows: int | None, render: Any) -> Iterator[str]:  # noqa: ANN401 - a function
+    yield ""
+    yield click.style(title, bold=True) + f"  {len(items)}"
+    if not items:
+        return
+    yield from _indented(render(items[:rows]))
+    if rows is not None and len(items) > rows:
+        yield click.style(f"{_INDENT}and {len(items) - rows} more; --all lists them", dim=True)
+
+
+def _indented(lines: list[str]) -> Iterator[str]:
+    return (_INDENT + line for line in lines)
+
+
+def _limited(sessions: int, most: int) -> str:
+    return f"{sessions}/{most}" if most else str(sessions)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,82 @@
+"""Words, numbers and tables for a terminal. Pure: nothing here prints or knows the balancer."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+import click
+
+_SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def printable(text: object) -> str:
+    """Replace what a terminal would obey (escape sequences, newlines): names come from elsewhere."""
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char)[0] == "C" else char for char in str(text)
+    )
+
+
+def size(count: float) -> str:
+    """Render bytes with a unit.
+
+    >>> size(0), size(1536), size(5 * 2**30)
+    ('0 B', '1.5 KiB', '5.0 GiB')
+    """
+    step = 0
+    while count >= 1024 and step < len(_SIZES) - 1:
+        count /= 1024
+        step += 1
+    return f"{count:.0f} B" if step == 0 else f"{count:.1f} {_SIZES[step]}"
+
+
+def span(seconds: float) -> str:
+    """Render a length of time.
+
+    >>> span(5.4), span(200), span(7500), span(273600)
+    ('5 s', '3 min', '2 h 05 min', '3 d 4 h')
+    """
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole // 60 % 60:02d} min"
+    return f"{whole // 86400} d {whole // 3600 % 24} h"
+
+
+def latency(seconds: float) -> str:
+    """Render a short time.
+
+    >>> latency(0.00042), latency(0.0123), latency(1.5)
+    ('0.42 ms', '12 ms', '1.5 s')
+    """
+    milliseconds = seconds * 1000
+    if milliseconds >= 999.5:
+        return f"{seconds:.1f} s"
+    digits = 2 if milliseconds < 0.995 else 1 if milliseconds < 9.95 else 0
+    return f"{milliseconds:.{digits}f} ms"
+
+
+def table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()
+) -> list[str]:
+    """Align columns, two spaces apart; the columns in ``right`` to the right. The last one is not padded.
+
+    Cells may carry colours; their width is counted without.
+    """
+    lines = [[click.style(heading, dim=True) for heading in headings], *rows]
+    widths = [max(_width(line[column]) for line in lines) for column in range(len(headings))]
+
+    def pad(cell: str, column: int) -> str:
+        space = " " * (widths[column] - _width(cell))
+        if column in right:
+            return space + cell
+        return cell if column == len(headings) - 1 else cell + space
+
+    return ["  ".join(pad(cell, column) for column, cell in enumerate(line)).rstrip() for line in lines]
+
+
+def _width(cell: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in click.unstyle(cell))
