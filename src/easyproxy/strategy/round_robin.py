@@ -55,8 +55,8 @@ def turns(weights: Sequence[int]) -> list[int]:
     """Reduce weights to the number of turns of each backend in one sequence.
 
     Exact (divided by their common divisor) while the sum stays within ``MAX_LENGTH``, or ``MIN_TURNS`` for each
-    backend where there are many. Beyond that they are scaled down and rounded, at least one turn each: a share is then
-    wrong by at most half a turn, and a share below one turn becomes one turn.
+    backend where there are many. Beyond that they are scaled down and rounded to the nearest number of turns, and
+    whoever would get none gets one.
 
     >>> turns([100, 100, 50]), turns([25600, 1])
     ([2, 2, 1], [4096, 1])

@@ -18,6 +18,9 @@ from easyproxy.strategy.walk import walk
 POINTS = 256
 """Points of the heaviest backend. More of them balance better and take longer to build; docs/strategies.md has both."""
 
+_INDEX_BITS = 32
+_INDEX_MASK = (1 << _INDEX_BITS) - 1
+
 
 class SourceHash(Strategy):
     """Send a client to the backend whose point follows the client's hash on the ring.
@@ -38,18 +41,19 @@ class SourceHash(Strategy):
 
     def build(self, backends: Sequence[Backend]) -> None:
         """Lay out the ring; the points of backends that stay are kept from the last time."""
+        backends = sorted(backends, key=lambda backend: backend.id)
         known = self._series
         self._series = {backend.id: known.get(backend.id) or series(backend.id) for backend in backends}
         largest = max(backend.weight for backend in backends)
-        ring = [
-            (point, backend.id, backend)
-            for backend in backends
-            for point in self._series[backend.id][: max(1, round(POINTS * backend.weight / largest))]
-        ]
-        ring.sort(key=lambda entry: entry[:2])
-        self._backends = sorted(backends, key=lambda backend: backend.id)
-        self._points = [point for point, _, _ in ring]
-        self._owners = [backend for _, _, backend in ring]
+        # Point and owner share one integer: sorting plain integers takes a third of the time of sorting pairs.
+        ring: list[int] = []
+        for i, backend in enumerate(backends):
+            count = max(1, round(POINTS * backend.weight / largest))
+            ring += [point << _INDEX_BITS | i for point in self._series[backend.id][:count]]
+        ring.sort()
+        self._backends = backends
+        self._points = [entry >> _INDEX_BITS for entry in ring]
+        self._owners = [backends[entry & _INDEX_MASK] for entry in ring]
         self._owners.append(self._owners[0])  # past the last point the ring begins again
 
     def candidates(self, client: str) -> Iterator[Backend]:
