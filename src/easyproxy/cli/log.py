@@ -1,0 +1,40 @@
+"""How the log of a running balancer looks: for people, or one JSON object on each line. To standard error.
+
+The control plane writes through the standard library's logging; structlog gives it its form.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+
+def set_up(level: str, form: str) -> None:
+    """Send everything from ``level`` on to standard error, as ``text`` or ``json``."""
+    stamp = structlog.processors.TimeStamper(
+        fmt="iso" if form == "json" else "%Y-%m-%d %H:%M:%S", utc=form == "json"
+    )
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        stamp,
+    ]
+    last: structlog.typing.Processor
+    if form == "json":
+        shared += [structlog.processors.format_exc_info]
+        last = structlog.processors.JSONRenderer()
+    else:
+        last = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=20)
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("easyproxy").setLevel(level.upper())

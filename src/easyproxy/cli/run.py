@@ -1,0 +1,221 @@
+"""``easyproxy run``: serve until a signal ends it.
+
+Signals are nginx's: SIGTERM or Ctrl-C drains (a second one ends at once), SIGHUP loads the configuration again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from easyproxy.balancer import Balancer
+    from easyproxy.config.schema import Config
+
+log = logging.getLogger("easyproxy")
+
+EXIT_CONFIG = 2
+EXIT_FAILED = 1
+
+_EXAMPLES = """\b
+Examples:
+  easyproxy run easyproxy.yaml
+  easyproxy run --listen :3306 --backend 10.0.0.1:3306 --backend 10.0.0.2:3306
+  easyproxy run --listen 127.0.0.1:8080 --backend 127.0.0.1:8001 --check http --admin off
+
+\b
+Signals:
+  SIGHUP            load the configuration again; a wrong one changes nothing
+  SIGTERM, Ctrl-C   take no new sessions, let the others finish (drain_timeout); a second one ends at once
+
+\b
+Exit status: 0 ended as asked, 1 could not start (an address in use, ...), 2 wrong configuration or usage.
+"""
+
+
+@click.command("run", epilog=_EXAMPLES)
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option("--listen", multiple=True, metavar="ADDRESS", help="Accept clients here; may be repeated.")
+@click.option(
+    "--backend", multiple=True, metavar="ADDRESS", help="Send them to this server; may be repeated."
+)
+@click.option(
+    "--strategy", default=None, metavar="NAME", help="How a backend is chosen [default: round_robin]."
+)
+@click.option("--check", "check", default=None, metavar="TYPE", help="Health check: tcp, mysql, http, none.")
+@click.option("--admin", default=None, metavar="ADDRESS", help="Address of the status page, or off.")
+@click.option("--workers", default=None, metavar="N", help="Worker processes, or auto.")
+def command(
+    config: Path | None,
+    listen: tuple[str, ...],
+    backend: tuple[str, ...],
+    strategy: str | None,
+    check: str | None,
+    admin: str | None,
+    workers: str | None,
+) -> None:
+    """Run the balancer, from a configuration file or from options alone."""
+    from easyproxy.errors import ConfigError, EasyProxyError  # noqa: PLC0415 - see easyproxy.cli
+
+    options = {"strategy": strategy, "check": check, "admin": admin, "workers": workers}
+    try:
+        if config is not None:
+            if listen or backend or any(options.values()):
+                raise click.UsageError(
+                    "a configuration file and options do not go together; write them into the file"
+                )
+            loaded = _load(config)
+        else:
+            loaded = _from_options(listen, backend, options)
+        code = asyncio.run(serve(loaded, config))
+    except ConfigError as error:
+        click.echo(error, err=True)
+        sys.exit(EXIT_CONFIG)
+    except EasyProxyError as error:
+        click.echo(f"easyproxy: {error}", err=True)
+        sys.exit(EXIT_FAILED)
+    sys.exit(code)
+
+
+def _load(path: Path) -> Config:
+    from easyproxy.config.load import examine  # noqa: PLC0415
+    from easyproxy.engine.relay import RelayEngine  # noqa: PLC0415
+
+    loaded = examine(path, strategies=RelayEngine.strategies)
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return loaded.config
+
+
+def _from_options(
+    listen: tuple[str, ...], backend: tuple[str, ...], options: Mapping[str, str | None]
+) -> Config:
+    from easyproxy.config.load import from_dict  # noqa: PLC0415
+    from easyproxy.engine.relay import RelayEngine  # noqa: PLC0415
+
+    if not listen or not backend:
+        raise click.UsageError("name a configuration file, or at least one --listen and one --backend")
+    pool: dict[str, object] = {"backends": list(backend)}
+    if options["strategy"]:
+        pool["strategy"] = options["strategy"]
+    if options["check"]:
+        pool["check"] = {"type": options["check"]}
+    raw: dict[str, object] = {
+        "listeners": [{"bind": bind, "pool": "default"} for bind in listen],
+        "pools": {"default": pool},
+    }
+    if options["admin"]:
+        raw["admin"] = "off" if options["admin"] == "off" else {"bind": options["admin"]}
+    if options["workers"]:
+        raw["workers"] = int(options["workers"]) if options["workers"].isdigit() else options["workers"]
+    return from_dict(raw, strategies=RelayEngine.strategies)
+
+
+async def serve(config: Config, path: Path | None) -> int:
+    """Run until a signal ends it; return the exit status."""
+    from easyproxy.balancer import Balancer, worker_count  # noqa: PLC0415
+    from easyproxy.cli.log import set_up  # noqa: PLC0415
+    from easyproxy.control.limits import raise_descriptor_limit, shortage  # noqa: PLC0415
+
+    set_up(config.log.level, config.log.format)
+    if missing := shortage(config, worker_count(config), raise_descriptor_limit()):
+        log.warning("%s", missing)
+    loop = asyncio.get_running_loop()
+    stop, at_once, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def asked_to_stop() -> None:
+        (at_once if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked_to_stop)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    starting = asyncio.ensure_future(Balancer(config, workers="process").__aenter__())
+    if await _first(starting, stop) is not starting:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return 0
+    balancer = starting.result()
+    try:
+        _announce(balancer)
+        while await _first(stop, reload) is reload:
+            reload.clear()
+            await _reload(balancer, path)
+        log.info("draining", extra={"at_most_s": config.drain_timeout, "pid": os.getpid()})
+        drained = asyncio.ensure_future(balancer.drain())
+        if await _first(drained, at_once) is at_once:
+            drained.cancel()
+            log.warning("ending at once")
+    finally:
+        await balancer.stop()
+    log.info("ended")
+    return 0
+
+
+async def _first(*things: asyncio.Event | asyncio.Future[Balancer] | asyncio.Future[None]) -> object:
+    """Wait for the first of these events and futures, and return it."""
+    waits = {
+        asyncio.ensure_future(
+            thing.wait() if isinstance(thing, asyncio.Event) else asyncio.shield(thing)
+        ): thing
+        for thing in things
+    }
+    done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in pending:
+        wait.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    finished = done.pop()
+    finished.exception()  # looked at here; whoever asks the future itself gets it again
+    return waits[finished]
+
+
+def _announce(balancer: Balancer) -> None:
+    status = balancer.status()
+    for listener in status.listeners:
+        log.info("listening", extra={"address": listener.address, "pool": listener.pool})
+    for pool in status.pools:
+        ready = sum(backend.state == "ready" for backend in pool.backends)
+        level = logging.INFO if ready == len(pool.backends) else logging.WARNING
+        log.log(
+            level,
+            "pool",
+            extra={
+                "pool": pool.name,
+                "ready": f"{ready} of {len(pool.backends)}",
+                "strategy": pool.strategy,
+                "check": pool.check,
+            },
+        )
+    if balancer.admin_address is not None:
+        address = balancer.admin_address
+        where = str(address) if address.path else f"http://{address}/"
+        log.info("status page", extra={"address": where})
+    log.info("serving", extra={"workers": status.workers, "pid": os.getpid(), "version": status.version})
+
+
+async def _reload(balancer: Balancer, path: Path | None) -> None:
+    from easyproxy.errors import ConfigError, EasyProxyError  # noqa: PLC0415
+
+    if path is None:
+        log.warning("nothing to reload: started from options, without a file")
+        return
+    try:
+        await balancer.reload(path)
+    except ConfigError as error:
+        log.error(
+            "reload refused, nothing has changed", extra={"file": str(path), "errors": len(error.problems)}
+        )
+        for problem in error.problems:
+            log.error("%s", problem)
+    except EasyProxyError as error:
+        log.error("reload refused, nothing has changed: %s", error)
+    else:
+        log.info("reloaded", extra={"file": str(path)})

@@ -1,0 +1,48 @@
+"""Open files: raising the limit, and telling an operator when it cannot hold what the configuration allows."""
+
+from __future__ import annotations
+
+import resource
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from easyproxy.config.schema import Config
+
+_OWN = 100
+"""Descriptors of a worker that are no session's: sockets, pipes, libraries."""
+_PER_SESSION = 2
+
+
+def raise_descriptor_limit() -> int:
+    """Raise this process's soft limit of open files to the hard one (getrlimit(2)); return what is in force."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError):  # macOS refuses "unlimited"
+            return soft
+        soft = hard
+    return soft
+
+
+def shortage(config: Config, workers: int, limit: int) -> str:
+    """Say in words what is missing when the listeners' ``max_sessions`` need more than ``limit`` per worker.
+
+    >>> from easyproxy.config.load import from_dict
+    >>> listener = {"bind": "127.0.0.1:0", "pool": "p", "max_sessions": 5000}
+    >>> config = from_dict({"listeners": [listener], "pools": {"p": {"backends": ["127.0.0.1:1"]}}})
+    >>> shortage(config, workers=1, limit=1024)[:59]
+    '5000 sessions (max_sessions of all listeners) need about 10'
+    >>> shortage(config, workers=1, limit=20000)
+    ''
+    """
+    sessions = sum(listener.max_sessions for listener in config.listeners)
+    # The kernel spreads clients over the workers by hash, which is only about even.
+    needed = _OWN + int(_PER_SESSION * sessions / workers * (1.0 if workers == 1 else 1.2))
+    if limit < 0 or needed <= limit:  # RLIM_INFINITY is -1
+        return ""
+    return (
+        f"{sessions} sessions (max_sessions of all listeners) need about {needed} open files in each of "
+        f"{workers} workers, but the limit is {limit}; raise it (ulimit -n, or LimitNOFILE= in a systemd unit) or "
+        f"lower max_sessions. Beyond it new clients wait in the backlog."
+    )

@@ -1,0 +1,117 @@
+"""The status of the whole balancer, put together from the registry and the engine's counters. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from easyproxy import __version__
+from easyproxy.control.compose import rise
+from easyproxy.control.status import (
+    BackendStatus,
+    ClientStatus,
+    ListenerStatus,
+    PoolStatus,
+    ProbeStatus,
+    Status,
+)
+from easyproxy.engine.seam import BackendCounters, ListenerCounters
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from easyproxy.control.registry import Entry, Registry
+    from easyproxy.engine.seam import SessionInfo, Statistics
+
+
+def overview(
+    registry: Registry,
+    statistics: Statistics,
+    addresses: Mapping[str, str],
+    *,
+    engine: str,
+    started_at: float,
+    now: float,
+    clock: float,
+) -> Status:
+    """Put together everything at one moment; ``now`` since the epoch, ``clock`` of the registry's clock."""
+    config = registry.config
+    return Status(
+        version=__version__,
+        started_at=started_at,
+        now=now,
+        engine=engine,
+        workers=statistics.workers,
+        worker_restarts=statistics.worker_restarts,
+        listeners=tuple(
+            ListenerStatus(
+                name=listener.name,
+                address=addresses.get(listener.name, str(listener.bind)),
+                pool=listener.pool,
+                max_sessions=listener.max_sessions,
+                counters=statistics.listeners.get(listener.name, ListenerCounters()),
+            )
+            for listener in config.listeners
+        ),
+        pools=tuple(
+            PoolStatus(
+                name=name,
+                strategy=pool.strategy,
+                check=_check_words(pool.check.type, pool.check.interval),
+                queued=statistics.queued.get(name, 0),
+                backends=tuple(
+                    _backend(registry, entry, statistics, clock)
+                    for entry in registry.entries.values()
+                    if entry.pool == name
+                ),
+            )
+            for name, pool in config.pools.items()
+        ),
+        ends=dict(statistics.ends),
+        lost_reports=statistics.lost_reports,
+    )
+
+
+def _check_words(kind: str, interval_s: float) -> str:
+    return "no check" if kind == "none" else f"{kind} every {interval_s:g} s"
+
+
+def _backend(registry: Registry, entry: Entry, statistics: Statistics, clock: float) -> BackendStatus:
+    verdict, config = entry.verdict, entry.config
+    last = verdict.last
+    reason = verdict.reason if entry.is_checked else "no check is configured"
+    if entry.address is None:
+        reason = "its name cannot be resolved"
+    share = rise(registry.standing(entry.id), registry.config.pools[entry.pool].slow_start, clock)
+    return BackendStatus(
+        id=entry.id,
+        name=config.name,
+        address=str(entry.address or config.address),
+        state=entry.state,
+        since=verdict.since,
+        reason=reason,
+        weight=config.weight,
+        effective_weight=round(config.weight * share, 2),
+        max_sessions=config.max_sessions,
+        backup=config.backup,
+        last_probe=None
+        if last is None
+        else ProbeStatus(last.at, last.outcome.value, last.detail, last.duration_s),
+        last_error=verdict.last_error,
+        last_error_at=verdict.last_error_at,
+        counters=statistics.backends.get(entry.id, BackendCounters()),
+    )
+
+
+def clients_of(sessions: Iterable[SessionInfo]) -> list[ClientStatus]:
+    """Add up live sessions by client address, most sessions first."""
+    totals: dict[str, list[int]] = {}
+    for session in sessions:
+        host = session.client.rpartition(":")[0].strip("[]") or session.client
+        total = totals.setdefault(host, [0, 0, 0])
+        total[0] += 1
+        total[1] += session.bytes_from_client
+        total[2] += session.bytes_from_backend
+    return sorted(
+        (ClientStatus(address, *total) for address, total in totals.items()),
+        key=lambda client: (-client.sessions, client.address),
+    )
