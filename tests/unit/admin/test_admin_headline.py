@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+from admin_scene import backend, pool, status
+
+from easyproxy.admin.headline import summarise
+
+UP = backend("a")
+DOWN = backend("b", "down", "connection refused")
+NEW = backend("c", "checking", "no probe yet")
+NONE = pool(name="x")
+
+
+@pytest.mark.parametrize(
+    ("pools", "level", "title"),
+    [
+        ((pool(UP),), "ok", "The backend is ready"),
+        ((pool(UP, UP), pool(UP, name="x")), "ok", "All 3 backends ready"),
+        ((pool(UP, DOWN),), "warning", "1 of 2 backends down"),
+        ((pool(UP, DOWN, NEW),), "warning", "1 of 3 backends down"),
+        ((pool(UP, NEW),), "checking", "Checking 1 backend"),
+        ((pool(NEW, NEW),), "checking", "Checking 2 backends"),
+        ((pool(NEW, DOWN),), "checking", "Checking 1 backend"),
+        ((pool(DOWN),), "critical", "No backend is ready"),
+        ((pool(UP), pool(DOWN, name="x")), "critical", "Pool x has no ready backend"),
+        ((pool(DOWN), pool(DOWN, name="x")), "critical", "No pool has a ready backend"),
+        (
+            (pool(UP), pool(DOWN, name="x"), pool(DOWN, name="y")),
+            "critical",
+            "2 of 3 pools have no ready backend",
+        ),
+        ((NONE,), "warning", "No backends"),
+        ((pool(UP), NONE), "critical", "Pool x has no ready backend"),
+    ],
+)
+def test_one_sentence_says_how_it_stands(pools, level, title):
+    headline = summarise(status(*pools))
+    assert (headline.level, headline.title) == (level, title)
+
+
+def test_what_is_wrong_is_said_in_the_words_of_the_probe():
+    assert "b: connection refused" in summarise(status(pool(UP, DOWN))).detail
+    assert "b is down: connection refused" in summarise(status(pool(DOWN))).detail
+    assert "All 2 backends of web are down: connection refused" in summarise(status(pool(DOWN, DOWN))).detail
+    assert summarise(status(pool(UP, DOWN, DOWN, DOWN))).detail.endswith("; and 1 more.")
