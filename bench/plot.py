@@ -13,9 +13,9 @@ from bench.report import Row, Table, tables
 from bench.results import Results
 
 _COLUMNS = 2
-_WIDTH = 470
+_WIDTH = 480
 _GAP = 30
-_LABEL = 165
+_LABEL = 188
 _BAR = 18
 _STEP = 24
 _HEAD = 52

