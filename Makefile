@@ -1,0 +1,42 @@
+# The commands of this project. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help run test unit lint bench docs clean
+
+help: ## list the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+run: $(VENV)/.installed ## start the balancer before three small backends, and say what to try
+	@$(BIN)/easyproxy demo
+
+test: $(VENV)/.dev lint ## install what the tests need (Debian packages too, when root), run everything
+	tests/packages.sh
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -q
+
+unit: $(VENV)/.dev ## only the quick tests
+	$(BIN)/python -m pytest -q tests/unit
+
+lint: $(VENV)/.dev ## style, types, and the directions of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev ## compare with HAProxy, nginx, Envoy and Traefik in one run (docs/benchmarks.md)
+	$(BIN)/python -m bench
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+clean: ## remove what was built and installed here
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
