@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 import time
@@ -14,11 +15,12 @@ from easyproxy.errors import EasyProxyError
 from easyproxy.model import Address
 
 if TYPE_CHECKING:  # imported when the command runs: asyncio and pydantic would slow --help down
-    from easyproxy.control.status import BackendStatus, View
+    from collections.abc import Callable
+
+    from easyproxy.control.registry import Change
     from easyproxy.demo.stage import Actor, Stage
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_LOOK_EVERY_S = 0.2
 
 _EXAMPLES = """\b
 Examples:
@@ -74,7 +76,11 @@ def command(*, listen: Address, admin: Address, backends: int) -> None:
 async def _demo(listen: Address, admin: Address, count: int) -> None:
     from easyproxy import Balancer  # noqa: PLC0415 - see the module's imports
     from easyproxy.config.load import from_dict  # noqa: PLC0415
+    from easyproxy.control.limits import raise_descriptor_limit  # noqa: PLC0415
     from easyproxy.demo.stage import Stage  # noqa: PLC0415
+
+    raise_descriptor_limit()  # who tries it with wrk may want thousands of connections
+    _log_errors_only()
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -82,11 +88,9 @@ async def _demo(listen: Address, admin: Address, count: int) -> None:
         loop.add_signal_handler(number, stop.set)
     async with Stage(list(_LETTERS[:count]), _say_return) as stage:
         config = from_dict(configuration(listen, admin, {actor.name: actor.port for actor in stage.actors}))
-        async with Balancer(config, workers="process") as balancer:
+        async with Balancer(config, workers="process", on_change=Announcer(_say)):
             click.echo(introduction(listen, admin, stage))
-            watching = asyncio.create_task(watch(balancer))
             await stop.wait()
-            watching.cancel()
             click.echo("\nGood-bye.")
 
 
@@ -146,28 +150,29 @@ def _reachable(address: Address) -> Address:
     return address if address.host not in {"", "0.0.0.0", "::"} else Address("127.0.0.1", address.port)  # noqa: S104
 
 
-async def watch(view: View) -> None:
-    """Print a line whenever a backend leaves or returns, until cancelled."""
-    before: dict[str, str] = {}
-    while True:
-        for pool in view.status().pools:
-            for backend in pool.backends:
-                line = change(before.get(backend.id), backend)
-                if line:
-                    _say(line)
-                before[backend.id] = backend.state
-        await asyncio.sleep(_LOOK_EVERY_S)
+class Announcer:
+    """Says when a backend leaves and when it returns. Give it to the balancer as ``on_change``."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._gone: set[str] = set()
+
+    def __call__(self, change: Change) -> None:
+        """Say it, unless it is a backend's first good news."""
+        name = change.backend.rpartition("/")[2]
+        if change.state == "down":
+            self._gone.add(name)
+            self._say(click.style(f"{name} left", fg="red") + f": {change.reason}")
+        elif change.state == "ready" and name in self._gone:
+            self._gone.remove(name)
+            self._say(click.style(f"{name} is back", fg="green") + f": {change.reason}")
 
 
-def change(before: str | None, backend: BackendStatus) -> str:
-    """Say what happened to a backend since its state was ``before``; empty when nothing did."""
-    if backend.state == before:
-        return ""
-    if backend.state == "down":
-        return click.style(f"{backend.name} left", fg="red") + f": {backend.reason}"
-    if backend.state == "ready" and before is not None:
-        return click.style(f"{backend.name} is back", fg="green") + f": {backend.reason}"
-    return ""
+def _log_errors_only() -> None:
+    # What the log says about backends, the announcer says more shortly.
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.ERROR)
+    logging.getLogger("easyproxy").addHandler(handler)
 
 
 def _say_return(actor: Actor) -> None:

@@ -13,6 +13,7 @@ import pytest
 from easyproxy.admin.server import AdminServer
 from easyproxy.model import Address
 
+LOOPBACK = Address("127.0.0.1", 0)
 sys.path.append(str(Path(__file__).parents[1] / "admin"))  # the scene is the admin server's
 
 
@@ -27,9 +28,7 @@ def scene():
 def serve(scene):
     """Start admin servers: serve(address, **options) returns the real address."""
     with contextlib.ExitStack() as stack:
-        yield lambda bind=Address("127.0.0.1", 0), **options: stack.enter_context(
-            _serving(scene, bind, options)
-        )
+        yield lambda bind=LOOPBACK, **options: stack.enter_context(_serving(scene, bind, options))
 
 
 @contextlib.contextmanager

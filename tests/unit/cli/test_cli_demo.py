@@ -3,14 +3,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from click import unstyle
 
-from easyproxy.cli.demo import change, configuration, introduction
+from easyproxy.cli.demo import Announcer, configuration, introduction
 from easyproxy.config.load import from_dict
+from easyproxy.control.registry import Change
 from easyproxy.model import Address
-
-
-def backend(state, reason="because"):
-    return SimpleNamespace(state=state, name="b", reason=reason)
 
 
 def test_the_demo_runs_a_configuration_that_the_loader_accepts():
@@ -21,21 +19,12 @@ def test_the_demo_runs_a_configuration_that_the_loader_accepts():
     assert [one.name for one in config.pools["demo"].backends] == ["a", "b"]
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "said"),
-    [
-        (None, "ready", ""),
-        ("checking", "checking", ""),
-        ("ready", "ready", ""),
-        ("ready", "down", "b left: because"),
-        (None, "down", "b left: because"),
-        ("down", "ready", "b is back: because"),
-    ],
-)
-def test_only_leaving_and_returning_is_said(before, after, said):
-    from click import unstyle  # noqa: PLC0415
-
-    assert unstyle(change(before, backend(after))) == said
+def test_only_leaving_and_returning_is_said():
+    said = []
+    announce = Announcer(lambda line: said.append(unstyle(line)))
+    for state in ("ready", "down", "ready", "ready", "down"):
+        announce(Change("demo/b", state, "because"))
+    assert said == ["b left: because", "b is back: because", "b left: because"]
 
 
 @pytest.mark.parametrize(
