@@ -115,7 +115,7 @@ async def test_an_endless_answer_is_cut_off():
     async with serving(talk) as address:
         with pytest.raises(ProbeFailed, match="not found in the first 64 KiB"):
             await probe(address, TcpCheck(expect="never"))
-        assert await probe(address, TcpCheck()) == "connected"
+        assert await probe(address, TcpCheck(send="x")) == "connected"
 
 
 async def test_a_reset_is_a_reset():
@@ -136,7 +136,8 @@ async def test_a_content_probe_ends_with_fin_and_the_server_never_sees_a_reset(g
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             writer.write(greeting)
-            ends.put_nowait(await reader.read())
+            assert await reader.read() in {b"", b"x"}
+            ends.put_nowait(b"")
             writer.write(b"bye\r\n")  # what arrives after a full close would be answered by RST
             await writer.drain()
             writer.write_eof()
@@ -146,7 +147,7 @@ async def test_a_content_probe_ends_with_fin_and_the_server_never_sees_a_reset(g
 
     async with serving(talk) as address:
         for _ in range(20):
-            await probe(address, TcpCheck())
+            await probe(address, TcpCheck(expect=greeting[:4].decode(), send="" if greeting else "x"))
             assert [await ends.get(), await ends.get()] == [b"", b""]
 
 
@@ -157,9 +158,49 @@ async def test_a_server_that_keeps_its_side_open_does_not_spoil_the_success():
         await done.wait()
 
     async with serving(talk) as address:
-        seen = await look(address, TcpCheck(), timeout_s=0.3)
+        seen = await look(address, TcpCheck(send="x"), timeout_s=0.3)
         done.set()
         assert seen.outcome is Outcome.SUCCESS
+
+
+@pytest.mark.skipif(
+    not hasattr(socket, "TCP_QUICKACK"), reason="only Linux can hold back the handshake's last ACK"
+)
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_a_plain_probe_never_reaches_the_server_s_program(host):
+    """Behaviour 26."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as server:
+        address = Address(host, server.getsockname()[1])
+        for _ in range(100):
+            assert await probe(address, TcpCheck()) == "connected"
+        # A connection made now is the first one that accept sees: the probes are not in the queue before it.
+        with socket.create_connection((host, address.port)) as client:
+            accepted, peer = server.accept()
+            accepted.close()
+            assert peer[1] == client.getsockname()[1]
+
+
+async def test_a_plain_probe_whose_last_ack_has_left_ends_with_fin(monkeypatch):
+    """Behaviour 26: the way of every system but Linux, and of a Linux that was too busy."""
+    monkeypatch.setattr("easyproxy.health.checks.knock._QUICKACK", None)
+    ends: asyncio.Queue[bytes | ConnectionError] = asyncio.Queue()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(b"220 hello\r\n")
+            ends.put_nowait(await reader.read())
+            writer.write(b"221 bye\r\n")
+            await writer.drain()
+            writer.write_eof()
+            ends.put_nowait(await reader.read())
+        except ConnectionError as error:
+            ends.put_nowait(error)
+
+    async with serving(talk) as address:
+        for _ in range(20):
+            assert await probe(address, TcpCheck()) == "connected"
+            assert [await ends.get(), await ends.get()] == [b"", b""]
 
 
 def test_a_character_that_is_no_byte_is_refused():

@@ -10,11 +10,6 @@ from easyproxy.engine.seam import Outcome
 from easyproxy.errors import ProbeFailed
 from easyproxy.health.checks.base import plain
 
-LOCAL_ERRORS = frozenset(
-    {errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
-)
-"""This machine ran out of something. That says nothing about a backend and must never take one down."""
-
 _UNREACHABLE = {
     errno.EHOSTUNREACH: "no route to the host",
     errno.ENETUNREACH: "the network is unreachable",
@@ -31,11 +26,6 @@ _KINDS: tuple[tuple[type[BaseException], Outcome, str], ...] = (
     (BrokenPipeError, Outcome.RESET, _RESET),
     (EOFError, Outcome.RESET, "the backend closed the connection before it answered"),
 )
-
-
-def is_local(error: BaseException) -> bool:
-    """Tell whether the error is this machine's own shortage, so that it is no observation of a backend."""
-    return isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno in LOCAL_ERRORS
 
 
 def diagnose(error: BaseException) -> tuple[Outcome, str]:

@@ -19,7 +19,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from easyproxy.engine.seam import Observation, Outcome
 from easyproxy.errors import ProbeFailed
 from easyproxy.health.checks.base import Check, Target, plain
-from easyproxy.health.diagnosis import diagnose, is_local
+from easyproxy.health.checks.shortage import is_local
+from easyproxy.health.diagnosis import diagnose
 from easyproxy.health.schedule import pause_s, second_pause_s
 
 __all__ = ["Check", "Monitor", "Target"]

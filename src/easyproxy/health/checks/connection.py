@@ -50,8 +50,11 @@ class Connection:
         Raises:
             TimeoutError: nothing came before the deadline.
         """
-        async with asyncio.timeout_at(self.deadline):
-            return await self.reader.read(limit)
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                return await self.reader.read(limit)
+        except TimeoutError:
+            raise TimeoutError("connected, but no answer came in time") from None
 
     async def _farewell(self) -> None:
         """Say that we are done, and read until the server is done too, for a short time."""

@@ -1,4 +1,7 @@
-"""The TCP check: it connects, and if asked sends something and expects something. Works for any protocol."""
+"""The TCP check: it connects, and if asked sends something and expects something. Works for any protocol.
+
+Without anything to send or expect it only knocks: the server's program never sees a connection.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ from dataclasses import dataclass
 
 from easyproxy.errors import ProbeFailed
 from easyproxy.health.checks.base import Check, Target, plain
-from easyproxy.health.checks.connection import Connection, Tls, connect
+from easyproxy.health.checks.connection import SHARE, Connection, Tls, connect
+from easyproxy.health.checks.knock import knock
 
 ANSWER_BYTES = 64 * 1024
 """How much of an answer is searched for what is expected."""
@@ -45,7 +49,10 @@ class TcpCheck(Check):
                 ) from None
 
     async def probe(self, target: Target) -> str:
-        """Connect, converse, part. Returns ``connected`` or the answer's beginning."""
+        """Knock, or connect, converse and part. Returns ``connected`` or the answer's beginning."""
+        if not (self.send or self.expect or self.tls or target.address.path):
+            await knock(target.address, target.timeout_s * SHARE)
+            return "connected"
         tls = Tls(self.tls_verify, self.tls_ca, self.server_name) if self.tls else None
         async with connect(target, tls) as connection:
             if self.send:
@@ -68,7 +75,7 @@ class TcpCheck(Check):
                 data = await connection.read_some()
             except TimeoutError:
                 if not answer:
-                    raise TimeoutError("connected, but no answer came in time") from None
+                    raise
                 data = b""
             if not data:
                 got = repr(plain(bytes(answer[:1024]))) if answer else "the end of the connection"
