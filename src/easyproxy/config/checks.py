@@ -24,7 +24,7 @@ from easyproxy.config.document import shown
 from easyproxy.config.fields import Custom, Duration, Fraction, Switch, Text, Whole, wrong
 from easyproxy.config.words import format_duration
 
-CUSTOM_PATTERN = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+CUSTOM_PATTERN = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 """A class of the user's own: ``package.module:Class``."""
 
 CHECK_TYPES = ("tcp", "http", "exec", "mysql", "none")
@@ -53,7 +53,9 @@ def _status(value: object) -> str:
     )
     found = []
     for part in parts:
-        text = str(part).strip() if isinstance(part, str | int) and not isinstance(part, bool) else ""
+        text = part.strip() if isinstance(part, str) else ""
+        if isinstance(part, int) and 100 <= part <= 599:
+            text = str(part)
         match = re.fullmatch(r"([1-5][0-9]{2})(?:\s*-\s*([1-5][0-9]{2}))?", text, re.ASCII)
         if not match:
             raise wrong(f"{shown(part)} is not an HTTP status; write 200, 200-399 or a list of these")

@@ -14,15 +14,16 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_core import PydanticCustomError
 
+from easyproxy.config.addresses import BackendAddress, ListenAddress
 from easyproxy.config.checks import Settings, TcpCheckSettings
 from easyproxy.config.cross import collide, is_private
 from easyproxy.config.document import Document, path_text, shown
-from easyproxy.config.fields import BackendAddress, ListenAddress, Text, Whole, Word
+from easyproxy.config.fields import Text, Whole, Word
 from easyproxy.config.schema import AdminConfig, BackendConfig, Config, ListenerConfig, PoolConfig, PoolName
-from easyproxy.config.strategies import OLD_NAMES
 from easyproxy.config.words import listing, nearest
 from easyproxy.errors import Problem
 from easyproxy.model import Address
+from easyproxy.strategy import ALIASES
 
 _KEYS = ("service", "host", "port", "webport", "strategy", "heartbeat", "maxprocessor", "backends")
 _NEW_KEYS = frozenset({"listeners", "pools", "admin", "workers", "drain_timeout", "log"})
@@ -45,7 +46,7 @@ class OldFile(Settings):
     host: Host = ""
     port: Port
     webport: Port = 7259
-    strategy: Annotated[str, Word(tuple(sorted({*OLD_NAMES, "random"})))] = "poll"
+    strategy: Annotated[str, Word(tuple(sorted({*ALIASES, "random"})))] = "poll"
     heartbeat: Annotated[int, Whole(1, 86400)] = 2
     maxprocessor: Annotated[int, Whole(1, 256)] = 1
     backends: Annotated[tuple[OldBackend, ...], Field(min_length=1, max_length=65536)]
@@ -111,7 +112,7 @@ def convert(old: OldFile) -> Config:
     bind = _address(old.host, old.port)
     admin = Address(bind.host if is_private(bind) else "127.0.0.1", old.webport)
     pool = PoolConfig(
-        strategy=OLD_NAMES.get(old.strategy, old.strategy),
+        strategy=ALIASES.get(old.strategy, old.strategy),
         check=TcpCheckSettings.model_validate({"interval": timedelta(seconds=old.heartbeat)}),
         backends=tuple(
             BackendConfig(address=_address(backend.host, backend.port)) for backend in old.backends

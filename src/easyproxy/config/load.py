@@ -117,11 +117,11 @@ def _judge(document: Document, raw: dict[str, object], strategies: frozenset[str
 
 
 def _warnings(document: Document, raw: object) -> tuple[Problem, ...]:
-    found = cross.warnings(raw)
-    return tuple(
+    problems = [
         Problem(document.where(document.mark(item.path, key=True)), path_text(item.path), item.message)
-        for item in found
-    )
+        for item in cross.warnings(raw)
+    ]
+    return tuple(in_order(problems))
 
 
 def _judge_legacy(document: Document, raw: dict[str, object]) -> Loaded:

@@ -22,14 +22,13 @@ from pydantic import (
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails
 
 from easyproxy.config import cross
+from easyproxy.config.addresses import BackendAddress, ListenAddress
 from easyproxy.config.checks import Check, Settings, TcpCheckSettings
 from easyproxy.config.document import shown
 from easyproxy.config.fields import (
-    BackendAddress,
     Custom,
     Duration,
     JsonSchema,
-    ListenAddress,
     Switch,
     Text,
     Token,

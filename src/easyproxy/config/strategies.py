@@ -13,18 +13,9 @@ from easyproxy.config.checks import CUSTOM_PATTERN
 from easyproxy.config.document import shown
 from easyproxy.config.fields import JsonSchema, Kind, wrong
 from easyproxy.config.words import listing, nearest
+from easyproxy.strategy import ALIASES, BUILTIN, ENTRY_POINTS
 
-STRATEGIES = (
-    "round_robin",
-    "random",
-    "source_hash",
-    "least_connections",
-    "power_of_two",
-    "maglev",
-    "first",
-)
-OLD_NAMES = {"poll": "round_robin", "iphash": "source_hash"}
-ENTRY_POINTS = "easyproxy.strategies"
+STRATEGIES = tuple(BUILTIN)
 # What other balancers call them; too far for a comparison of letters.
 _ELSEWHERE = {
     "rr": "round_robin",
@@ -64,7 +55,7 @@ class Strategy(Kind):
         )
         if not isinstance(value, str):
             raise wrong(f"{shown(value)} is not a strategy; write {listing(names)}")
-        name = OLD_NAMES.get(value, value)
+        name = ALIASES.get(value, value)
         if name in names or re.fullmatch(CUSTOM_PATTERN, name):
             return name
         if name in STRATEGIES:
@@ -73,7 +64,7 @@ class Strategy(Kind):
         if name in installed:
             return name
         near = _ELSEWHERE.get(value.lower().replace("-", "_")) or nearest(
-            value, [*names, *OLD_NAMES, *installed]
+            value, [*names, *ALIASES, *installed]
         )
         hint = (
             f"did you mean {near}?"
@@ -86,7 +77,7 @@ class Strategy(Kind):
         """Offer the names; allow classes and installed ones."""
         return {
             "anyOf": [
-                {"enum": [*STRATEGIES, *OLD_NAMES]},
+                {"enum": [*STRATEGIES, *ALIASES]},
                 {"type": "string", "description": "module:Class, or the name of an installed entry point."},
             ]
         }
