@@ -1,0 +1,108 @@
+"""Which engines there are, what the suite claims, and which claims an engine cannot keep, with the reason.
+
+To add an engine: one entry in ``ENGINES``. A test carries the numbers of its claims with ``@behaviour(...)``, and is
+skipped for an engine that declares one of them as an exception.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+
+from easyproxy.engine.relay import RelayEngine
+from easyproxy.engine.seam import Engine
+
+CLAIMS: Mapping[int | str, str] = {
+    1: "a backend may speak first",
+    2: "data and FIN in one segment",
+    3: "half-close, then 50 MiB the other way",
+    4: "data and FIN before the backend connection stands",
+    5: "a slow reader loses nothing and costs no memory",
+    6: "what a closed client has sent is delivered when the backend resumes",
+    7: "1 GiB both ways at once",
+    8: "a reset is passed on as a reset, with its reason",
+    9: "a reset after FIN cuts nothing that is owed",
+    10: "a client that gives up cancels the connect",
+    11: "10,000 connect-and-close leave nothing over",
+    12: "no ready backend: reset at once",
+    13: "a failed connect is tried elsewhere, and only before a byte was forwarded",
+    14: "connect, idle, half-closed and life timeouts",
+    15: "vanished peers are reaped",
+    16: "running out of descriptors pauses accepting and nothing else",
+    17: "used-up ports are not the backend's fault",
+    18: "a listener's max_sessions",
+    19: "a backend's max_sessions, and the queue",
+    20: "thousands of slow clients do not slow a good one",
+    21: "thousands of idle sessions and their memory",
+    24: "refused connects of live traffic are observed",
+    27: "the distribution of every strategy",
+    28: "sessions of a backend that went down can be ended, or left",
+    29: "reloads under a stream of new connections",
+    30: "a reload keeps every session on its backend",
+    32: "a killed worker costs only its own sessions",
+    34: "draining",
+    "unix": "listeners and backends at unix sockets",
+    "ipv6": "IPv6 on either side",
+    "counters": "every session and byte is accounted for",
+    "operator": "sessions are listed, and closed on demand",
+    "snapshots": "snapshots are whole, idempotent, all or nothing",
+}
+"""By number of the list of behaviours; a word for what the list takes for granted."""
+
+behaviour = pytest.mark.behaviour
+"""``@behaviour(13)``: the claims that a test proves, keys of ``CLAIMS``."""
+
+NO_WORKERS = "has no worker processes: it lives in the thread of the program"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One engine of the suite.
+
+    Attributes:
+        make: an engine that is not started.
+        processes: the processes whose descriptors, memory and CPU time are the engine's, once it is started.
+        is_apart: none of them is the test's own process, so that they can be measured alone.
+        bulk: mebibytes for the largest transfer; the full GiB once is enough.
+        exceptions: claims that it cannot keep, with the reason.
+    """
+
+    name: str
+    make: Callable[[], Engine]
+    processes: Callable[[Engine], list[int]]
+    is_apart: bool
+    bulk: int = 64
+    exceptions: Mapping[int | str, str] = field(default_factory=dict)
+
+
+def _own_process(_: Engine) -> list[int]:
+    return [os.getpid()]
+
+
+ENGINES = (
+    Entry(
+        name="relay-thread",
+        make=lambda: RelayEngine(workers=1, processes=False),
+        processes=_own_process,
+        is_apart=False,
+        exceptions={32: NO_WORKERS},
+    ),
+    Entry(
+        name="relay-process",
+        make=lambda: RelayEngine(workers=2),
+        processes=lambda engine: cast("RelayEngine", engine).worker_pids(),
+        is_apart=True,
+        bulk=1024,
+    ),
+    Entry(
+        name="relay-portable",
+        make=lambda: RelayEngine(workers=1, processes=False, portable=True),
+        processes=_own_process,
+        is_apart=False,
+        exceptions={32: NO_WORKERS},
+    ),
+)
