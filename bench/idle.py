@@ -13,8 +13,10 @@ from bench.topology import Topology
 _REST_S = 1.0  # buffers that are given back after use, are given back by then
 
 
-def kib_per_session(topology: Topology, process: int, port: int, count: int) -> float:
-    """Open ``count`` sessions through a balancer and return its growth in KiB for each (PSS of all its processes).
+def memory_kib(topology: Topology, process: int, port: int, count: int) -> tuple[int, int]:
+    """Open ``count`` sessions through a balancer and return its memory in KiB before and with them.
+
+    It is the PSS of all its processes.
 
     Raises:
         ProgramFailed: the sessions could not all be opened and used.
@@ -36,7 +38,7 @@ def kib_per_session(topology: Topology, process: int, port: int, count: int) -> 
         if line.strip() != f"open {count}":
             raise ProgramFailed(f"idle sessions: {last_line(line + client.stdout.read())}")
         time.sleep(_REST_S)
-        return (accounting.memory_kib(process) - before) / count
+        return before, accounting.memory_kib(process)
     finally:
         for pipe in (client.stdin, client.stdout):
             if pipe is not None:

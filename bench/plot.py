@@ -19,7 +19,7 @@ _LABEL = 188
 _BAR = 18
 _STEP = 24
 _HEAD = 52
-_VALUE = 58  # room for the number behind the longest bar
+_VALUE = 44  # the column of numbers on the right
 
 _STYLE = """
 text { font: 12px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #24292f }
@@ -126,6 +126,7 @@ def _panel(title: str, note: str, bars: Sequence[Bar]) -> str:
         if span:
             low, high = (_LABEL + edge * scale for edge in span)
             parts.append(f'<line class="span" x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}"/>')
-            end = max(end, high)
-        parts.append(f'<text class="value{mark}" x="{end + 6:.1f}" y="{middle + 4}">{value}</text>')
+        parts.append(
+            f'<text class="value{mark}" x="{_WIDTH}" y="{middle + 4}" text-anchor="end">{value}</text>'
+        )
     return "".join(parts)

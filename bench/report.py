@@ -12,6 +12,8 @@ from bench.method import Burst, Ratio
 from bench.peers import DIRECT, SUBJECT
 from bench.results import Results, Sample
 
+BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -109,6 +111,19 @@ def markdown(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def insert(document: str, rendered: str) -> str:
+    """Put a rendered report between the two marks of a document, in the place of the former one.
+
+    Raises:
+        ValueError: the document lacks the marks.
+    """
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"no {BEGIN} and {END} to write between")
+    return f"{before}{begin}\n\n{rendered.strip()}\n\n{end}{after}"
+
+
 def summary(results: Results, worked_out: Sequence[Table]) -> str:
     """Render the one table for a front page: every scenario, every peer, its rate relative to the best other balancer."""
     peers = [peer for peer in results.titles if peer != DIRECT]
@@ -145,10 +160,12 @@ def _scenario(results: Results, table: Table) -> str:
 
 
 def _idle(results: Results) -> str:
-    lines = _header(["idle sessions", "sessions", "KiB per session"])
+    lines = _header(["idle sessions", "sessions", "KiB per session", "MiB without sessions"])
     for one in results.idle:
         value = f"failed: {one.failure}" if one.kib is None else f"{one.kib:.2f}"
-        lines.append(_line([results.titles[one.peer], str(one.sessions), value]))
+        lines.append(
+            _line([results.titles[one.peer], str(one.sessions), value, _number(one.empty_mib or None)])
+        )
     return "\n".join(lines)
 
 

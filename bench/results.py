@@ -29,11 +29,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Memory for each of ``sessions`` idle sessions. ``kib`` is None when it failed."""
+    """Memory for each of ``sessions`` idle sessions, and of the balancer without them. ``kib`` is None when it failed."""
 
     peer: str
     sessions: int
     kib: float | None
+    empty_mib: float = 0.0
     failure: str = ""
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import accounting, method
-from bench.idle import kib_per_session
+from bench.idle import memory_kib
 from bench.peers import DIRECT, SUBJECT
 from bench.programs import ProgramFailed, output_of
 from bench.results import Idle, Results, Sample
@@ -115,12 +115,13 @@ class _Load:
 
 def _idle(topology: Topology, one: Running, count: int) -> Idle:
     try:
-        kib = kib_per_session(topology, one.process, one.port("hold"), count)
+        empty, full = memory_kib(topology, one.process, one.port("hold"), count)
     except ProgramFailed as failure:
         progress(f"{count} idle sessions: {one.name} FAILED ({failure})")
-        return Idle(one.name, count, None, str(failure))
+        return Idle(one.name, count, None, failure=str(failure))
+    kib = (full - empty) / count
     progress(f"{count} idle sessions: {one.name} {kib:.2f} KiB each")
-    return Idle(one.name, count, round(kib, 3))
+    return Idle(one.name, count, round(kib, 3), round(empty / 1024, 1))
 
 
 def anchor_of(names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ def results():
         titles={"direct": "no balancer", "easyproxy": "EasyProxy <1>", "fast": "Fast", "slow": "Slow"},
         missing={"gone": "not to be had"},
         scenarios={"s": {"title": "a scenario", "unit": "requests/s", "operation": "request"}},
-        idle=[Idle("easyproxy", 8000, 1.2), Idle("fast", 8000, None, "refused")],
+        idle=[Idle("easyproxy", 8000, 1.2, 60.0), Idle("fast", 8000, None, failure="refused")],
     )
     for number, speed in enumerate([1.0, 0.5]):  # the machine halves its speed after the first round
         rates = {"direct": 4000, "easyproxy": 1100, "fast": 1000, "slow": 500}
@@ -56,6 +56,18 @@ def test_what_was_left_out_or_failed_is_named(results):
 def test_a_report_of_the_written_file_is_the_report_of_the_run(results, tmp_path):
     results.write(tmp_path / "r.json")
     assert report.markdown(read(tmp_path / "r.json")) == report.markdown(results)
+
+
+def test_a_report_takes_the_place_of_the_former_one_and_of_nothing_else():
+    document = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    once = report.insert(document, "new\n")
+    assert once == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
+    assert report.insert(once, "new\n") == once
+
+
+def test_a_document_without_a_place_for_the_report_is_refused():
+    with pytest.raises(ValueError, match="to write between"):
+        report.insert("no marks", "new")
 
 
 def test_a_file_of_another_format_is_refused(tmp_path):
