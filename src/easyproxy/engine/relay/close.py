@@ -37,8 +37,12 @@ _RESETS = {
 
 
 def socket_of(fd: int) -> raw_socket:
-    """Wrap a descriptor for the calls that ``os`` does not have; detach it when it shall stay open."""
-    return raw_socket(fileno=fd)
+    """Wrap a descriptor for the calls that ``os`` does not have; detach it when it shall stay open.
+
+    All three arguments are given so that CPython asks the kernel for none of them; whatever the family, the calls
+    that are made on it take no address.
+    """
+    return raw_socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
 
 
 def happened(core: Core, session: Session, event: Event) -> None:
