@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from easyproxy.control.registry import Change
     from easyproxy.engine.seam import SessionEnd
 
-LINES_PER_SECOND = 100
+LINES_PER_SECOND = 20
 """Lines about single sessions; what is more is counted and told in one line."""
 
 log = logging.getLogger("easyproxy")
