@@ -54,12 +54,10 @@ def happened(core: Core, session: Session, event: Event) -> None:
         return
     if transition.client is Ending.FIN:
         client = socket_of(session.client_fd)
-        with contextlib.suppress(OSError):  # reset meanwhile: its own event follows
-            client.shutdown(socket.SHUT_WR)
+        _pass_fin(client)
         client.detach()
     elif transition.backend is Ending.FIN and session.socket is not None:
-        with contextlib.suppress(OSError):
-            session.socket.shutdown(socket.SHUT_WR)
+        _pass_fin(session.socket)
     outbound, inbound = session.outbound, session.inbound
     if outbound is None or inbound is None:
         return
@@ -73,6 +71,13 @@ def happened(core: Core, session: Session, event: Event) -> None:
     limit = session.listener.listener.half_closed_timeout_s
     if limit and session.tick and core.wheel.is_later(session, core.now + limit):
         core.wheel.place(session, core.now + limit)
+
+
+def _pass_fin(sock: raw_socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:  # reset meanwhile: its own event follows
+        return
 
 
 def cut(core: Core, session: Session, event: Event, detail: str = "") -> None:
@@ -107,7 +112,8 @@ def _close(core: Core, session: Session, transition: Transition, detail: str) ->
 
 def _end(core: Core, fd: int, ending: Ending, session: Session) -> None:
     core.handlers[fd] = None
-    core.poller.forget(fd)
+    if not core.is_edge_triggered:
+        core.poller.forget(fd)
     if ending is Ending.CLOSE:
         core.closing.append(fd)
         return
@@ -165,7 +171,7 @@ def _account(
     listener = session.listener
     backend = session.backend
     counters.give(listener.slot)
-    core.cells[counters.base(c.ENDS_SLOT) + _REASON_INDEX[reason]] += 1
+    core.cells[core.ends_cell + _REASON_INDEX[reason]] += 1
     if backend is not None:
         counters.give(backend.slot)
         field = _RESETS.get(reason)

@@ -39,6 +39,7 @@ class Core:
         self.generation = generation
         self.counters = counters
         self.cells = counters.cells
+        self.ends_cell = counters.base(ENDS_SLOT)  # where this worker counts session ends by reason
         self.is_edge_triggered = has_epoll() and not portable
         self.poller: Poller = EdgePoller() if self.is_edge_triggered else LevelPoller()
         self.can_splice = self.is_edge_triggered
@@ -69,7 +70,7 @@ class Core:
         if len(self.reports) < MAX_REPORTS:
             self.reports.append(report)
         else:
-            self.cells[self.counters.base(ENDS_SLOT) + E_LOST] += 1
+            self.cells[self.ends_cell + E_LOST] += 1
 
     def session_id(self, number: int) -> str:
         """Name a session: unique over workers and their successors."""

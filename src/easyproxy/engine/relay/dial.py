@@ -152,7 +152,8 @@ class Dial:
             session.backend = backend
             session.socket = sock
             core.handle(sock.fileno(), self)
-            core.poller.refresh(session)
+            if not core.is_edge_triggered:
+                core.poller.refresh(session)
             self._place()
             return True
         core.counters.give(backend.slot)

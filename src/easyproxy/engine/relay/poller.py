@@ -10,11 +10,14 @@ would report a blocked peer for ever. ``refresh`` does that, and is empty for ep
 
 from __future__ import annotations
 
+import functools
 import select
 import selectors
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from easyproxy.engine.relay.session import Session
 
 # The bits of epoll(7), spelled out because ``select`` lacks the names where there is no epoll.
@@ -35,7 +38,8 @@ MAX_EVENTS = 512
 class Poller(Protocol):
     """What a worker needs of the system's readiness interface."""
 
-    def add_stream(self, fd: int) -> None:
+    @property
+    def add_stream(self) -> Callable[[int], None]:
         """Watch one side of a session."""
 
     def add(self, fd: int, *, writable: bool = False, shared: bool = False) -> None:
@@ -63,11 +67,9 @@ class EdgePoller:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._register = self._epoll.register
-        self.poll_now = self._epoll.poll
-
-    def add_stream(self, fd: int) -> None:
-        """Watch one side of a session."""
-        self._register(fd, STREAM)
+        self._poll = self._epoll.poll
+        # Watch one side of a session: called twice in every session's life, so nothing stands in between.
+        self.add_stream: Callable[[int], None] = functools.partial(self._register, eventmask=STREAM)
 
     def add(self, fd: int, *, writable: bool = False, shared: bool = False) -> None:
         """Watch a listening socket or the channel."""
@@ -86,7 +88,7 @@ class EdgePoller:
 
     def poll(self, timeout: float) -> list[tuple[int, int]]:
         """Wait."""
-        return self.poll_now(timeout, MAX_EVENTS)
+        return self._poll(timeout, MAX_EVENTS)
 
     def refresh(self, session: Session) -> None:
         """Nothing to do: edges are remembered by the flows."""
@@ -102,10 +104,10 @@ class LevelPoller:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._interest: dict[int, int] = {}
-
-    def add_stream(self, fd: int) -> None:
-        """Watch one side of a session; until the session is known better, for everything."""
-        self._want(fd, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        # Until the session is known better, a side is watched for everything.
+        self.add_stream: Callable[[int], None] = functools.partial(
+            self._want, events=selectors.EVENT_READ | selectors.EVENT_WRITE
+        )
 
     def add(self, fd: int, *, writable: bool = False, shared: bool = False) -> None:  # noqa: ARG002 - no such notion
         """Watch a listening socket or the channel."""

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 class State(StrEnum):
     """Where a session stands."""
 
+    # Enum's own hash is a Python function; these are looked up several times in every session's life.
+    __hash__ = str.__hash__
+
     CONNECTING = "connecting"  # the client is here; a backend is chosen, waited for or dialled
     RELAYING = "relaying"
     HALF_CLOSED_BY_CLIENT = "half_closed_by_client"
@@ -33,6 +36,8 @@ class State(StrEnum):
 
 class Event(StrEnum):
     """What can happen to a session."""
+
+    __hash__ = str.__hash__
 
     CONNECTED = "connected"
     CLIENT_FIN = "client_fin"
