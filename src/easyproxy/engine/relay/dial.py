@@ -198,7 +198,7 @@ class Dial:
 
     def _client_ready(self, fd: int, mask: int) -> None:
         if mask & (ERR | HUP):
-            close.cut(self.core, self.session, Event.CLIENT_RESET)
+            close.cut(self.core, self.session, Event.CLIENT_GAVE_UP)
             return
         self.client_mask |= mask
         if (

@@ -87,8 +87,6 @@ _CUTS = (
     Event.LIFE_TIMEOUT,
 )
 _BEFORE = (
-    Event.CLIENT_RESET,
-    Event.CLIENT_VANISHED,
     Event.CLIENT_GAVE_UP,
     Event.NO_BACKEND,
     Event.CONNECT_FAILED,
