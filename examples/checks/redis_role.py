@@ -4,7 +4,7 @@ Put the file where Python finds it (for example beside the configuration, with P
 
     pools:
       redis:
-        check: {type: "redis_role:RedisRole", role: master, interval: 2s, timeout: 1s}
+        check: {type: "redis_role:RedisRole", options: {role: master}, interval: 2s}
         backends: [10.0.0.1:6379, 10.0.0.2:6379]
 """
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from checks_support import look, probe, serving
+from checks_support import look, probe, serving, target
 
 from easyproxy.engine.seam import Outcome
 from easyproxy.errors import ProbeFailed
@@ -147,6 +148,13 @@ async def test_tls_verifies_by_default_and_says_why_it_refuses(nginx):
     assert "not valid for 'other.test'" in other.detail
     missing = await look(nginx.tls, HttpCheck(tls=True, tls_ca="/no/such/file"))
     assert "cannot use the certificates in /no/such/file" in missing.detail
+
+
+async def test_the_name_of_the_configuration_is_what_tls_and_http_ask_for(nginx):
+    check = HttpCheck(path="/host", expect_body="probe.test ", tls=True, tls_ca=str(nginx.root / "cert.pem"))
+    assert await check.probe(replace(target(nginx.tls, check), host="probe.test")) == "200 OK"
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"not valid for 'other\.test'"):
+        await check.probe(replace(target(nginx.tls, check), host="other.test"))
 
 
 async def test_tls_to_a_server_that_speaks_none_is_a_failure(nginx):

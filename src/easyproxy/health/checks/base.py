@@ -53,6 +53,8 @@ class Target:
         fast_interval_s: the same while the verdict is changing.
         timeout_s: for one whole probe.
         jitter: share of an interval by which it may be shorter or longer, 0 to less than 1.
+        host: the backend's host as the configuration writes it, for TLS and HTTP, which want the name and not the
+            address that it was resolved to; empty is the address.
     """
 
     backend: str
@@ -61,9 +63,10 @@ class Target:
     address: Address
     check: Check
     interval_s: float = 2.0
-    fast_interval_s: float = 1.0
+    fast_interval_s: float = 0.5
     timeout_s: float = 1.0
     jitter: float = 0.1
+    host: str = ""
 
     def __post_init__(self) -> None:
         """Refuse times that would probe without pause or without end."""

@@ -84,7 +84,7 @@ async def connect(target: Target, tls: Tls | None = None) -> AsyncIterator[Conne
     loop = asyncio.get_running_loop()
     deadline = loop.time() + target.timeout_s * SHARE
     context = None if tls is None else _context_of(tls)
-    name = None if tls is None else (tls.server_name or target.address.host or "localhost")
+    name = None if tls is None else (tls.server_name or target.host or target.address.host or "localhost")
     shutdown = None if tls is None else FAREWELL_S
     address = target.address
     if address.path:

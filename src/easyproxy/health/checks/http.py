@@ -32,14 +32,15 @@ class HttpCheck(Check):
     Attributes:
         method: of the request.
         path: with the query, as it goes on the wire.
-        host: the Host header; empty is the backend's address.
+        host: the Host header; empty is the backend's host as configured.
         expect_status: codes and ranges, such as ``200-399`` or ``200,204``.
         expect_body: text that the first MiB of the body must hold; empty does not look.
         headers: further headers of the request.
         tls: speak TLS.
         tls_verify: refuse a certificate that is not valid for ``server_name``.
         tls_ca: file with the certificates to trust (PEM); empty is the system's.
-        server_name: name to ask for and to verify; empty is ``host`` without its port, or the backend's address.
+        server_name: name to ask for and to verify; empty is ``host`` without its port, or the backend's
+            host as configured.
     """
 
     method: str = "GET"
@@ -132,8 +133,9 @@ def _host_of(target: Target, *, tls: bool) -> str:
     """Say the Host header of a backend that was given none (RFC 9110 section 7.2)."""
     address = target.address
     if address.path:
-        return "localhost"
-    host = f"[{address.host.partition('%')[0]}]" if ":" in address.host else address.host
+        return target.host or "localhost"
+    name = target.host or address.host.partition("%")[0]
+    host = f"[{name}]" if ":" in name else name
     return host if address.port == (443 if tls else 80) else f"{host}:{address.port}"
 
 

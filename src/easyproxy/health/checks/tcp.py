@@ -27,7 +27,7 @@ class TcpCheck(Check):
         tls: speak TLS.
         tls_verify: refuse a certificate that is not valid for ``server_name``.
         tls_ca: file with the certificates to trust (PEM); empty is the system's.
-        server_name: name to ask for and to verify; empty is the backend's address.
+        server_name: name to ask for and to verify; empty is the backend's host as configured.
     """
 
     send: str = ""
