@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from checks_support import look, target
 
-from easyproxy.engine.seam import Outcome
+from easyproxy.engine.seam import Observation, Outcome
 from easyproxy.errors import ProbeFailed
 from easyproxy.health.checks.exec import TAIL_BYTES, ExecCheck
+from easyproxy.health.monitor import Monitor
 from easyproxy.model import Address
 
 pytestmark = pytest.mark.anyio
@@ -28,6 +30,10 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
     except OSError:
         return False
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
 
 
 def descriptors() -> int:
@@ -91,6 +97,21 @@ async def test_a_timeout_kills_the_command_with_its_grandchildren(tmp_path):
     started = [int(line) for line in pids.read_text().split()]
     assert len(started) == 2
     await until_gone(*started)
+
+
+async def test_stopping_the_monitor_ends_the_commands_that_run(tmp_path):
+    pids = tmp_path / "pids"
+    seen: list[Observation] = []
+    monitor = Monitor(seen.append, lambda _: False)
+    check = shell(f"echo $$ >> {pids}; sleep 600")
+    monitor.watch(
+        [replace(target(ADDRESS, check, timeout_s=600), backend=f"p/{number}") for number in range(3)]
+    )
+    while len(lines(pids)) < 3:  # noqa: ASYNC110 - another program writes them
+        await asyncio.sleep(0.01)
+    await monitor.stop()
+    assert seen == []
+    assert not any(is_alive(int(pid)) for pid in lines(pids))
 
 
 async def test_what_a_command_left_in_the_background_neither_delays_nor_outlives_the_probe(tmp_path):

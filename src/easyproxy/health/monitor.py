@@ -126,7 +126,8 @@ class Monitor:
         if self._tasks:
             await asyncio.wait(self._tasks)
         for stray in self._strays:
-            stray.cancel()
+            if not stray.cancelling():  # a second cancellation would cut short what it does about the first
+                stray.cancel()
         if self._strays:
             await asyncio.wait(self._strays, timeout=GRACE_S)
         for stray in self._strays:
