@@ -61,7 +61,11 @@ class Acceptor:
         limit = listener.max_sessions
         waits = listener.overload == "wait"
         for _ in range(self._burst):
-            has_place = counters.take(runtime.slot, limit)
+            if limit:
+                has_place = counters.take(runtime.slot, limit)
+            else:
+                has_place = True
+                core.cells[runtime.cell + c.L_SESSIONS] += 1
             if not has_place and waits:
                 self.pause()
                 return

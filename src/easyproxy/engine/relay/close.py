@@ -36,6 +36,12 @@ _RESETS = {
 }
 
 
+# Looking a member up on its Enum costs a call (Python 3.11), and these are needed for every session.
+_CLOSED, _RELAYING = State.CLOSED, State.RELAYING
+_FIN, _CLOSE = Ending.FIN, Ending.CLOSE
+_CLIENT_FIN, _BACKEND_FIN = Event.CLIENT_FIN, Event.BACKEND_FIN
+
+
 def socket_of(fd: int) -> raw_socket:
     """Wrap a descriptor for the calls that ``os`` does not have; detach it when it shall stay open.
 
@@ -48,24 +54,26 @@ def socket_of(fd: int) -> raw_socket:
 def happened(core: Core, session: Session, event: Event) -> None:
     """Move a session along its table, and do to both sides what the table says."""
     transition = TABLE[session.state, event]
-    session.state = transition.state
-    if transition.state is State.CLOSED:
+    session.state = state = transition.state
+    if state is _CLOSED:
         _close(core, session, transition, "")
         return
-    if transition.client is Ending.FIN:
+    if state is _RELAYING:
+        return
+    if transition.client is _FIN:
         client = socket_of(session.client_fd)
         _pass_fin(client)
         client.detach()
-    elif transition.backend is Ending.FIN and session.socket is not None:
+    elif transition.backend is _FIN and session.socket is not None:
         _pass_fin(session.socket)
     outbound, inbound = session.outbound, session.inbound
     if outbound is None or inbound is None:
         return
     # A side that broke after its FIN is told the other side only now that its last byte has gone.
-    if event is Event.CLIENT_FIN and inbound.target_gone:
+    if event is _CLIENT_FIN and inbound.target_gone:
         happened(core, session, Event.CLIENT_RESET)
         return
-    if event is Event.BACKEND_FIN and outbound.target_gone:
+    if event is _BACKEND_FIN and outbound.target_gone:
         happened(core, session, Event.BACKEND_RESET)
         return
     limit = session.listener.listener.half_closed_timeout_s
@@ -114,7 +122,7 @@ def _end(core: Core, fd: int, ending: Ending, session: Session) -> None:
     core.handlers[fd] = None
     if not core.is_edge_triggered:
         core.poller.forget(fd)
-    if ending is Ending.CLOSE:
+    if ending is _CLOSE:
         core.closing.append(fd)
         return
     wait = RESET_WAITS_S
@@ -167,20 +175,20 @@ def close_descriptors(core: Core) -> None:
 def _account(
     core: Core, session: Session, reason: str, detail: str, from_client: int, from_backend: int
 ) -> None:
-    counters = core.counters
+    cells = core.cells
     listener = session.listener
     backend = session.backend
-    counters.give(listener.slot)
-    core.cells[core.ends_cell + _REASON_INDEX[reason]] += 1
+    cells[listener.cell + c.L_SESSIONS] -= 1
+    cells[core.ends_cell + _REASON_INDEX[reason]] += 1
     if backend is not None:
-        counters.give(backend.slot)
+        cells[backend.cell + c.B_SESSIONS] -= 1
         field = _RESETS.get(reason)
         if field is not None:
-            core.cells[backend.cell + field] += 1
+            cells[backend.cell + field] += 1
         if backend.pool.waiting:
             backend.pool.wake()
     elif reason == Event.NO_BACKEND.value:
-        core.cells[listener.cell + c.L_NO_BACKEND] += 1
+        cells[listener.cell + c.L_NO_BACKEND] += 1
     if listener.acceptor is not None and listener.acceptor.is_paused:
         listener.acceptor.resume()
     if reason not in CLEAN:

@@ -45,6 +45,7 @@ OURS = frozenset(
 )
 """Errors of connect(2) that say something about this machine and nothing about the backend."""
 
+_CLOSED, _CONNECTED = State.CLOSED, Event.CONNECTED
 GIVEN_UP_AFTER_S = 1.0
 """A client that ends without a byte before its backend stands has probably gone, but may be half-closing."""
 
@@ -112,7 +113,9 @@ class Dial:
             backend = pool.backends.get(chosen.id)
             if backend is None:
                 continue
-            if not core.counters.take(backend.slot, chosen.max_sessions):
+            if not chosen.max_sessions:
+                core.cells[backend.cell + c.B_SESSIONS] += 1
+            elif not core.counters.take(backend.slot, chosen.max_sessions):
                 self._is_short = True
                 self._why = "every candidate is at its max_sessions"
                 continue
@@ -180,7 +183,9 @@ class Dial:
         sock = self.session.socket
         if sock is None or sock.fileno() != fd:
             return
-        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if self._may_have_failed(mask) else 0
+        error = 0
+        if mask & (ERR | HUP) or not self.core.is_edge_triggered:
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error == errno.ECONNRESET and self._readable(fd):
             error = 0  # it accepted, spoke and broke: what it said is the client's
             self.client_mask |= ERR
@@ -188,9 +193,6 @@ class Dial:
             self._attempt_failed(Outcome.RESET if error == errno.ECONNRESET else Outcome.REFUSED, error)
         elif mask & OUT:
             self._connected(fd, mask)
-
-    def _may_have_failed(self, mask: int) -> bool:
-        return bool(mask & (ERR | HUP)) or not self.core.is_edge_triggered
 
     @staticmethod
     def _readable(fd: int) -> int:
@@ -271,12 +273,12 @@ class Dial:
         session.outbound, session.inbound = outbound, inbound
         session.dial = None
         session.active_at = core.now
-        close.happened(core, session, Event.CONNECTED)
+        close.happened(core, session, _CONNECTED)
         core.handlers[client_fd] = outbound
         core.handlers[fd] = inbound
         if mask & ~OUT:
             inbound.ready(fd, mask)
-        if self.client_mask & ~OUT and session.state is not State.CLOSED:
+        if self.client_mask & ~OUT and session.state is not _CLOSED:
             outbound.ready(client_fd, self.client_mask)
 
     def _queue(self) -> None:

@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 _UNUSUAL = PRI | ERR | HUP | RDHUP
 _READ = IN | _UNUSUAL
 
+# Looking a member up on its Enum costs a call (Python 3.11), and these are needed for every session.
+_CLOSED = State.CLOSED
+_CLIENT_FIN = Event.CLIENT_FIN
+_BACKEND_FIN = Event.BACKEND_FIN
+
 TAIL_OPEN = 0  # a short read: wait for the next edge
 TAIL_END = 1  # a short read: the FIN was next
 TAIL_UNSURE = 2  # read until the kernel says that there is no more
@@ -107,7 +112,7 @@ class Flow:
         back = self.back
         if mask & OUT and back is not None and (back.pending is not None or back.pipe is not None):
             back.pump()
-        if mask & ERR and self.ended and self.session.state is not State.CLOSED:
+        if mask & ERR and self.ended and self.session.state is not _CLOSED:
             close.happened(
                 self.core, self.session, self._source_event(Event.CLIENT_RESET, Event.BACKEND_RESET)
             )
@@ -237,7 +242,7 @@ class Flow:
                     return  # the next OUT goes on
                 except OSError as error:
                     self._target_broke(error)
-                    if self.session.state is not State.CLOSED:
+                    if self.session.state is not _CLOSED:
                         core.again.append(self)
                     return
                 pipe.held -= sent
@@ -264,10 +269,11 @@ class Flow:
 
     def _finish(self) -> None:
         self.ended = True
-        self._drop_pipe()
-        close.happened(
-            self.core, self.session, self.broken or self._source_event(Event.CLIENT_FIN, Event.BACKEND_FIN)
-        )
+        if self.pipe is not None:
+            self._drop_pipe()
+        session = self.session
+        event = self.broken or (_CLIENT_FIN if self is session.outbound else _BACKEND_FIN)
+        close.happened(self.core, session, event)
 
     def _event_of(self, error: OSError, *, of_source: bool) -> Event:
         """Say which side broke and how."""
@@ -328,4 +334,5 @@ class Flow:
         """Give everything back; the session is over."""
         self.ended = True
         self.pending = None
-        self._drop_pipe()
+        if self.pipe is not None:
+            self._drop_pipe()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
     from easyproxy.strategy.tiers import Tiers
 
 SocketAddress = str | tuple[str, int] | tuple[str, int, int, int]
+
+
+def _local_ports() -> range:
+    """Return the ports from which the system chooses for outgoing connections (ip(7), ip_local_port_range)."""
+    try:
+        low, high = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return range(1024, 65536)
+    return range(int(low), int(high) + 1)
+
+
+_LOCAL_PORTS = _local_ports()
 
 
 def socket_address(address: Address) -> tuple[int, SocketAddress]:
