@@ -90,6 +90,8 @@ def _load(path: Path) -> Config:
     from easyproxy.config.load import examine  # noqa: PLC0415
     from easyproxy.engine.relay import RelayEngine  # noqa: PLC0415
 
+    # Strategies and checks of the user's own may lie beside the file that names them.
+    sys.path.append(str(path.resolve().parent))
     loaded = examine(path, strategies=RelayEngine.strategies)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
