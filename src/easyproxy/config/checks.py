@@ -42,6 +42,9 @@ class Settings(BaseModel):
     )
 
 
+NO_NUL = Text(most=65536, pattern=r"[^\x00]*", form="text without NUL characters")
+
+
 def _status(value: object) -> str:
     """Normalise ``200``, ``"200-399"`` or a list of both to ``200-399,404``."""
     parts = (
@@ -80,7 +83,9 @@ def _command(value: object) -> tuple[str, ...]:
         raise wrong(
             f'{shown(value)} is not a command; write a list of words, for example ["/usr/bin/pg_isready", "-q"]'
         )
-    return tuple(Text(most=4096).read(word) for word in value)
+    if value[0] == "":
+        raise wrong("the first word of the command is empty; it must be the program")
+    return tuple(NO_NUL.read(word) for word in value)
 
 
 _STATUS_PART = r"[1-5][0-9]{2}(\s*-\s*[1-5][0-9]{2})?"
@@ -102,8 +107,35 @@ _STATUS_FORM = {
 }
 _COMMAND_FORM = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 
-HostText = Annotated[str, Text(most=253, line=True)]
-Header = Annotated[str, Text(most=8192, line=True)]
+HostText = Annotated[
+    str, Text(most=253, pattern=r"[\x21-\x7e]*", form="a host name in ASCII (write others as xn--...)")
+]
+Octets = Annotated[
+    str,
+    Text(
+        most=65536, pattern=r"[\x00-\xff]*", form="bytes; write a character beyond U+00FF as its bytes: \\xNN"
+    ),
+]
+CaFile = Annotated[str, Text(line=True)]
+HeaderName = Annotated[
+    str,
+    Text(
+        least=1,
+        most=256,
+        pattern=r"(?!(?i:host|content-length|transfer-encoding|connection)$)[!#$%&'*+.^_`|~0-9A-Za-z-]+",
+        form="a header name that can be set here (the Host header is the setting host)",
+    ),
+]
+HeaderValue = Annotated[
+    str,
+    Text(
+        most=8192,
+        pattern=r"([\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?)?",
+        form="a header's value: one line of ASCII",
+    ),
+]
+EnvName = Annotated[str, Text(least=1, pattern=r"[A-Za-z_][0-9A-Za-z_]*", form="a variable name")]
+EnvValue = Annotated[str, NO_NUL]
 
 
 class CheckSettings(Settings):
@@ -173,17 +205,20 @@ class TcpCheckSettings(CheckSettings):
     type: Literal["tcp"] = "tcp"
     """`tcp`"""
 
-    send: Annotated[str, Text(most=65536)] = ""
+    send: Octets = ""
     """Text to send after connecting (in double quotes YAML and JSON read `\\r\\n` as line ends)."""
 
-    expect: Annotated[str, Text(most=65536)] = ""
+    expect: Octets = ""
     """Text that the answer must contain; with nothing to `send`, the greeting."""
 
     tls: Annotated[bool, Switch()] = False
     """Speak TLS."""
 
     tls_verify: Annotated[bool, Switch()] = True
-    """Verify the certificate and its name against the system's authorities."""
+    """Verify the certificate and its name."""
+
+    tls_ca: CaFile = ""
+    """File with the certificates of the authorities to trust (PEM); by default the system's."""
 
     server_name: HostText = ""
     """Name for SNI and verification; by default the backend's host."""
@@ -214,17 +249,17 @@ class HttpCheckSettings(CheckSettings):
     expect_body: Annotated[str, Text(most=65536)] = ""
     """Text that the body must contain."""
 
-    headers: dict[
-        Annotated[str, Text(least=1, most=256, pattern=r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", form="a header name")],
-        Header,
-    ] = Field(default_factory=dict)
+    headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
     """Further request headers."""
 
     tls: Annotated[bool, Switch()] = False
     """Speak TLS (https)."""
 
     tls_verify: Annotated[bool, Switch()] = True
-    """Verify the certificate and its name against the system's authorities."""
+    """Verify the certificate and its name."""
+
+    tls_ca: CaFile = ""
+    """File with the certificates of the authorities to trust (PEM); by default the system's."""
 
     server_name: HostText = ""
     """Name for SNI and verification; by default `host`, else the backend's host."""
@@ -237,11 +272,10 @@ class ExecCheckSettings(CheckSettings):
     """`exec`"""
 
     command: Annotated[tuple[str, ...], Custom(_command, tuple(_COMMAND_FORM.items()))]
-    """Program and arguments as a list; no shell reads them. The backend is in the environment."""
+    """Program and arguments as a list; no shell reads them. The backend is in the environment, as
+    `EASYPROXY_BACKEND_ADDRESS` and the same with `_HOST`, `_PORT`, `_NAME` and `_POOL`."""
 
-    env: dict[
-        Annotated[str, Text(least=1, pattern=r"[A-Za-z_]\w*", form="a variable name")], Annotated[str, Text()]
-    ] = Field(default_factory=dict)
+    env: dict[EnvName, EnvValue] = Field(default_factory=dict)
     """Further environment variables."""
 
 
@@ -250,6 +284,11 @@ class MysqlCheckSettings(CheckSettings):
 
     type: Literal["mysql"]
     """`mysql`"""
+
+    user: Annotated[str, Text(least=1, most=80, pattern=r"[\x21-\x7e]+", form="a user name in ASCII")] = (
+        "easyproxy"
+    )
+    """Whom it asks to log in as, without a password. The account need not exist."""
 
 
 class NoCheckSettings(CheckSettings):

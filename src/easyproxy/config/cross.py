@@ -88,7 +88,7 @@ def warnings(raw: object) -> list[Finding]:
         check = _get(pool, "check")
         found += [
             Finding(("pools", name, "check", key), f"{key} has no effect without tls: true")
-            for key in ("server_name", "tls_verify")
+            for key in ("tls_verify", "tls_ca", "server_name")
             if _get(check, key) not in (None, "", True) and _get(check, "tls") is not True
         ]
     return found

@@ -5,6 +5,8 @@ The readers build it, the rest of the room asks it for data and places. Nothing 
 
 from __future__ import annotations
 
+import bisect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -31,6 +33,18 @@ class Mark:
         """Say where an offset into a text stands."""
         start = text.rfind("\n", 0, offset) + 1
         return cls(text.count("\n", 0, offset) + 1, offset - start + 1)
+
+
+class Lines:
+    """Finds line and column of many offsets into one text."""
+
+    def __init__(self, text: str) -> None:
+        self._starts = [0, *(match.end() for match in re.finditer("\n", text))]
+
+    def mark(self, offset: int) -> Mark:
+        """Say where an offset stands."""
+        line = bisect.bisect_right(self._starts, offset)
+        return Mark(line, offset - self._starts[line - 1] + 1)
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from easyproxy.config.schema import AdminConfig, BackendConfig, Config, Listener
 from easyproxy.config.words import listing, nearest
 from easyproxy.errors import Problem
 
+_EXAMINED = 10 * MAX_REPORTED  # finding the nearest word costs; a hostile file may hold 100,000 unknown keys
 _ADMIN_HINT = "write off to run without admin server"
 # Words of other balancers and of people in a hurry; too far from ours for a comparison of letters.
 _MEANT = {
@@ -57,19 +58,25 @@ def explain(
         raw: the data that was validated.
         unknown: what to say of an unknown key, from its path in the document and in the model.
     """
-    found: dict[tuple[object, ...], Problem] = {}
-    misspelt = {hint for item in error.errors(include_url=False) if (hint := _meant(item, raw))}
-    for item in error.errors(include_url=False):
-        path, message, on_key = _read(item, raw)
+    items = error.errors(include_url=False)
+    misspelt = {hint for item in items[:_EXAMINED] if (hint := _meant(item, raw))}
+    placed = []
+    for item in items:
+        path = _document_path(item, raw)
+        mark = document.mark(path, key=item["type"] == "extra_forbidden" or _on_key(item))
+        placed.append(((mark.line, mark.column) if mark else (0, 0), mark, path, item))
+    placed.sort(key=lambda one: one[0])
+    found: dict[Problem, None] = {}
+    for _, mark, path, item in placed[:_EXAMINED]:
+        message = _message(item, path, raw)
         if item["type"] == "extra_forbidden" and unknown:
             message = unknown(path, item["loc"])
-        if message is None or _document_path(item["loc"], raw) in misspelt:
-            continue
-        mark = document.mark(path, key=on_key)
-        problem = Problem(document.where(mark) if document.root else document.name, path_text(path), message)
-        order = (mark.line, mark.column) if mark else (0, 0)
-        found.setdefault((*order, problem.path, problem.message), problem)
-    return [found[key] for key in sorted(found, key=lambda key: key[:2])]
+        if message is not None and path not in misspelt:
+            shown_path = path[:-1] if item["type"] == "missing" else path
+            found[Problem(document.where(mark), path_text(shown_path), message)] = None
+    # Each of the others is a problem; what it is would be costly to say, and nobody reads so far.
+    more = [Problem(document.name, "", "not examined")] * (len(placed) - _EXAMINED)
+    return [*found, *more]
 
 
 def shorten(problems: list[Problem], name: str) -> list[Problem]:
@@ -80,38 +87,41 @@ def shorten(problems: list[Problem], name: str) -> list[Problem]:
     return [*problems[:MAX_REPORTED], rest]
 
 
-def _read(item: ErrorDetails, raw: object) -> tuple[Path, str | None, bool]:
-    """Return the path in the document, the message (None to say nothing), and whether the key is meant."""
-    path = _document_path(item["loc"], raw)
+def _on_key(item: ErrorDetails) -> bool:
+    return item["loc"][-1:] == ("[key]",)
+
+
+def _message(item: ErrorDetails, path: Path, raw: object) -> str | None:
+    """Say what is wrong; None says nothing."""
     kind, value = item["type"], item.get("input")
-    on_key = item["loc"][-1:] == ("[key]",)
     message: str | None = f"{item['msg']} (got {shown(value)})"
     if kind == "easyproxy":
         message = str(item["ctx"]["message"])
     elif kind == "extra_forbidden":
-        message, on_key = _unknown(path, item["loc"]), True
+        message = _unknown(path, item["loc"])
     elif kind == "missing":
-        path, message = path[:-1], _missing(path)
+        message = _missing(path)
     elif kind == "too_short":
         # Items that were refused for their own faults are missing here too; that needs no second message.
         message = None if _at(raw, path) else "it is empty; at least one is needed"
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
-        message = _check_type(_at(raw, path))
-        path = (*path, "type") if isinstance(_at(raw, path), Mapping) else path
+        message = _check_type(_at(raw, path[:-1] if path[-1] == "type" else path))
     elif kind in ("tuple_type", "list_type"):
         message = f"{shown(value)} stands where a list belongs" + _list_hint(path)
     elif kind in ("dict_type", "model_type", "model_attributes_type"):
         message = f"{shown(value)} stands where a mapping belongs" + _mapping_hint(path)
-    return path, message, on_key
+    return message
 
 
-def _document_path(loc: tuple[int | str, ...], raw: object) -> Path:
+def _document_path(item: ErrorDetails, raw: object) -> Path:
     """Take out what pydantic put into the path and what shorthands stand for."""
-    path = list(loc)
+    path = list(item["loc"])
     if len(path) > 3 and path[0] == "pools" and path[2] == "check":
         del path[3]  # the type that the union chose
-    if path and path[-1] == "[key]":
+    if _on_key(item):
         path.pop()
+    if item["type"].startswith("union_tag") and isinstance(_at(raw, path), Mapping):
+        path.append("type")
     for depth in range(len(path)):
         node = _at(raw, path[:depth])
         # A bare "10.0.0.1:80" or "mysql" has no inner places.
@@ -156,7 +166,7 @@ def _meant(item: ErrorDetails, raw: object) -> Path | None:
     """Return the path that a misspelt key was meant to be; that it is missing needs no message of its own."""
     if item["type"] != "extra_forbidden":
         return None
-    path = _document_path(item["loc"], raw)
+    path = _document_path(item, raw)
     model = model_at(path[:-1], _check_of(item["loc"]))
     near = _near(str(path[-1]), _settings(model)) if model else None
     return (*path[:-1], near) if near else None

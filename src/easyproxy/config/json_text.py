@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from json import JSONDecodeError
 from json.decoder import scanstring  # type: ignore[attr-defined]  # in CPython since 2.6, missing in typeshed
 
-from easyproxy.config.document import MAX_DEPTH, Document, Mark, Node, shown
+from easyproxy.config.document import MAX_DEPTH, MAX_NODES, Document, Lines, Mark, Node, shown
 from easyproxy.errors import ConfigError, Problem
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -28,32 +28,22 @@ def read(text: str, name: str) -> Document:
     Raises:
         ConfigError: it is not JSON; the problem says where and why.
     """
-    scanner = _Scanner(text, Document(name), _line_starts(text))
+    scanner = _Scanner(text, Document(name), Lines(text))
     try:
         scanner.document.root = scanner.whole()
     except _Refused as refused:
-        where = scanner.document.where(scanner.mark(refused.offset))
+        where = scanner.document.where(scanner.lines.mark(refused.offset))
         raise ConfigError([*scanner.document.problems, Problem(where, "", refused.message)]) from None
     return scanner.document
-
-
-def _line_starts(text: str) -> list[int]:
-    return [0, *(match.end() for match in re.finditer("\n", text))]
 
 
 @dataclass(slots=True)
 class _Scanner:
     text: str
     document: Document
-    starts: list[int]
+    lines: Lines
     at: int = 0
-
-    def mark(self, offset: int) -> Mark:
-        low, high = 0, len(self.starts)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.starts[middle] <= offset else (low, middle)
-        return Mark(low + 1, offset - self.starts[low] + 1)
+    values: int = 0
 
     def space(self) -> str:
         """Skip white space, and return the next character or an empty string."""
@@ -76,11 +66,14 @@ class _Scanner:
         here = self.space()
         if depth > MAX_DEPTH:
             raise _Refused(self.at, f"this is nested more than {MAX_DEPTH} levels deep; no setting is")
+        self.values += 1
+        if self.values > MAX_NODES:
+            raise _Refused(self.at, f"this holds more than {MAX_NODES:,} values")
         if here == "{":
             return self._mapping(depth)
         if here == "[":
             return self._list(depth)
-        mark = self.mark(self.at)
+        mark = self.lines.mark(self.at)
         return Node(mark, self._string() if here == '"' else self._bare(here))
 
     def _bare(self, here: str) -> object:
@@ -121,7 +114,7 @@ class _Scanner:
 
     def _mapping(self, depth: int) -> Node:
         entries: dict[str, tuple[Mark, Node]] = {}
-        node = Node(self.mark(self.at), entries=entries)
+        node = Node(self.lines.mark(self.at), entries=entries)
         self.at += 1
         if self.space() == "}":
             self.at += 1
@@ -129,7 +122,7 @@ class _Scanner:
         while True:
             if self.space() != '"':
                 raise _Refused(self.at, self._no_key())
-            mark = self.mark(self.at)
+            mark = self.lines.mark(self.at)
             key = self._string()
             if self.space() != ":":
                 raise _Refused(self.at, f"a colon is missing after the key {shown(key)}")
@@ -151,7 +144,7 @@ class _Scanner:
 
     def _list(self, depth: int) -> Node:
         items: list[Node] = []
-        node = Node(self.mark(self.at), items=items)
+        node = Node(self.lines.mark(self.at), items=items)
         self.at += 1
         if self.space() == "]":
             self.at += 1

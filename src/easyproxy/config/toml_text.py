@@ -9,7 +9,7 @@ import re
 import tomllib
 from dataclasses import dataclass, field
 
-from easyproxy.config.document import MAX_DEPTH, Document, Mark, Node, Path
+from easyproxy.config.document import MAX_DEPTH, Document, Lines, Mark, Node, Path
 from easyproxy.errors import ConfigError, Problem
 
 _AT = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -18,6 +18,8 @@ _STRING = re.compile(
     r'"""(?:[^"\\]|\\.|"(?!""))*"{3,5}|\'\'\'(?:[^\']|\'(?!\'\'))*\'{3,5}|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'',
     re.DOTALL,
 )
+# tomllib takes quadratic time on a key of very many parts. Possessive, so that this does not.
+_DOTTED = re.compile(rf"(?<![\w.\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){{{MAX_DEPTH + 1}}}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _BARE_VALUE = re.compile(r"[^,\]}#\n]+")
 
@@ -30,6 +32,9 @@ def read(text: str, name: str) -> Document:
     """
     document = Document(name)
     text = text.replace("\r\n", "\n")
+    if dotted := _DOTTED.search(text):
+        message = f"this key has more than {MAX_DEPTH} parts; no setting is nested so deep"
+        raise ConfigError([Problem(document.where(Mark.of(text, dotted.start())), "", message)])
     try:
         data = tomllib.loads(text)
     except RecursionError:
@@ -42,7 +47,7 @@ def read(text: str, name: str) -> Document:
         words = _AT.sub("", message)
         words = words[:1].lower() + words[1:]
         raise ConfigError([Problem(document.where(mark), "", f"this is not TOML: {words}")]) from None
-    places = _Walk(text).places()
+    places = _Walk(text, Lines(text)).places()
     document.root = _node(data, (), places, Mark(1, 1), name)
     return document
 
@@ -68,6 +73,7 @@ def _node(data: object, path: Path, places: dict[Path, tuple[Mark, Mark]], near:
 @dataclass(slots=True)
 class _Walk:
     text: str
+    lines: Lines
     at: int = 0
     found: dict[Path, tuple[Mark, Mark]] = field(default_factory=dict)
     lengths: dict[Path, int] = field(default_factory=dict)  # arrays of tables so far
@@ -89,9 +95,6 @@ class _Walk:
         match = _BLANK.match(self.text, self.at)
         self.at = match.end() if match else self.at
         return self.text[self.at : self.at + 1]
-
-    def _mark(self, offset: int) -> Mark:
-        return Mark.of(self.text, offset)
 
     def _keys(self) -> list[tuple[int, str]]:
         keys = []
@@ -126,11 +129,11 @@ class _Walk:
             if array and index == len(keys) - 1:
                 plain = (*path, name)
                 self.lengths[plain] = self.lengths.get(plain, 0) + 1
-                self.found.setdefault(plain, (self._mark(offset), self._mark(start)))
+                self.found.setdefault(plain, (self.lines.mark(offset), self.lines.mark(start)))
                 path = (*plain, self.lengths[plain] - 1)
             else:
                 path = self._path(path, name)
-            self.found.setdefault(path, (self._mark(offset), self._mark(start)))
+            self.found.setdefault(path, (self.lines.mark(offset), self.lines.mark(start)))
         return path
 
     def _pair(self, table: Path) -> None:
@@ -142,7 +145,7 @@ class _Walk:
         path = table
         for offset, name in keys:
             path = (*path, name)
-            self.found.setdefault(path, (self._mark(offset), self._mark(self.at)))
+            self.found.setdefault(path, (self.lines.mark(offset), self.lines.mark(self.at)))
         self._value(path)
 
     def _value(self, path: Path) -> None:
@@ -151,7 +154,7 @@ class _Walk:
             self.at += 1
             index = 0
             while self._blank() != "]":
-                mark = self._mark(self.at)
+                mark = self.lines.mark(self.at)
                 self.found[(*path, index)] = (mark, mark)
                 self._value((*path, index))
                 index += 1

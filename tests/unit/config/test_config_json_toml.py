@@ -113,6 +113,7 @@ def test_toml_keeps_places_through_tables_arrays_and_strings():
         ("a = ", "f:1:5: this is not TOML: invalid value"),
         ("a = " + "[" * 2000 + "]" * 2000, "f"),
         ("a = " + "[" * 40 + "]" * 40, "f:1:"),
+        ("b = 1\n" + ".".join("a" * 100_000) + " = 1", "f:2:1: this key has more than 32 parts"),
     ],
 )
 def test_wrong_toml_is_told_where_and_why(text, expected):

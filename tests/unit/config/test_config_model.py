@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -9,10 +10,11 @@ from config_samples import config_with, message_for, problems_of, refusals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from easyproxy.config.checks import HttpCheckSettings
+from easyproxy.config.checks import CHECK_MODELS, HttpCheckSettings
 from easyproxy.config.load import examine_text, from_dict, loads
 from easyproxy.config.schema import Config
 from easyproxy.errors import ConfigError
+from easyproxy.health.checks import CHECKS, make
 from easyproxy.model import Address
 
 ISSUE = """
@@ -49,9 +51,7 @@ def test_the_documented_example_is_read():
         ("10.0.0.2:3306", 2, 200, False),
         ("10.0.0.3:3306", 1, 0, True),
     ]
-    assert pool.check.options() == {
-        "send": "", "expect": "", "tls": False, "tls_verify": True, "server_name": "",
-    }  # fmt: skip
+    assert set(pool.check.options()) == {"send", "expect", "tls", "tls_verify", "tls_ca", "server_name"}
 
 
 def test_every_error_is_told_at_once_with_its_place():
@@ -128,12 +128,12 @@ f:17:10: workers: 'atuo' is not known here; did you mean auto?
         (config_with(check={"type": "htttp"}), "pools.db.check.type: 'htttp' is not a type of check; did you mean http?"),
         (config_with(check="htttp"), "pools.db.check: 'htttp' is not a type of check"),
         (config_with(check=[]), "a list stands where a check belongs"),
-        (config_with(check={"type": "mysql", "user": "x"}), "there is no setting 'user' in a mysql check; it has"),
+        (config_with(check={"type": "none", "zzz": "x"}), "there is no setting 'zzz' in a none check; it has"),
         (config_with(check={"type": "http", "expect_status": "99"}), "'99' is not an HTTP status"),
         (config_with(check={"type": "http", "expect_status": [200, "399-300"]}), "ends before it begins; write 300-399"),
         (config_with(check={"type": "http", "path": "health"}), "'health' is not a path; it starts with /"),
         (config_with(check={"type": "http", "headers": {"A B": "x"}}), "'A B' is not a header name"),
-        (config_with(check={"type": "http", "headers": {"A": "x\r\nB: y"}}), "control character"),
+        (config_with(check={"type": "http", "headers": {"A": "x\r\nB: y"}}), "is not a header's value: one line of ASCII"),
         (config_with(check={"type": "exec"}), "pools.db.check: command is missing"),
         (config_with(check={"type": "exec", "command": "ls -l"}), 'no shell reads it; write ["ls", "-l"]'),
         (config_with(check={"fast_interval": "3s"}), "3s is longer than the interval of 2s"),
@@ -343,3 +343,43 @@ def test_a_broken_example_is_a_configuration_or_a_config_error(data):
         places = [problem.where for problem in error.problems]
         if not all(place.startswith("f:") for place in places):
             pytest.fail(f"a problem without its place: {error}")
+
+
+EDGE = st.text(max_size=6) | st.sampled_from(
+    ["", "\0", "é", "€", "\r\n", "Host", "Content-Length", "chunked", "a b", "%", "["]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={"send": EDGE, "expect": EDGE, "tls": st.booleans(), "server_name": EDGE, "tls_ca": EDGE},
+    ).map(lambda options: {"type": "tcp", **options})
+    | st.fixed_dictionaries(
+        {},
+        optional={
+            "method": EDGE | st.just("HEAD"),
+            "path": EDGE.map(lambda text: "/" + text),
+            "host": EDGE,
+            "expect_status": st.integers(90, 610) | st.lists(st.integers(100, 599), max_size=2),
+            "headers": st.dictionaries(EDGE, EDGE, max_size=2),
+        },
+    ).map(lambda options: {"type": "http", **options})
+    | st.fixed_dictionaries(
+        {"command": st.lists(EDGE, max_size=2)}, optional={"env": st.dictionaries(EDGE, EDGE, max_size=2)}
+    ).map(lambda options: {"type": "exec", **options})
+    | st.fixed_dictionaries({}, optional={"user": EDGE}).map(lambda options: {"type": "mysql", **options})
+)
+def test_a_check_that_is_accepted_can_be_made(check):
+    try:
+        accepted = from_dict(config_with(check=check)).pools["db"].check
+    except ConfigError:
+        return
+    make(accepted.type, accepted.options())
+
+
+@pytest.mark.parametrize("kind", ["tcp", "http", "exec", "mysql"])
+def test_every_option_of_a_check_is_a_setting(kind):
+    ours = set(CHECK_MODELS[kind].model_fields) - CHECK_MODELS[kind].common
+    assert ours == {field.name for field in dataclasses.fields(CHECKS[kind])}
