@@ -133,9 +133,6 @@ class Monitor:
         for stray in self._strays:
             log.warning("%s ignores its cancellation and was left behind", stray.get_name())
 
-    def _is_current(self, watch: _Watch) -> bool:
-        return self._watches.get(watch.target.backend) is watch
-
     async def _run(self, watch: _Watch) -> None:
         """Probe one target until cancelled."""
         target = watch.target
@@ -147,7 +144,9 @@ class Monitor:
                 stray = watch.stray
                 watch.started = asyncio.get_running_loop().time()
                 observation = await self._probe(watch)
-                if observation and self._is_current(watch):
+                if (
+                    observation
+                ):  # a cancelled task never comes here: cancellation wins over a result that is ready
                     self._tell(observation)
                 watch.probed.set()
                 if watch.stray and watch.stray is not stray:
