@@ -276,6 +276,7 @@ class Balancer:
                     fast_interval_s=check.fast_interval,
                     timeout_s=check.timeout,
                     jitter=check.jitter,
+                    host=entry.config.address.host,
                 )
             )
         return targets
