@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from easyproxy.version import __version__
+
 __all__ = ["Balancer", "Check", "Config", "Strategy", "__version__"]
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from easyproxy import __version__
 from easyproxy.control.compose import rise
 from easyproxy.control.status import (
     BackendStatus,
@@ -15,6 +14,7 @@ from easyproxy.control.status import (
     Status,
 )
 from easyproxy.engine.seam import BackendCounters, ListenerCounters
+from easyproxy.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

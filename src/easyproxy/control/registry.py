@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from easyproxy.engine.seam import Observation
     from easyproxy.model import Address, Snapshot
 
-TRAFFIC_COUNTS = frozenset({Outcome.REFUSED, Outcome.TIMEOUT})
-"""What live traffic may see that speaks against a backend. A reset may be the client's doing."""
+TRAFFIC_COUNTS = frozenset({Outcome.REFUSED, Outcome.TIMEOUT, Outcome.SUCCESS})
+"""What live traffic may say of a healthy backend. A reset may be the client's doing, and only probes bring one back."""
 
 
 @dataclass(slots=True)
@@ -101,7 +101,7 @@ class Registry:
         entry = self.entries.get(observation.backend)
         if entry is None or not entry.is_checked:
             return None
-        if from_traffic and (observation.outcome not in TRAFFIC_COUNTS or entry.verdict.healthy is None):
+        if from_traffic and (observation.outcome not in TRAFFIC_COUNTS or not entry.verdict.healthy):
             return None
         before, was = entry.verdict.healthy, entry.state
         entry.verdict = judge(entry.verdict, observation, entry.rule)

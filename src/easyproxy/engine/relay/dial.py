@@ -238,6 +238,14 @@ class Dial:
 
     def _observe(self, backend: BackendRuntime, outcome: Outcome, detail: str) -> None:
         self.core.cells[backend.cell + c.B_CONNECT_ERRORS] += 1
+        if backend.is_proven:
+            # Failures are told one by one, successes only where they lie between two failures: so that a backend
+            # that refuses one client in a hundred does not look as if it refused them all.
+            backend.is_proven = False
+            self._tell(backend, Outcome.SUCCESS, "connected")
+        self._tell(backend, outcome, detail)
+
+    def _tell(self, backend: BackendRuntime, outcome: Outcome, detail: str) -> None:
         self.core.report(
             {
                 "kind": "observation",
@@ -259,6 +267,7 @@ class Dial:
             return
         cells, cell = core.cells, backend.cell
         cells[cell + c.B_TOTAL] += 1
+        backend.is_proven = True
         if self._failed is not None and self._failed is not backend:
             cells[self._failed.cell + c.B_RETRIES] += 1
         client_fd = session.client_fd

@@ -49,7 +49,7 @@ def socket_address(address: Address) -> tuple[int, SocketAddress]:
 class BackendRuntime:
     """One backend: where to connect, and where to count."""
 
-    __slots__ = ("address", "backend", "cell", "family", "may_meet_itself", "pool", "slot")
+    __slots__ = ("address", "backend", "cell", "family", "is_proven", "may_meet_itself", "pool", "slot")
 
     def __init__(self, backend: Backend, slot: int, cell: int, pool: PoolRuntime) -> None:
         self.backend = backend
@@ -57,6 +57,7 @@ class BackendRuntime:
         self.cell = cell  # index of the first of this worker's cells
         self.pool = pool
         self.family, self.address = socket_address(backend.address)
+        self.is_proven = False  # a client's connect has succeeded since the last failure
         # A connect to a port of this machine on which nobody listens can be answered by itself, when the system
         # happens to choose that very port as the local one (simultaneous open, RFC 9293 section 3.5).
         self.may_meet_itself = (
