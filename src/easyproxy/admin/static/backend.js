@@ -131,6 +131,7 @@ export function backendRow() {
     sessionsSpark.draw(series.sessions, now, scale.sessions);
     const part = load(backend, scale);
     fill.style.width = `${(part * 100).toFixed(1)}%`;
+    bar.classList.toggle("share", !backend.max_sessions);
     bar.classList.toggle("nearly", backend.max_sessions > 0 && part >= 0.8 && part < 1);
     bar.classList.toggle("full", backend.max_sessions > 0 && part >= 1);
     setText(traffic, rate(series.traffic.last));
