@@ -29,6 +29,8 @@ def _address(value: object, example: str) -> Address:
         raise wrong(f"{shown(value)} is too long for an address; write {example}")
     if ":" not in value:
         raise wrong(f"{shown(value)} has no port; write {example}")
+    if value.count(":") == 2 and "::" not in value and "[" not in value and not value.startswith("unix:"):
+        raise wrong(f"{shown(value)} has two colons; write {example}")
     try:
         return Address.parse(value)
     except ValueError as error:

@@ -119,7 +119,7 @@ def path_text(path: Sequence[str | int]) -> str:
     for step in path:
         if isinstance(step, int):
             text += f"[{step}]"
-        elif step and all(char.isalnum() or char in "_-" for char in step):
+        elif 0 < len(step) <= 60 and all(char.isalnum() or char in "_-" for char in step):
             text += f".{step}" if text else step
         else:
             text += f"[{shown(step)}]"

@@ -17,30 +17,31 @@ _EXAMINED = 10 * MAX_REPORTED  # finding the nearest word costs; a hostile file 
 _ADMIN_HINT = "write off to run without admin server"
 # Words of other balancers and of people in a hurry; too far from ours for a comparison of letters.
 _MEANT = {
-    "listen": "bind",
-    "address": "bind",
-    "addr": "address",
-    "host": "address",
-    "server": "address",
-    "servers": "backends",
-    "upstreams": "backends",
-    "upstream": "pool",
-    "backend": "pool",
-    "balance": "strategy",
-    "algorithm": "strategy",
-    "maxconn": "max_sessions",
-    "max_conns": "max_sessions",
-    "max_connections": "max_sessions",
-    "health_check": "check",
-    "healthcheck": "check",
-    "timeout": "connect_timeout",
-    "inter": "interval",
-    "heartbeat": "interval",
-    "frontends": "listeners",
-    "services": "pools",
-    "processes": "workers",
-    "threads": "workers",
-    "logging": "log",
+    "listen": ("bind",),
+    "address": ("bind",),
+    "addr": ("address",),
+    "host": ("address",),
+    "server": ("address",),
+    "servers": ("backends", "pools"),
+    "upstreams": ("backends",),
+    "upstream": ("pool", "pools"),
+    "backend": ("pool", "pools", "backends"),
+    "frontend": ("listeners",),
+    "balance": ("strategy",),
+    "algorithm": ("strategy",),
+    "maxconn": ("max_sessions",),
+    "max_conns": ("max_sessions",),
+    "max_connections": ("max_sessions",),
+    "health_check": ("check",),
+    "healthcheck": ("check",),
+    "timeout": ("connect_timeout",),
+    "inter": ("interval",),
+    "heartbeat": ("interval",),
+    "frontends": ("listeners",),
+    "services": ("pools",),
+    "processes": ("workers",),
+    "threads": ("workers",),
+    "logging": ("log",),
 }
 
 
@@ -75,7 +76,8 @@ def explain(
             shown_path = path[:-1] if item["type"] == "missing" else path
             found[Problem(document.where(mark), path_text(shown_path), message)] = None
     # Each of the others is a problem; what it is would be costly to say, and nobody reads so far.
-    more = [Problem(document.name, "", "not examined")] * (len(placed) - _EXAMINED)
+    last = document.where(placed[-1][1])  # so that they stay behind the others
+    more = [Problem(last, "", "not examined")] * (len(placed) - _EXAMINED)
     return [*found, *more]
 
 
@@ -177,8 +179,8 @@ def _check_of(loc: tuple[int | str, ...]) -> str:
 
 
 def _near(key: str, known: list[str]) -> str | None:
-    meant = _MEANT.get(key.lower().replace("-", "_"))
-    return meant if meant in known else nearest(key, known)
+    meant = _MEANT.get(key.lower().replace("-", "_"), ())
+    return next((word for word in meant if word in known), None) or nearest(key, known)
 
 
 def _unknown(path: Path, loc: tuple[int | str, ...]) -> str:
@@ -279,6 +281,8 @@ def _mapping_hint(path: Path) -> str:
         return ": the name of each pool, and its settings below it"
     if path and path[0] == "listeners":
         return ": bind: and pool:"
+    if len(path) == 4 and path[2] == "backends":
+        return "; write an address, or {address: 10.0.0.1:3306} with more settings"
     if path == ("log",):
         return ": level: and format:"
     return ""

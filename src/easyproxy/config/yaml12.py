@@ -7,16 +7,15 @@ duplicate keys, so the tree is built here too, from events, with bounds on depth
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
 import yaml
 
 from easyproxy.config.document import MAX_DEPTH, MAX_NODES, Document, Mark, Node, shown
 from easyproxy.config.yaml_core import resolve
+from easyproxy.config.yaml_errors import in_words, mark_of, place_of
 from easyproxy.errors import ConfigError, Problem
 
-_BRACKETS = re.compile(r"(?:: |- |^\s*)\[[0-9A-Fa-f:.%\w]*\]:[0-9]")
 _CORE = "tag:yaml.org,2002:"
 
 
@@ -68,9 +67,7 @@ def read(text: str, name: str) -> Document:
             builder.document, mark, f"the character {chr(error.character)!r} is not allowed in YAML"
         ) from None
     except yaml.MarkedYAMLError as error:
-        place = error.problem_mark or error.context_mark
-        mark = _mark(place) if place else Mark(1, 1)
-        raise _error(builder.document, mark, _syntax(error, text)) from None
+        raise _error(builder.document, place_of(error), in_words(error, text)) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # "%YAML 1.99999..." and its kin
         raise _error(builder.document, Mark(1, 1), f"this is not YAML: {error}") from None
     if builder.document.root is None:
@@ -80,32 +77,6 @@ def read(text: str, name: str) -> Document:
 
 def _error(document: Document, mark: Mark, message: str) -> ConfigError:
     return ConfigError([*document.problems, Problem(document.where(mark), "", message)])
-
-
-def _mark(mark: yaml.Mark | yaml._yaml.Mark) -> Mark:
-    return Mark(mark.line + 1, mark.column + 1)
-
-
-def _syntax(error: yaml.MarkedYAMLError, text: str) -> str:
-    problem = error.problem or ""
-    place = error.problem_mark
-    line = text.split("\n")[place.line] if place and place.line < text.count("\n") + 1 else ""
-    if "\\t" in problem or "\t" in line[: len(line) - len(line.lstrip())]:
-        return "a tab cannot indent in YAML; use spaces"
-    if _BRACKETS.search(line):
-        return 'an address that begins with a bracket has to be quoted in YAML: "[::1]:3306"'
-    if error.context == "while scanning an alias":
-        return 'text that begins with * has to be quoted in YAML; every address of this machine is ":" and the port'
-    if "cannot start any token" in problem and place and place.column < len(line):
-        return f"text that begins with {line[place.column]} has to be quoted in YAML"
-    if problem == "mapping values are not allowed here":
-        return "a colon stands where it cannot; check the indentation, or quote the text if it holds a colon and a space"
-    since = (
-        f" ({error.context}, line {error.context_mark.line + 1})"
-        if error.context and error.context_mark
-        else ""
-    )
-    return f"this is not YAML: {problem}{since}"
 
 
 @dataclass(slots=True)
@@ -127,7 +98,7 @@ class _Builder:
 
     def take(self, event: yaml.Event) -> None:
         """Take the parser's next event; raises _Refused where going on makes no sense."""
-        mark = _mark(event.start_mark) if event.start_mark else Mark(1, 1)
+        mark = mark_of(event.start_mark) if event.start_mark else Mark(1, 1)
         if isinstance(event, yaml.ScalarEvent):
             node = Node(mark, self._scalar(event, mark))
             if event.anchor:

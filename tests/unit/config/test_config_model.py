@@ -114,6 +114,9 @@ f:17:10: workers: 'atuo' is not known here; did you mean auto?
         (config_with(listener={"user_timeout": "400d"}), "out of range; 100ms to 366d (or 0 for"),
         (config_with(listener={"weight": 1}), "there is no setting 'weight' in a listener; it belongs to a backend"),
         (config_with(backend={"address": "10.0.0.1"}), "'10.0.0.1' has no port; write host:port"),
+        (config_with(backend={"address": "10.0.0.1:80:80"}), "'10.0.0.1:80:80' has two colons; write host:port"),
+        (config_with(pool={"backends": [None]}), "nothing stands where a mapping belongs; write an address, or"),
+        (config_with(frontend=1), "there is no setting 'frontend' in the top level; did you mean listeners?"),
         (config_with(backend={"address": "10.0.0.1:0"}), "has port 0, where no server can listen"),
         (config_with(backend={"address": "0.0.0.0:80"}), "is no server's address; write 127.0.0.1:80"),
         (config_with(backend={"address": "<b>:80"}), "does not hold a host name"),
@@ -261,7 +264,14 @@ def test_a_thousand_errors_are_not_all_printed():
     text = "listeners:\n" + "  - {}\n" * 1000
     lines = refusals(text)
     assert len(lines) == 101
+    assert lines[0].startswith("f:1:1: pools is missing")
     assert lines[-1] == "f: 1901 further problems are not shown"
+
+
+def test_thousands_of_unknown_keys_are_counted_and_not_all_examined():
+    lines = refusals("".join(f"k{number}: 1\n" for number in range(5000)))
+    assert lines[2].startswith("f:1:1: k0: there is no setting 'k0' in the top level")
+    assert lines[-1] == "f: 4902 further problems are not shown"
 
 
 SCALAR = (

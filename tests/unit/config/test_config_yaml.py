@@ -98,6 +98,13 @@ def test_scalars_mean_what_yaml_1_2_says(text, value):
             "f:1:5: text that begins with * has to be quoted in YAML; every address of this machine is",
         ),
         ("a: b: c", "f:1:5: a colon stands where it cannot"),
+        ("a:\n  - b: 1\n   c: 2", "f:3:4: this line does not fit the lines above it since line 2"),
+        (
+            "a:\n  {b: c d: e}",
+            "f:2:10: a comma or } is missing before this; the bracket was opened in line 2",
+        ),
+        ('a: "b\nc: 1', "f:1:4: this quote has no end"),
+        ("a: 1\nbcd\ne: 1", "f:2:1: a colon and a space are missing after this key"),
         ("a: \x01", "f:1:4: the character '\\x01' is not allowed in YAML"),
         ("a: " + "9" * 5000, "f:1:4: this number has 5000 characters"),
         ("", "f:1:1: there is nothing in this file"),
