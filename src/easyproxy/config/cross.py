@@ -160,35 +160,32 @@ def _key(address: Address) -> tuple[object, int]:
         return address.host.lower().rstrip("."), address.port
 
 
-def _hosts(address: Address) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address] | None:
-    """Say which numeric addresses a bind takes; None is every one of both families."""
+def _host(address: Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Say which numeric address a bind takes; None is every one of both families."""
     if not address.host:
         return None
     if address.host == "localhost":
-        return [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")]
-    try:
-        return [ipaddress.ip_address(address.host)]
-    except ValueError:
-        return []
+        return ipaddress.ip_address("127.0.0.1")
+    host = ipaddress.ip_address(address.host)
+    return None if host.version == 6 and host.is_unspecified else host
 
 
 def collide(one: Address, other: Address) -> bool:
     """Tell whether two sockets cannot listen on these addresses at the same time.
 
-    A wildcard takes its whole family: ``:80`` both, ``0.0.0.0:80`` IPv4, ``[::]:80`` IPv6. Port 0 never collides.
+    A wildcard takes its families: ``:80`` and ``[::]:80`` both, ``0.0.0.0:80`` IPv4. Port 0 never collides.
     """
     if one.path or other.path:
         return one.path == other.path
     if one.port != other.port or one.port == 0:
         return False
-    mine, theirs = _hosts(one), _hosts(other)
-    if mine is None or theirs is None:
+    try:
+        mine, theirs = _host(one), _host(other)
+    except ValueError:  # a name; that is told elsewhere
+        return False
+    if mine is None or theirs is None or mine == theirs:
         return True
-    return any(
-        a == b or (a.version == b.version and (a.is_unspecified or b.is_unspecified))
-        for a in mine
-        for b in theirs
-    )
+    return mine.version == theirs.version and (mine.is_unspecified or theirs.is_unspecified)
 
 
 def _addresses(raw: object) -> Iterator[Finding]:
