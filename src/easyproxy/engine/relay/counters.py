@@ -60,12 +60,28 @@ def anonymous_file(name: str) -> int:
         return os.dup(file.fileno())
 
 
-def ticket_counter(fd: int) -> Callable[[], int]:
-    """Return a function that gives 0, 1, 2, ... over all processes that share the file description of ``fd``."""
+class Descriptor:
+    """Owns a descriptor, and closes it when nobody can use it any more."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        """Close it."""
+        os.close(self.fd)
+
+
+def ticket_counter(file: Descriptor) -> Callable[[], int]:
+    """Return a function that gives 0, 1, 2, ... over all processes that share the file description.
+
+    It keeps the descriptor open: whoever still chooses among the backends of a pool that is gone may draw on.
+    """
     lseek, cur = os.lseek, os.SEEK_CUR
 
     def ticket() -> int:
-        return lseek(fd, 1, cur) - 1
+        return lseek(file.fd, 1, cur) - 1
 
     return ticket
 

@@ -109,8 +109,10 @@ class RelayEngine:
         for fd in self._tickets.values():
             os.close(fd)
         self._tickets.clear()
-        self._counters.close()
-        os.close(self._counters_fd)
+        if self._counters_fd >= 0:
+            self._counters.close()
+            os.close(self._counters_fd)
+            self._counters_fd = -1
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers; empty for a thread."""
@@ -134,9 +136,12 @@ class RelayEngine:
             raise EngineError(
                 f"listener {min(moved)}: a listener's address cannot change under the same name"
             )
+        # Before anything is opened, because it may raise; names that come to nothing lose their slots to others.
+        self._slots.assign(_keys(snapshot), self._is_slot_idle, self._counters.clear)
         try:
             for listener in snapshot.listeners:
-                if listener.name not in self._sockets:
+                # While draining, health may still change the snapshot, but no address is opened again.
+                if listener.name not in self._sockets and not self._is_draining:
                     opened[listener.name] = open_listener(listener, self._workers)
         except EngineError:
             for sockets in opened.values():
@@ -147,7 +152,8 @@ class RelayEngine:
         for pool in snapshot.pools:
             if pool.name not in self._tickets:
                 self._tickets[pool.name] = c.anonymous_file("easyproxy-tickets")
-        self._slots.assign(_keys(snapshot), self._is_slot_idle, self._counters.clear)
+        for name in set(self._tickets) - {pool.name for pool in snapshot.pools}:
+            os.close(self._tickets.pop(name))
         self._snapshot = snapshot
         for member in self._crew.members():
             self._send_listeners(member, opened)
@@ -155,8 +161,6 @@ class RelayEngine:
         gone = set(self._sockets) - {listener.name for listener in snapshot.listeners}
         for name in gone:
             self._close_listener(name)
-        for name in set(self._tickets) - {pool.name for pool in snapshot.pools}:
-            os.close(self._tickets.pop(name))
 
     def _check(self, snapshot: Snapshot) -> None:
         names = {pool.name for pool in snapshot.pools}
@@ -185,11 +189,11 @@ class RelayEngine:
 
     def _send_snapshot(self, member: Member) -> None:
         assert self._snapshot is not None  # noqa: S101 - the caller looked
+        member.tickets &= set(self._tickets)  # a pool that comes back has another counter
         for name, fd in self._tickets.items():
             if name not in member.tickets:
                 member.tickets.add(name)
                 member.send({"op": "ticket", "pool": name}, [fd])
-        member.tickets &= set(self._tickets)
         member.send(
             {
                 "op": "snapshot",
@@ -201,10 +205,11 @@ class RelayEngine:
     def _close_listener(self, name: str) -> None:
         for sock in self._sockets.pop(name):
             path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
-            sock.close()
             if path:
+                # Before it is closed: a successor that finds nobody listening on the file makes a new one there.
                 with contextlib.suppress(OSError):
                     os.unlink(path)  # noqa: PTH108
+            sock.close()
 
     def addresses(self) -> dict[str, str]:
         """Where each listener really listens."""

@@ -6,7 +6,6 @@ the shared counters, and it talks to the control process through one channel.
 
 from __future__ import annotations
 
-import os
 import random
 import socket
 import time
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay.accept import Acceptor
 from easyproxy.engine.relay.core import Core
-from easyproxy.engine.relay.counters import Counters, ticket_counter
+from easyproxy.engine.relay.counters import Counters, Descriptor, ticket_counter
 from easyproxy.engine.relay.runtime import BackendRuntime, ListenerRuntime, PoolRuntime
 from easyproxy.engine.relay.session import Event, Session, State
 from easyproxy.engine.relay.timers import TICK_S
@@ -47,7 +46,7 @@ class Worker:
         self._listeners: dict[str, ListenerRuntime] = {}
         self._pools: dict[str, PoolRuntime] = {}
         self._sockets: dict[str, socket.socket] = {}  # handed over, not yet in use
-        self._tickets: dict[str, int] = {}
+        self._tickets: dict[str, Descriptor] = {}
         self._jobs: list[Iterator[None]] = []  # work on many sessions, a slice per turn of the loop
         self._is_running = True
         self._is_draining = False
@@ -194,10 +193,7 @@ class Worker:
         self._sockets[frame["listener"]] = socket.socket(fileno=fds[0])
 
     def _do_ticket(self, frame: Frame, fds: list[int]) -> None:
-        old = self._tickets.get(frame["pool"])
-        if old is not None:
-            os.close(old)
-        self._tickets[frame["pool"]] = fds[0]
+        self._tickets[frame["pool"]] = Descriptor(fds[0])
 
     def _do_snapshot(self, frame: Frame, _fds: list[int]) -> None:
         snapshot = snapshot_from(frame["snapshot"])
@@ -211,16 +207,28 @@ class Worker:
                 slot = slots[f"listener:{listener.name}"]
                 runtime = ListenerRuntime(listener, slot, self.core.counters.base(slot), pool_runtime)
                 self._listeners[listener.name] = runtime
-                if not self._is_draining:
-                    runtime.acceptor = Acceptor(self.core, runtime, self._sockets.pop(listener.name))
+                sock = self._sockets.pop(listener.name, None)
+                if sock is not None:  # none comes while the engine is draining
+                    runtime.acceptor = Acceptor(self.core, runtime, sock)
             runtime.listener = listener
             if runtime.pool is not pool_runtime:
-                runtime.pool = pool_runtime
+                self._move(runtime, pool_runtime)
         for name in self._listeners.keys() - {listener.name for listener in snapshot.listeners}:
             self._stop_accepting(self._listeners.pop(name))
         for name in self._pools.keys() - {pool.name for pool in snapshot.pools}:
-            del self._pools[name]
-            os.close(self._tickets.pop(name))
+            for dial in tuple(self._pools.pop(name).waiting):
+                close.cut(self.core, dial.session, Event.NO_BACKEND, f"pool {name} is no longer configured")
+            del self._tickets[name]
+
+    @staticmethod
+    def _move(runtime: ListenerRuntime, pool: PoolRuntime) -> None:
+        """Give a listener another pool; its clients that wait for a place try their luck there."""
+        waiting = [dial for dial in runtime.pool.waiting if dial.session.listener is runtime]
+        for dial in waiting:
+            dial.release()
+        runtime.pool = pool
+        for dial in waiting:
+            dial.start()
 
     def _take_pool(self, pool: Pool, slots: dict[str, int]) -> None:
         counters = self.core.counters
@@ -250,7 +258,9 @@ class Worker:
         total = self.core.counters.sum
 
         def load(backend: Backend) -> int:
-            return total(runtime.backends[backend.id].slot, 0)
+            # A dial under way may ask about one that has left the snapshot since it began.
+            known = runtime.backends.get(backend.id)
+            return total(known.slot, 0) if known is not None else 0
 
         return Context(
             ticket=ticket_counter(self._tickets[runtime.pool.name]), load=load, random=random.random
@@ -356,8 +366,6 @@ class Worker:
         self._hand_over()
         core.pipes.close()
         core.poller.close()
-        for fd in self._tickets.values():
-            os.close(fd)
         self.channel.close()
 
 

@@ -1,0 +1,171 @@
+"""Snapshots that follow one another while clients are connecting, waiting and leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+from relay_rig import backend, relay, until
+
+from easyproxy.engine.relay.slots import Slots
+from easyproxy.errors import EngineError
+from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
+
+pytestmark = pytest.mark.anyio
+
+
+async def served(rig, server) -> None:
+    """One session, there and back."""
+    client = await rig.client()
+    session = await rig.taken(server)
+    await rig.send(client, b"ping")
+    assert await rig.read(session, 4) == b"ping"
+    client.close()
+    session.close()
+
+
+async def test_a_pool_that_was_removed_can_come_back():
+    """Behaviour 29."""
+    async with relay() as rig:
+        server = rig.server()
+        one = Pool("one", backends=(backend("one", "a", server),))
+        two = Pool("two", backends=(backend("two", "a", server),))
+        for pools in ((one,), (two,), (one, two), (two,), (one,)):
+            rig.apply(*pools)
+            await served(rig, server)
+        assert not rig.complaints
+
+
+async def test_a_snapshot_with_too_many_names_leaves_nothing_behind():
+    async with relay() as rig:
+        server = rig.server()
+        rig.engine._slots = Slots(size=4)
+        pool = Pool("p", backends=(backend("p", "a", server),))
+        rig.apply(pool)
+        before = rig.engine.addresses()
+        with pytest.raises(EngineError, match="in use"):
+            rig.apply(pool, listeners={"front": "p", "second": "p"})
+        assert rig.engine.addresses() == before
+        await served(rig, server)
+        rig.engine._slots = Slots()
+        rig.apply(pool, listeners={"front": "p", "second": "p"})
+        client = await rig.client("second")
+        assert await rig.taken(server)
+        client.close()
+
+
+async def test_a_snapshot_during_a_drain_opens_nothing_again():
+    """Behaviour 34."""
+    async with relay() as rig:
+        server = rig.server()
+        rig.apply(Pool("p", backends=(backend("p", "a", server),)))
+        client = await rig.client()
+        session = await rig.taken(server)
+        draining = asyncio.ensure_future(rig.engine.drain(20))
+        await until(lambda: not rig.engine.addresses())
+        rig.apply(Pool("p", backends=()))
+        assert rig.engine.addresses() == {}
+        await rig.send(client, b"still here")
+        assert await rig.read(session, 10) == b"still here"
+        client.close()
+        session.close()
+        await draining
+
+
+async def test_a_worker_that_dies_during_a_drain_has_a_successor_that_stays():
+    """Behaviour 32."""
+    async with relay(workers=2, processes=True) as rig:
+        server = rig.server()
+        rig.apply(Pool("p", backends=(backend("p", "a", server),)))
+        client = await rig.client()
+        session = await rig.taken(server)
+        [holder] = {info.worker for info in await rig.engine.sessions()}
+        draining = asyncio.ensure_future(rig.engine.drain(20))
+        await until(lambda: not rig.engine.addresses())
+        idle = next(m for m in rig.engine._crew.members() if m.index != holder)
+        os.kill(idle.pid, signal.SIGKILL)
+        await until(
+            lambda: rig.engine.statistics().worker_restarts == 1 and len(rig.engine.worker_pids()) == 2
+        )
+        # The successor answers, so it has taken all its commands.
+        assert [info.worker for info in await rig.engine.sessions()] == [holder]
+        client.close()
+        session.close()
+        await draining
+        assert rig.engine.statistics().worker_restarts == 1
+
+
+async def test_a_client_that_waits_for_a_place_moves_with_its_listener_to_another_pool():
+    """Behaviours 19 and 29."""
+    async with relay() as rig:
+        full, free = rig.server(), rig.server()
+        one = Pool("one", backends=(backend("one", "a", full, max_sessions=1),), queue_timeout_s=30)
+        two = Pool("two", backends=(backend("two", "a", free),))
+        rig.apply(one, two, listeners={"front": "one", "other": "one"})
+        first = await rig.client()
+        holder = await rig.taken(full)
+        waiting = await rig.client()
+        stays = await rig.client("other")
+        await until(lambda: rig.engine.statistics().queued["one"] == 2)
+        rig.apply(one, two, listeners={"front": "two", "other": "one"})
+        session = await rig.taken(free)
+        await rig.send(waiting, b"here I am")
+        assert await rig.read(session, 9) == b"here I am"
+        assert rig.engine.statistics().queued == {"one": 1, "two": 0}
+        first.close()
+        holder.close()
+        session = await rig.taken(full)
+        await rig.send(stays, b"me too")
+        assert await rig.read(session, 6) == b"me too"
+        await until(lambda: rig.engine.statistics().queued["one"] == 0)
+        assert rig.sessions == 2
+        assert not rig.complaints
+
+
+async def test_clients_that_wait_in_a_pool_that_is_removed_are_told():
+    """Behaviours 12 and 29."""
+    async with relay() as rig:
+        full, free = rig.server(), rig.server()
+        one = Pool("one", backends=(backend("one", "a", full, max_sessions=1),), queue_timeout_s=30)
+        two = Pool("two", backends=(backend("two", "a", free),))
+        rig.apply(one)
+        first = await rig.client()
+        holder = await rig.taken(full)
+        waiting = await rig.client()
+        await until(lambda: rig.engine.statistics().queued["one"] == 1)
+        rig.apply(two, listeners={"another": "two"})
+        with pytest.raises(ConnectionResetError):
+            await rig.read(waiting)
+        await until(lambda: rig.engine.statistics().ends["no_backend"] == 1)
+        await rig.send(first, b"lives on")
+        assert await rig.read(holder, 8) == b"lives on"
+        first.close()
+        holder.close()
+        await until(lambda: rig.sessions == 0)
+        client = await rig.client("another")
+        await rig.taken(free)
+        client.close()
+        assert not rig.complaints
+
+
+async def test_stopping_twice_closes_nothing_twice():
+    async with relay() as rig:
+        rig.apply(Pool("p"))
+        await rig.engine.stop()
+
+
+async def test_a_listener_before_an_unknown_pool_is_refused_and_nothing_changes():
+    """Behaviour 31."""
+    async with relay() as rig:
+        rig.apply(Pool("p"))
+        before = rig.engine.addresses()
+        with pytest.raises(EngineError, match="there is no pool q"):
+            rig.engine.apply(Snapshot(1000, (Listener("l", Address("127.0.0.1", 0), "q"),), (Pool("p"),)))
+        name = Backend("p/a", "a", Address("db.example", 1))
+        with pytest.raises(EngineError, match="was not resolved"):
+            rig.apply(Pool("p", backends=(name,)))
+        with pytest.raises(EngineError, match="address cannot change"):
+            rig.apply(Pool("p"), bind=Address("127.0.0.2", 0))
+        assert rig.engine.addresses() == before
