@@ -6,7 +6,7 @@
 Writes status-light.png, status-dark.png and status-narrow.png beside this file.
 """
 
-# ruff: noqa: D103, INP001, S101 - a script for those who write the README
+# ruff: noqa: D103, S101 - a script for those who write the README
 
 from __future__ import annotations
 
