@@ -68,6 +68,7 @@ class Entry:
         processes: the processes whose descriptors, memory and CPU time are the engine's, once it is started.
         is_apart: none of them is the test's own process, so that they can be measured alone.
         bulk: mebibytes for the largest transfer; the full GiB once is enough.
+        crowd: the share of the largest crowds that it has to serve; all of it once is enough.
         exceptions: claims that it cannot keep, with the reason.
     """
 
@@ -76,6 +77,7 @@ class Entry:
     processes: Callable[[Engine], list[int]]
     is_apart: bool
     bulk: int = 64
+    crowd: float = 0.3
     exceptions: Mapping[int | str, str] = field(default_factory=dict)
 
 
@@ -97,6 +99,7 @@ ENGINES = (
         processes=lambda engine: cast("RelayEngine", engine).worker_pids(),
         is_apart=True,
         bulk=1024,
+        crowd=1,
     ),
     Entry(
         name="relay-portable",

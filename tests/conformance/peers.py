@@ -31,15 +31,17 @@ class Peer:
         self.sock = sock
         self.data = bytearray()
         """All that was read by ``read`` and ``read_to_end``, for a look afterwards."""
+        self.port = 0
+        """The local port, by which the other side knows this peer."""
+        self._note_port()
+
+    def _note_port(self) -> None:
+        name = self.sock.getsockname()
+        self.port = name[1] if isinstance(name, tuple) else 0
 
     @property
     def is_open(self) -> bool:
         return self.sock.fileno() >= 0
-
-    @property
-    def port(self) -> int:
-        """The local port, by which the other side knows this peer."""
-        return int(self.sock.getsockname()[1])
 
     # Sending
 
@@ -152,11 +154,16 @@ class Peer:
         """Send RST and close."""
         if self.is_open:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-            self.sock.close()
+            self.close()
 
     def close(self) -> None:
         """Close as a program does: FIN, or RST where unread data is left."""
-        self.sock.close()
+        if self.is_open:
+            # A script may still wait for this descriptor, whose number the next socket gets.
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self.sock)
+            loop.remove_writer(self.sock)
+            self.sock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -200,3 +207,4 @@ async def connect_on(peer: Peer, place: Place) -> None:
     """Connect a socket that was made before."""
     async with asyncio.timeout(DEADLINE_S):
         await asyncio.get_running_loop().sock_connect(peer.sock, place)
+    peer._note_port()

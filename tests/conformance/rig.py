@@ -16,7 +16,7 @@ from conformance.backends import ScriptedBackend, Unreachable
 from conformance.engines import Entry
 from conformance.namespace import Namespace
 from conformance.observe import eventually
-from conformance.peers import Peer, Place, connect
+from conformance.peers import Ending, Peer, Place, connect, connect_on, unconnected
 from easyproxy.engine.seam import (
     BackendCounters,
     Engine,
@@ -74,6 +74,15 @@ class Rig:
         self.keep(peer)
         return peer
 
+    async def knock(self, place: Place | None = None, **settings: Any) -> Ending:
+        """Connect, say nothing, and return how the other side ended it; a reset may come before connect is through."""
+        peer = self.keep(unconnected(place or self.place(), **settings))
+        try:
+            await connect_on(peer, place or self.place())
+        except ConnectionResetError:
+            return "reset"
+        return await peer.ending()
+
     def keep(self, peer: Peer) -> Peer:
         """Close this peer at the end of the test at the latest."""
         self.stack.callback(peer.close)
@@ -106,9 +115,7 @@ class Rig:
         self.version = snapshot.version
 
     def serve(self, *backends: ScriptedBackend | Backend, **settings: Any) -> None:
-        """Build a snapshot and apply it; the listener keeps its port over several calls."""
-        if LISTENER in self.engine.addresses():
-            settings.setdefault("bind", Address.parse(self.engine.addresses()[LISTENER]))
+        """Build a snapshot and apply it; the listener keeps its address over several calls."""
         self.apply(self.snapshot(backends, **settings))
 
     def place(self, listener: str = LISTENER) -> Place:
