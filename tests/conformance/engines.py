@@ -47,8 +47,10 @@ CLAIMS: Mapping[int | str, str] = {
     34: "draining",
     "unix": "listeners and backends at unix sockets",
     "ipv6": "IPv6 on either side",
+    "urgent": "urgent data stays in the stream",
     "counters": "every session and byte is accounted for",
     "operator": "sessions are listed, and closed on demand",
+    "own strategy": "a user's class as a strategy",
     "snapshots": "snapshots are whole, idempotent, all or nothing",
 }
 """By number of the list of behaviours; a word for what the list takes for granted."""

@@ -5,7 +5,6 @@ It talks to the engine by the seam only, and closes every socket of the test at 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, fields
@@ -52,7 +51,6 @@ class Rig:
     namespace: Namespace | None = None
     reports: list[Report] = field(default_factory=list)
     version: int = 0
-    strays: list[Peer] = field(default_factory=list)
 
     # What stands around the engine
 
@@ -91,7 +89,12 @@ class Rig:
     async def pair(self, backend: ScriptedBackend, **settings: Any) -> tuple[Peer, Peer]:
         """Open a session and return both ends: the client's and the backend's. The backend has no script."""
         client = await self.client(**settings)
-        return client, await backend.taken()
+        server = await backend.taken()
+        # The kernel accepts for the backend before the engine has heard of it.
+        await eventually(
+            lambda: self.counters(backend).total, lambda total: total >= len(backend.connections)
+        )
+        return client, server
 
     # Snapshots
 
@@ -193,4 +196,3 @@ class Rig:
         await self.quiet()
         await eventually(lambda: all(not peer.is_open for peer in backend.connections), True)
         backend.connections.clear()
-        await asyncio.sleep(0)

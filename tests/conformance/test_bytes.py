@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,20 @@ async def test_short_and_long_exchanges_alternate(rig: Rig, sizes: tuple[int, ..
         for size in sizes:
             stream = Stream(f"{turn}/{size}", size)
             await asyncio.gather(client.send_stream(stream), client.receive_stream(stream))
+
+
+@behaviour(7, "urgent")
+async def test_urgent_data_stays_in_its_place_in_the_stream(rig: Rig) -> None:
+    """Behaviour 7: MSG_OOB of send(2); a relay that ignores it loses a byte."""
+    backend = rig.backend("a")
+    rig.serve(backend)
+    client, server = await rig.pair(backend)
+    for one, other in ((client, server), (server, client)):
+        other.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        await one.send(b"before")
+        one.sock.send(b"!", socket.MSG_OOB)
+        await one.send(b"after")
+        assert await other.read(12) == b"before!after"
 
 
 @behaviour(1, 3, "unix")

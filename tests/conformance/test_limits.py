@@ -6,6 +6,7 @@ import asyncio
 import resource
 import statistics
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -21,6 +22,38 @@ from easyproxy.model import Address, Backend
 pytestmark = pytest.mark.anyio
 
 TICK_S = 0.1
+
+
+async def serve_briefly(peer: Peer) -> None:
+    """Answer one byte after a moment, and be the first to close."""
+    await peer.read(1)
+    await asyncio.sleep(0.02)
+    await peer.send(b"done")
+    peer.close()
+
+
+async def _serve_all(rig: Rig, count: int, gauge: Callable[[], int]) -> int:
+    """Let ``count`` clients come at once, and return the highest value of a gauge while they are served."""
+    highest = 0
+
+    async def one() -> None:
+        client = await rig.client()
+        await client.send(b"!")
+        assert await client.read_to_end() == b"done"
+        client.close()
+
+    async def watch() -> None:
+        nonlocal highest
+        while True:
+            highest = max(highest, gauge())
+            await asyncio.sleep(0.002)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.gather(*(one() for _ in range(count)))
+    watching.cancel()
+    await asyncio.wait([watching])
+    await rig.quiet()
+    return highest
 
 
 @behaviour(18)
@@ -57,13 +90,33 @@ async def test_beyond_max_sessions_of_a_listener_clients_are_refused_if_so_confi
     await second.read(5)
     for _ in range(3):
         assert await rig.knock() == "reset"
-    ends = await rig.reported("refused", 3)
-    assert {end.backend for end in ends} == {""}
-    assert rig.listener().refused == 3
+    await eventually(lambda: rig.listener().refused, 3)
     assert len(backend.connections) == 2
     first.close()
     await eventually(lambda: rig.listener().sessions, 1)
     assert await (await rig.client()).read(5) == b"hello"
+
+
+@behaviour(18)
+async def test_refused_clients_are_reported_with_their_reason(rig: Rig) -> None:
+    """Behaviour 18."""
+    rig.serve(rig.backend("a", greet(b"hello")), max_sessions=1, overload="refuse")
+    await (await rig.client()).read(5)
+    assert await rig.knock(source=("127.0.0.6", 0)) == "reset"
+    [end] = await rig.reported("refused")
+    assert (end.listener, end.backend) == ("front", "")
+    assert end.client.startswith("127.0.0.6:")
+
+
+@behaviour(18)
+async def test_max_sessions_of_a_listener_is_never_exceeded_and_all_are_served(rig: Rig) -> None:
+    """Behaviour 18: 60 clients at once, five places, over all workers."""
+    backend = rig.backend("a", serve_briefly)
+    rig.serve(backend, max_sessions=5)
+    highest = await _serve_all(rig, 60, lambda: rig.listener().sessions)
+    assert backend.peak <= 5
+    assert highest <= 5
+    assert rig.listener().accepted == 60
 
 
 @behaviour(18)
@@ -81,34 +134,9 @@ async def test_a_raised_limit_lets_those_in_who_wait(rig: Rig) -> None:
 @behaviour(19)
 async def test_max_sessions_of_a_backend_is_never_exceeded_and_all_are_served(rig: Rig) -> None:
     """Behaviour 19: 60 clients at once, five places, over all workers."""
-
-    async def serve_briefly(peer: Peer) -> None:
-        await peer.read(1)
-        await asyncio.sleep(0.02)
-        await peer.send(b"done")
-        peer.close()
-
     backend = rig.backend("a", serve_briefly)
     rig.serve(backend.model(max_sessions=5), queue_timeout_s=60)
-    highest = 0
-
-    async def one() -> None:
-        client = await rig.client()
-        await client.send(b"!")
-        assert await client.read_to_end() == b"done"
-        client.close()
-
-    async def watch() -> None:
-        nonlocal highest
-        while True:
-            highest = max(highest, rig.counters(backend).sessions)
-            await asyncio.sleep(0.002)
-
-    watching = asyncio.create_task(watch())
-    await asyncio.gather(*(one() for _ in range(60)))
-    watching.cancel()
-    await asyncio.wait([watching])
-    await rig.quiet()
+    highest = await _serve_all(rig, 60, lambda: rig.counters(backend).sessions)
     assert backend.peak <= 5
     assert highest <= 5
     assert rig.counters(backend).total == 60

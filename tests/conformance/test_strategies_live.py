@@ -12,6 +12,7 @@ from conformance.backends import ScriptedBackend, greet
 from conformance.engines import behaviour
 from conformance.observe import eventually
 from conformance.rig import Rig
+from easyproxy.errors import EngineError
 
 pytestmark = pytest.mark.anyio
 
@@ -176,3 +177,25 @@ async def test_a_backup_serves_only_when_no_other_is_listed(rig: Rig) -> None:
     assert "".join([await visit(rig) for _ in range(20)]) == "ab" * 10
     rig.serve(spare.model(priority=1))
     await eventually(lambda: _answers(rig, sources(20)), {"s"})
+
+
+@behaviour(27, "own strategy")
+async def test_a_strategy_of_the_users_own_serves(rig: Rig) -> None:
+    """Behaviour 27: named ``module:Class``."""
+    rig.serve(*backends(rig, "abc"), strategy="conformance.own_strategy:Last")
+    assert [await visit(rig) for _ in range(6)] == ["c"] * 6
+
+
+@behaviour("own strategy")
+async def test_a_strategy_that_fails_does_not_stop_the_service(rig: Rig) -> None:
+    rig.serve(*backends(rig, "abc"), strategy="conformance.own_strategy:Faulty")
+    assert {await visit(rig) for _ in range(6)} <= {"a", "b", "c"}
+
+
+@behaviour("own strategy", "snapshots")
+async def test_a_strategy_that_does_not_exist_refuses_the_snapshot(rig: Rig) -> None:
+    a, b = backends(rig, "ab")
+    rig.serve(a)
+    with pytest.raises(EngineError, match="nowhere"):
+        rig.serve(b, strategy="nowhere:Nothing")
+    assert [await visit(rig) for _ in range(6)] == ["a"] * 6
