@@ -36,7 +36,12 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, frame: Frame, fds: list[int] | None = None) -> None:
-        """Queue a frame and send what goes. The descriptors are duplicated; the caller keeps its own."""
+        """Queue a frame and send what goes; nothing, when the peer is gone.
+
+        The descriptors are duplicated; the caller keeps its own.
+        """
+        if self.is_closed:
+            return
         fds = fds or []
         if fds:
             frame = {**frame, "fds": len(fds)}
@@ -89,7 +94,11 @@ class Channel:
             end = _LENGTH.size + length
             if len(self._inbox) < end:
                 break
-            frame: Frame = json.loads(self._inbox[_LENGTH.size : end])
+            try:
+                frame: Frame = json.loads(self._inbox[_LENGTH.size : end])
+            except ValueError:  # not what our other end writes
+                self.is_closed = True
+                break
             del self._inbox[:end]
             frames.append((frame, [self._fds.popleft() for _ in range(frame.get("fds", 0))]))
         return frames

@@ -76,8 +76,9 @@ def happened(core: Core, session: Session, event: Event) -> None:
     if event is _BACKEND_FIN and outbound.target_gone:
         happened(core, session, Event.BACKEND_RESET)
         return
+    session.active_at = core.now  # the time-out begins with the end, not with the last byte before it
     limit = session.listener.listener.half_closed_timeout_s
-    if limit and session.tick and core.wheel.is_later(session, core.now + limit):
+    if limit and (not session.tick or core.wheel.is_later(session, core.now + limit)):
         core.wheel.place(session, core.now + limit)
 
 

@@ -282,6 +282,9 @@ class Dial:
         session.outbound, session.inbound = outbound, inbound
         session.dial = None
         session.active_at = core.now
+        limit = session.listener.listener.idle_timeout_s
+        if limit and core.wheel.is_later(session, core.now + limit):  # than the time it had to connect
+            core.wheel.place(session, core.now + limit)
         close.happened(core, session, _CONNECTED)
         core.handlers[client_fd] = outbound
         core.handlers[fd] = inbound

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from easyproxy.engine.relay.session import Session
 
@@ -62,15 +62,12 @@ class Wheel:
         """Yield every session whose tick has come, already taken out."""
         until = int(now / TICK_S)
         # A clock that jumped (a machine that slept) must not make us walk through millions of empty ticks.
-        ticks = range(self.tick + 1, until + 1) if until - self.tick <= HORIZON else sorted(self._slots)
+        ticks: Iterable[int] = range(self.tick + 1, until + 1)
+        if until - self.tick > HORIZON:
+            ticks = sorted(tick for tick in self._slots if tick <= until)
+        self.tick = max(self.tick, until)  # at once, so that nobody is put where the walk has been already
         for tick in ticks:
-            if tick > until:
-                break
-            self.tick = tick
-            slot = self._slots.pop(tick, None)
-            if slot is None:
-                continue
-            for session in slot:
-                session.tick = 0
-            yield from slot
-        self.tick = max(self.tick, until)
+            for session in self._slots.pop(tick, ()):
+                if session.tick == tick:  # else taken out or put elsewhere since the walk began
+                    session.tick = 0
+                    yield session

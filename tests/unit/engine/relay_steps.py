@@ -1,0 +1,121 @@
+"""A worker that is stepped by hand, with a clock of the test's own: time-outs without waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+
+from easyproxy.engine.relay import close
+from easyproxy.engine.relay.channel import Channel
+from easyproxy.engine.relay.counters import Counters, anonymous_file
+from easyproxy.engine.relay.session import REASONS, Session
+from easyproxy.engine.relay.wire import plain_snapshot
+from easyproxy.engine.relay.worker import Worker
+from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
+
+
+class Steps:
+    """One worker, one listener, one pool, one backend; every socket is closed in the end."""
+
+    def __init__(self, stack: contextlib.ExitStack, *, portable: bool, **settings) -> None:
+        self._stack = stack
+        fd = Counters.create(1)
+        stack.callback(os.close, fd)
+        counters = Counters(fd, 1)
+        stack.callback(counters.close)
+        ours, theirs = socket.socketpair()
+        self.control = Channel(ours)
+        stack.callback(self.control.close)
+        hello = {"index": 0, "generation": 0, "portable": portable, "drain_s": 30.0}
+        self.worker = Worker(Channel(theirs), hello, counters)
+        stack.callback(self.worker._close)
+        self.core = self.worker.core
+        self.server, self.front = self._listen(), self._listen()
+        pool = {
+            name: settings.pop(name) for name in ("connect_timeout_s", "queue_timeout_s") if name in settings
+        }
+        where = Address(*self.server.getsockname())
+        self.obey({"op": "listen", "listener": "l"}, [os.dup(self.front.fileno())])
+        self.obey({"op": "ticket", "pool": "p"}, [anonymous_file("tickets")])
+        snapshot = Snapshot(
+            1,
+            (Listener("l", Address("127.0.0.1", 0), "p", **settings),),
+            (Pool("p", backends=(Backend("p/a", "a", where),), **pool),),
+        )
+        slots = {"listener:l": 1, "pool:p": 2, "backend:p/a": 3}
+        self.obey({"op": "snapshot", "snapshot": plain_snapshot(snapshot), "slots": slots})
+
+    def obey(self, frame: dict[str, object], fds: list[int] | None = None) -> None:
+        """Give the worker a command."""
+        self.worker.obey(frame, fds or [])
+
+    def _listen(self) -> socket.socket:
+        sock = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        sock.settimeout(20)
+        return sock
+
+    def step(self, wait_s: float = 0.0) -> int:
+        """Do what one turn of the worker's loop does, without a tick; return the number of events."""
+        core = self.core
+        events = core.poller.poll(wait_s)
+        for fd, mask in events:
+            handler = core.handlers[fd]
+            if handler is not None:
+                handler.ready(fd, mask)
+                if not core.is_edge_triggered:
+                    self.worker._refresh(handler)
+        again, core.again = core.again, []
+        for flow in again:
+            flow.pump()
+        close.close_descriptors(core)
+        return len(events) + len(again)
+
+    def until(self, holds: Callable[[], object]) -> None:
+        """Take turns until it holds."""
+        for _ in range(2000):
+            if holds():
+                return
+            self.step(0.01)
+        raise AssertionError("it did not come about")
+
+    def settle(self) -> None:
+        """Take turns until nothing is left to do."""
+        while self.step(0.02):
+            pass
+
+    def after(self, seconds: float) -> None:
+        """Let time pass, in ticks."""
+        end = self.core.now + seconds
+        while self.core.now < end:
+            self.core.now = min(end, self.core.now + 0.1)
+            self.worker._tick()
+            self.step()
+        self.core.now += 0.1001  # the tick that the wheel may take
+        self.worker._tick()
+        self.step()
+
+    def connect(self) -> tuple[socket.socket, socket.socket, Session]:
+        """Open a session: the client's end, the backend's end, and the session between."""
+        client = self._stack.enter_context(socket.create_connection(self.front.getsockname(), 20))
+        known = set(self.core.sessions)
+        self.until(lambda: set(self.core.sessions) - known)
+        session = self.core.sessions[max(self.core.sessions)]
+        self.until(lambda: session.dial is None)
+        backend, _ = self.server.accept()
+        backend.settimeout(20)
+        return client, self._stack.enter_context(backend), session
+
+    @property
+    def ends(self) -> list[str]:
+        """The reasons with which sessions have ended, in the order of the counters."""
+        counts = [self.core.counters.sum(0, index) for index in range(len(REASONS))]
+        return [reason for reason, count in zip(REASONS, counts, strict=True) for _ in range(count)]
+
+
+@contextlib.contextmanager
+def stepping(*, portable: bool = False, **settings) -> Iterator[Steps]:
+    """Make a worker for a test."""
+    with contextlib.ExitStack() as stack:
+        yield Steps(stack, portable=portable, **settings)

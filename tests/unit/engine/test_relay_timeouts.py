@@ -1,0 +1,108 @@
+"""When a session is ended for lack of bytes: exactly by the settings, however the wheel happens to stand."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from relay_steps import stepping
+
+from easyproxy.engine.relay.session import State
+
+FIRST = pytest.mark.parametrize("first", ["client", "backend"])
+
+
+def half_close(steps, first, client, backend, session):
+    (client if first == "client" else backend).shutdown(socket.SHUT_WR)
+    steps.until(lambda: session.state is not State.RELAYING)
+
+
+@FIRST
+def test_a_half_closed_session_ends_also_when_there_is_no_idle_timeout(first):
+    """Behaviour 14: the session was looked at before it was half-closed, and there was nothing to wait for."""
+    with stepping(idle_timeout_s=0, half_closed_timeout_s=5, connect_timeout_s=1) as steps:
+        client, backend, session = steps.connect()
+        steps.after(10)
+        half_close(steps, first, client, backend, session)
+        steps.after(4)
+        assert session.state is not State.CLOSED
+        steps.after(1)
+        assert steps.ends == ["half_closed_timeout"]
+
+
+@FIRST
+def test_the_half_closed_timeout_begins_with_the_end_of_one_side(first):
+    """Behaviour 14: a session that was quiet for long before has the whole time."""
+    with stepping(idle_timeout_s=100, half_closed_timeout_s=10, connect_timeout_s=1) as steps:
+        client, backend, session = steps.connect()
+        steps.after(99)
+        half_close(steps, first, client, backend, session)
+        steps.after(8)
+        assert session.state is not State.CLOSED
+        steps.after(2)
+        assert steps.ends == ["half_closed_timeout"]
+
+
+def test_a_byte_after_the_end_of_one_side_starts_the_time_anew():
+    """Behaviour 14."""
+    with stepping(idle_timeout_s=100, half_closed_timeout_s=10) as steps:
+        client, backend, session = steps.connect()
+        half_close(steps, "client", client, backend, session)
+        for _ in range(3):
+            steps.after(8)
+            backend.sendall(b"still busy")
+            steps.until(lambda: session.active_at == steps.core.now)
+        steps.after(9)
+        assert session.state is State.HALF_CLOSED_BY_CLIENT
+        steps.after(1)
+        assert steps.ends == ["half_closed_timeout"]
+
+
+@pytest.mark.parametrize("connect_timeout", [0.5, 30, 3000])
+def test_an_idle_timeout_shorter_than_the_connect_timeout_is_kept(connect_timeout):
+    """Behaviour 14."""
+    with stepping(idle_timeout_s=2, connect_timeout_s=connect_timeout) as steps:
+        _, _, session = steps.connect()
+        steps.after(1.8)
+        assert session.state is State.RELAYING
+        steps.after(0.2)
+        assert steps.ends == ["idle_timeout"]
+
+
+def test_no_limit_is_no_limit():
+    with stepping(idle_timeout_s=0, half_closed_timeout_s=0, connect_timeout_s=1) as steps:
+        client, backend, session = steps.connect()
+        steps.after(500)
+        half_close(steps, "client", client, backend, session)
+        steps.after(500)
+        assert session.state is State.HALF_CLOSED_BY_CLIENT
+        assert steps.ends == []
+
+
+def test_the_longest_life_ends_a_session_that_is_never_idle():
+    """Behaviour 14."""
+    with stepping(idle_timeout_s=2, life_timeout_s=10) as steps:
+        client, backend, session = steps.connect()
+        for _ in range(9):
+            client.sendall(b"x")
+            steps.until(lambda: session.active_at == steps.core.now)
+            steps.after(0.9)
+        assert session.state is State.RELAYING
+        steps.after(1)
+        assert steps.ends == ["life_timeout"]
+        assert backend.recv(100) == b"x" * 9
+        with pytest.raises(ConnectionResetError):
+            backend.recv(100)
+
+
+def test_a_worker_without_its_control_process_does_not_run_hot():
+    """The channel's end is told once; what is left is to wait for the sessions."""
+    with stepping() as steps:
+        steps.connect()
+        steps.settle()
+        steps.control.close()
+        steps.until(lambda: steps.worker._is_draining)
+        steps.settle()
+        assert steps.core.poller.poll(0) == []
+        steps.worker._tick()
+        assert steps.core.poller.poll(0) == []
