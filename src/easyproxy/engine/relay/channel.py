@@ -80,6 +80,8 @@ class Channel:
             except OSError:
                 self.is_closed = True
                 break
+            for fd in fds:  # a program that embeds the balancer may start others (recv_fds takes no flags)
+                os.set_inheritable(fd, False)
             self._fds.extend(fds)
             if not data:
                 self.is_closed = True
