@@ -262,9 +262,11 @@ class Flow:
             # Nothing held, nothing there: the lease ends.
             core.pipes.give(pipe)
             self.pipe = None
-            if moved < STAYS_BULK:
+            if moved < STAYS_BULK or self.tail == TAIL_UNSURE:
                 self.is_bulk = False
                 self.streak = 0
+                if self.tail == TAIL_UNSURE:  # it also says "nothing there" before urgent data; read(2) knows
+                    core.again.append(self)
             return
 
     def _finish(self) -> None:
