@@ -76,16 +76,11 @@ class Acceptor:
                     counters.give(runtime.slot)
                 self._failed(error)
                 return
-            if not has_place:
-                core.cells[runtime.cell + c.L_REFUSED] += 1
-                close.reset(core, fd)
-                continue
-            self._admit(fd, address)
+            self._admit(fd, address, has_place=has_place)
         self._burst = min(self._burst * 2, MAX_BURST)
 
-    def _admit(self, fd: int, address: tuple[str, int] | str) -> None:
+    def _admit(self, fd: int, address: tuple[str, int] | str, *, has_place: bool) -> None:
         core, runtime = self.core, self.runtime
-        core.cells[runtime.cell + c.L_ACCEPTED] += 1
         if isinstance(address, tuple):
             host, port = address[0], address[1]
             if host[0] == ":":  # perhaps an IPv4 client of a socket for both (RFC 4291, section 2.5.5.2)
@@ -94,6 +89,10 @@ class Acceptor:
             host, port = "unix", 0
         core.accepted = number = core.accepted + 1
         session = Session(number, runtime, fd, host, port, core.now)
+        if not has_place:
+            close.refuse(core, session)
+            return
+        core.cells[runtime.cell + c.L_ACCEPTED] += 1
         core.sessions[number] = session
         session.dial = dial = Dial(core, session)
         core.handle(fd, dial)

@@ -193,17 +193,32 @@ def _account(
     if listener.acceptor is not None and listener.acceptor.is_paused:
         listener.acceptor.resume()
     if reason not in CLEAN:
-        core.report(
-            {
-                "kind": "end",
-                "id": core.session_id(session.number),
-                "listener": listener.listener.name,
-                "backend": backend.backend.id if backend is not None else "",
-                "client": session.client,
-                "reason": reason,
-                "age_s": core.now - session.accepted_at,
-                "bytes_from_client": from_client,
-                "bytes_from_backend": from_backend,
-                "detail": detail,
-            }
-        )
+        _report(core, session, reason, detail, from_client, from_backend)
+
+
+def refuse(core: Core, session: Session) -> None:
+    """Reset a client for whom the listener has no place: counted and reported, but never a session."""
+    reason = Event.REFUSED.value
+    core.cells[session.listener.cell + c.L_REFUSED] += 1
+    core.cells[core.ends_cell + _REASON_INDEX[reason]] += 1
+    _report(core, session, reason, "the listener is at its max_sessions", 0, 0)
+    reset(core, session.client_fd)
+
+
+def _report(
+    core: Core, session: Session, reason: str, detail: str, from_client: int, from_backend: int
+) -> None:
+    core.report(
+        {
+            "kind": "end",
+            "id": core.session_id(session.number),
+            "listener": session.listener.listener.name,
+            "backend": session.backend.backend.id if session.backend is not None else "",
+            "client": session.client,
+            "reason": reason,
+            "age_s": core.now - session.accepted_at,
+            "bytes_from_client": from_client,
+            "bytes_from_backend": from_backend,
+            "detail": detail,
+        }
+    )
