@@ -8,11 +8,11 @@ Limits over all workers (``max_sessions``) need no lock either. A worker first c
 everybody's cells; whoever finds the sum too high counts itself out again. Two workers at the last place may both
 step back and try again, but the limit is never passed (the idea of Dekker's algorithm: announce, then look). That
 needs the announcement to be visible before the look. Between the two lies a system call on one file description that
-all workers share: it takes that file's spin lock, which orders the memory accesses of all who pass through it.
+all workers share: it takes that file's lock, so of two workers the second sees what the first announced before it.
 
 The same system call is the ticket counter of a pool: lseek(fd, 1, SEEK_CUR) is an atomic "fetch and add" over all
-processes that share the file description (Linux, fs/read_write.c, generic_file_llseek: "f_lock protects against
-read/modify/write race with other SEEK_CURs"). A worker that dies can neither hold nor lose it.
+processes that share the file description (POSIX.1-2017, XSI 2.9.7; Linux, fs/file.c, file_needs_f_pos_lock). A worker
+that dies can neither hold nor lose it.
 """
 
 from __future__ import annotations
@@ -53,8 +53,15 @@ E_LOST = FIELDS - 1
 def anonymous_file(name: str) -> int:
     """Make a file without a name, and return its descriptor (close-on-exec; the caller owns it)."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create(name, os.MFD_CLOEXEC)
-    import tempfile  # noqa: PLC0415 - not needed where there is memfd_create, and slow to import
+        made = os.memfd_create(name, os.MFD_CLOEXEC)
+        try:
+            # lseek(2) locks what open(2) has opened, and not what memfd_create(2) returns (FMODE_ATOMIC_POS).
+            return os.open(f"/proc/self/fd/{made}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # no /proc
+            pass
+        finally:
+            os.close(made)
+    import tempfile  # noqa: PLC0415 - hardly ever needed, and slow to import
 
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
