@@ -58,7 +58,7 @@ class Crowd:
         """Count the connections that the backend has right now."""
         return int(await self._do("backend_connections"))
 
-    async def enter(self, place: tuple[str, int], count: int) -> None:
+    async def enter(self, place: tuple[str, int] | str, count: int) -> None:
         """Open sessions, each proved by one byte there and back, and keep them."""
         assert await self._do("enter", place=place, count=count) == count
 
@@ -70,7 +70,7 @@ class Crowd:
         """Close all sessions: FIN and RST in turn."""
         await self._do("leave")
 
-    async def come_and_go(self, place: tuple[str, int], count: int) -> None:
+    async def come_and_go(self, place: tuple[str, int] | str, count: int) -> None:
         """Connect and close at once, ``count`` times, with FIN and RST in turn."""
         assert await self._do("come_and_go", place=place, count=count) == count
 

@@ -11,13 +11,13 @@ from collections import Counter
 
 import pytest
 
-from conformance.backends import echo, greet
+from conformance.backends import ScriptedBackend, echo, greet
 from conformance.engines import behaviour
 from conformance.observe import eventually
-from conformance.peers import Peer, connect
+from conformance.peers import Peer, Place, connect
 from conformance.rig import LISTENER, POOL, Rig
 from easyproxy.errors import EngineError
-from easyproxy.model import Address, Listener, Pool, Snapshot
+from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
 
 pytestmark = pytest.mark.anyio
 
@@ -47,18 +47,17 @@ async def still_speaks(client: Peer, text: bytes = b"still there") -> None:
 async def test_sessions_stay_on_their_backend_over_many_snapshots(rig: Rig) -> None:
     """Behaviour 30: backends come, go, change weight and limits; the pool's strategy changes."""
     a, b, c = (rig.backend(name, greet(name.encode())) for name in "abc")
+    turns: list[tuple[tuple[ScriptedBackend | Backend, ...], str]] = [
+        ((a, b, c), "maglev"),
+        ((c,), "random"),
+        ((b.model(weight=9), c.model(max_sessions=1)), "first"),
+        ((), "first"),
+    ]
     rig.serve(a, b)
     clients = [await rig.client() for _ in range(6)]
     homes = [await client.read(1) for client in clients]
     assert set(homes) == {b"a", b"b"}
-    for turn, (backends, strategy) in enumerate(
-        [
-            ((a, b, c), "maglev"),
-            ((c,), "random"),
-            ((b.model(weight=9), c.model(max_sessions=1)), "first"),
-            ((), "first"),
-        ]
-    ):
+    for turn, (backends, strategy) in enumerate(turns):
         rig.serve(*backends, strategy=strategy, idle_timeout_s=100 + turn)
         for client in clients:
             await still_speaks(client)
@@ -114,9 +113,9 @@ async def test_listeners_come_and_go_and_the_sessions_of_a_gone_one_stay(rig: Ri
     await eventually(lambda: rig.counters(backend).sessions, 0)
 
 
-async def _is_refused(place: object) -> bool:
+async def _is_refused(place: Place) -> bool:
     try:
-        client = await connect(place)  # type: ignore[arg-type]
+        client = await connect(place)
     except ConnectionRefusedError:
         return True
     client.close()
@@ -286,7 +285,7 @@ async def test_every_worker_killed_and_all_is_well_again(rig: Rig) -> None:
     for number, pid in enumerate(rig.processes(), start=1):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        await eventually(lambda wanted=number: rig.statistics().worker_restarts == wanted, True)
+        await eventually(lambda: rig.statistics().worker_restarts, number)
     await eventually(lambda: (rig.counters(a).sessions, rig.counters(b).sessions), (0, 0))
     seen = Counter([await (await rig.client()).read(1) for _ in range(6)])
     assert seen == {b"a": 3, b"b": 3}

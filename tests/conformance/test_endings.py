@@ -196,7 +196,7 @@ async def test_ten_thousand_that_connect_and_close_leave_nothing_over(rig: Rig) 
             base = rig.descriptors()
             before = rig.listener().accepted
             await crowd.come_and_go(rig.place(), clients)
-            await eventually(lambda wanted=before + clients: rig.listener().accepted == wanted, True)
+            await eventually(lambda: rig.listener().accepted, before + clients)
             await rig.quiet()
         assert rig.counters(backend).sessions == 0
         assert rig.statistics().queued.get(POOL, 0) == 0
