@@ -1,0 +1,106 @@
+"""What stands in the way of a start is said in words, with the thing named, and harms nobody else."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from eventually import eventually
+from proxy import simple
+from traffic import Visit, Wrk, ask
+
+from programs import free_port
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_second_instance_on_the_same_port_says_so_and_leaves_the_first_alone(start, nginxes, workers):
+    """SO_REUSEPORT, which the workers use, would let it join in silently."""
+    first = start({**simple(*nginxes), "workers": workers})
+    port = first.port()
+    with Visit(port) as visit, Wrk(port, connections=5, close=True) as wrk:
+        name = visit.ask()
+        second = start({**simple(*nginxes, bind=f"127.0.0.1:{port}"), "workers": workers}, patience=False)
+        assert second.program.ended() == 1
+        assert f"port {port} is in use" in second.log()
+        assert visit.ask() == name
+    assert wrk.load.failed == 0, wrk.load
+    assert [ask(port) for _ in range(3)]
+
+
+def test_an_admin_address_in_use_is_named(start, nginxes):
+    first = start(
+        {**simple(*nginxes), "admin": {"bind": f"127.0.0.1:{(admin := free_port())}"}}, patience=False
+    )
+    first.program.wait_until(lambda: "serving" in first.log(), "it serves")
+    second = start({**simple(*nginxes), "admin": {"bind": f"127.0.0.1:{admin}"}}, patience=False)
+    assert second.program.ended() == 1
+    assert str(admin) in second.log()
+
+
+def test_an_address_of_no_interface_is_named(start, nginxes):
+    # 192.0.2.0/24 is for documentation (RFC 5737): no machine has it.
+    balancer = start(simple(*nginxes, bind="192.0.2.1:8080"), patience=False)
+    assert balancer.program.ended() == 1
+    assert "192.0.2.1:8080: no interface of this machine has that address" in balancer.log()
+
+
+def test_a_privileged_port_says_what_it_takes(start, nginxes):
+    if os.geteuid() == 0:
+        # Without that one capability, in a network namespace of its own, where the limit is 1024 wherever we are.
+        prefix = (
+            "unshare",
+            "--net",
+            "setpriv",
+            "--bounding-set=-net_bind_service",
+            "--inh-caps=-net_bind_service",
+        )
+    elif int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) > 80:
+        prefix = ()
+    else:
+        pytest.skip("on this machine everybody may listen on port 80, and only root can make another network")
+    balancer = start(simple(*nginxes, bind="0.0.0.0:80"), prefix=prefix, patience=False)
+    assert balancer.program.ended() == 1
+    assert "cannot listen on 0.0.0.0:80: not permitted" in balancer.log()
+    assert "CAP_NET_BIND_SERVICE" in balancer.log()
+
+
+def test_too_few_descriptors_for_max_sessions_are_told_at_the_start(start, nginxes):
+    """Behaviour 16."""
+    config = simple(*nginxes)
+    config["listeners"][0]["max_sessions"] = 1000
+    # A shell's own limit, hard and soft: the program cannot raise it.
+    few = ("sh", "-c", 'ulimit -n 300; exec "$@"', "sh")
+    balancer = start(config, prefix=few)
+    told = re.search(r"1000 sessions .* need about (\d+) open files .* the limit is 300", balancer.log())
+    assert told, balancer.log()
+    assert int(told[1]) > 1000
+    assert ask(balancer.port()) == "a"
+
+
+def test_a_soft_limit_is_raised_without_a_word(start, nginxes):
+    """Behaviour 16: the other way round, so that the warning means something."""
+    config = simple(*nginxes)
+    config["listeners"][0]["max_sessions"] = 1000
+    balancer = start(config, prefix=("sh", "-c", 'ulimit -S -n 300; exec "$@"', "sh"))
+    assert "open files" not in balancer.log()
+    limits = Path(f"/proc/{balancer.workers()[0]}/limits").read_text()
+    assert re.search(r"Max open files +(\d+)", limits)[1] != "300"
+
+
+def test_at_the_limit_of_descriptors_clients_wait_and_are_served(start, nginxes):
+    """Behaviour 16: more clients than descriptors; every one is served in the end."""
+    balancer = start(simple(*nginxes), prefix=("sh", "-c", 'ulimit -n 120; exec "$@"', "sh"))
+    with Wrk(balancer.port(), connections=300, close=True) as wrk:
+        eventually(lambda: sum(balancer.totals().values()) > 1500, "traffic flows")
+    assert wrk.load.failed == 0, wrk.load
+    assert balancer.status()["worker_restarts"] == 0
+    assert {each["state"] for each in balancer.backends().values()} == {"ready"}
+
+
+def test_a_wrong_file_ends_with_2_and_says_where(start):
+    balancer = start("listeners: []\npools: {}\nwrokers: 2\n", patience=False)
+    assert balancer.program.ended() == 2
+    assert "easyproxy.yaml:3:1" in balancer.log()
+    assert "did you mean workers?" in balancer.log()

@@ -1,0 +1,134 @@
+"""Clients: ``wrk`` with its errors counted, and single HTTP connections that are watched request by request."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import signal
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from programs import Program, run_client
+
+PATIENCE_S = 60
+
+
+def ask(port: int, host: str = "127.0.0.1", source: str = "") -> str:
+    """One request on a connection of its own; return the name of the nginx that answered."""
+    with Visit(port, host, source) as visit:
+        return visit.ask()
+
+
+class Visit:
+    """One HTTP connection that stays open and never connects a second time by itself."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1", source: str = "") -> None:
+        self._connection = http.client.HTTPConnection(
+            host, port, timeout=PATIENCE_S, source_address=(source, 0) if source else None
+        )
+        self._connection.connect()
+        self._connection.auto_open = 0  # it would connect again, silently
+        self.local = "{}:{}".format(*self._connection.sock.getsockname()[:2])
+
+    def ask(self, path: str = "/name") -> str:
+        """Return the body; raises OSError or HTTPException when the session has ended."""
+        self.send(path)
+        return self.receive()
+
+    def send(self, path: str = "/name") -> None:
+        self._connection.request("GET", path)
+
+    def receive(self) -> str:
+        answer = self._connection.getresponse()
+        body = answer.read().decode().strip()
+        assert answer.status == 200, (answer.status, body)
+        return body
+
+    def is_alive(self) -> bool:
+        """Whether the session answers one more time."""
+        try:
+            self.ask()
+        except (OSError, http.client.HTTPException):
+            return False
+        return True
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What wrk has counted."""
+
+    requests: int
+    connect: int
+    read: int
+    write: int
+    timeout: int
+    bad_status: int
+
+    @property
+    def failed(self) -> int:
+        return self.connect + self.read + self.write + self.timeout + self.bad_status
+
+    @classmethod
+    def parse(cls, text: str) -> Load:
+        requests = re.search(r"(\d+) requests in ", text)
+        assert requests, text
+        errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
+        bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+        counts = [int(number) for number in errors.groups()] if errors else [0, 0, 0, 0]
+        return cls(int(requests[1]), *counts, int(bad[1]) if bad else 0)
+
+
+def wrk_arguments(url: str, connections: int, duration: str, *, close: bool) -> list[str]:
+    header = ["-H", "Connection: close"] if close else []
+    return ["-t", "2", "-c", str(connections), "-d", duration, "--timeout", f"{PATIENCE_S}s", *header, url]
+
+
+def wrk(
+    port: int, *, connections: int = 20, duration: str = "2s", path: str = "/name", close: bool = False
+) -> Load:
+    """Run wrk for so long; return its counts."""
+    url = f"http://127.0.0.1:{port}{path}"
+    return Load.parse(run_client("wrk", *wrk_arguments(url, connections, duration, close=close)))
+
+
+class Wrk:
+    """wrk beside the test: it works from the beginning of the ``with`` block to its end; then ``load`` has its counts."""
+
+    def __init__(self, port: int, *, connections: int = 20, path: str = "/name", close: bool = False) -> None:
+        self._arguments = wrk_arguments(f"http://127.0.0.1:{port}{path}", connections, "600s", close=close)
+        self._load: Load | None = None
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory()
+        self._program = Program(["wrk", *self._arguments], Path(self._folder.name) / "output.txt")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                # Interrupted, it tells what it has counted so far.
+                self._program.send(signal.SIGINT)
+                self._program.ended()
+                self._load = Load.parse(self._program.text())
+        finally:
+            self._program.stop()
+            self._folder.cleanup()
+
+    @property
+    def load(self) -> Load:
+        assert self._load is not None, "wrk is still at work"
+        return self._load
