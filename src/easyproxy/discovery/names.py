@@ -32,6 +32,8 @@ async def resolve(address: Address, present: Address | None) -> Address:
         raise OSError(f"the resolver did not answer for {address.host} within {_WITHIN_S:g} s") from None
     except socket.gaierror as error:
         raise OSError(f"{address.host} cannot be resolved: {error.strerror}") from error
+    except UnicodeError as error:  # an empty or overlong part (RFC 1035, section 2.3.4)
+        raise OSError(f"{address.host} cannot be resolved: {error}") from error
     found = [Address(answer[4][0], address.port) for answer in answers if isinstance(answer[4][0], str)]
     if not found:
         raise OSError(f"{address.host} has no address")
