@@ -137,6 +137,9 @@ class Dial:
             sock = raw_socket(backend.family, _STREAM)
             if not core.is_edge_triggered:
                 sock.setblocking(False)
+                # Urgent bytes keep their place; a flow can set this when it sees one coming only with epoll.
+                if backend.family != socket.AF_UNIX:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             source = session.listener.pool.source
             if source is not None and source[0] == backend.family:
                 if hasattr(socket, "IP_BIND_ADDRESS_NO_PORT"):

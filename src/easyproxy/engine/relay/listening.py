@@ -3,7 +3,7 @@
 Facts (socket(7), ip(7)): with SO_REUSEPORT the kernel spreads clients over the workers' sockets, but it also lets a
 second program of the same user join in silently, so the address is first tried without it. Closing one of several
 such sockets resets whoever waits in its backlog: they are handed on, never closed early. Accepted sockets inherit
-TCP_NODELAY, keep-alive and TCP_USER_TIMEOUT from the listening one, which saves system calls for every session.
+TCP_NODELAY, SO_OOBINLINE, keep-alive and TCP_USER_TIMEOUT from the listening one, which saves system calls for every session.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def open_listener(listener: Listener, workers: int) -> list[socket.socket]:
             for sock in sockets:
                 if not bind.path:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes keep their place
                     arm_keepalive(sock.setsockopt, listener.keepalive_s, listener.user_timeout_s)
                 sock.listen(listener.backlog)
         except OSError as error:
