@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from easyproxy.config.load import from_dict, load
+from easyproxy.config.load import from_dict, load, read_token
 from easyproxy.config.schema import Config
 from easyproxy.control.journal import Journal
 from easyproxy.control.overview import clients_of, overview
@@ -19,7 +19,7 @@ from easyproxy.control.registry import Registry
 from easyproxy.discovery.names import RESOLVE_EVERY_S, resolve
 from easyproxy.engine.relay import RelayEngine
 from easyproxy.engine.seam import Engine, Observation, Report, SessionInfo, Where
-from easyproxy.errors import ConfigError, EasyProxyError, Problem
+from easyproxy.errors import ConfigError, Problem
 from easyproxy.health.checks import make as make_check
 from easyproxy.health.checks.base import Target
 from easyproxy.health.monitor import Monitor
@@ -288,7 +288,7 @@ class Balancer:
         # FastAPI and uvicorn are loaded only by those who use them.
         from easyproxy.admin.server import AdminServer  # noqa: PLC0415
 
-        server = AdminServer(self, admin.bind, token=_token(admin.token_file, admin.token))
+        server = AdminServer(self, admin.bind, token=read_token(admin))
         await server.start()
         self._admin = server
 
@@ -300,19 +300,6 @@ def _config(source: Config | Mapping[str, object] | str | Path) -> Config:
     if isinstance(source, str | Path):
         return load(source, strategies=strategies)
     return from_dict(source, strategies=strategies)
-
-
-def _token(file: str | None, token: object) -> str | None:
-    if file is not None:
-        try:
-            text = Path(file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeError) as error:
-            raise EasyProxyError(f"admin.token_file: {file} cannot be read: {error}") from error
-        if not text:
-            raise EasyProxyError(f"admin.token_file: {file} is empty; write the token into it")
-        return text
-    get = getattr(token, "get_secret_value", None)
-    return get() if get is not None else None
 
 
 def worker_count(config: Config) -> int:
