@@ -49,6 +49,7 @@ async def test_a_refused_connect_is_tried_at_the_next_candidate(rig: Rig) -> Non
     assert await client.read(29) == b"sent before any backend stood"
     assert rig.counters(away).connect_errors == 1
     assert rig.counters(away).retries == 1
+    assert rig.counters(away).sessions == 0
     assert rig.counters(alive).total == 1
     await eventually(lambda: [seen.outcome for seen in rig.observations(away)], [Outcome.REFUSED])
     assert not rig.observations(alive)
@@ -80,6 +81,7 @@ async def test_retries_end_at_their_number_and_the_client_is_reset(rig: Rig) -> 
     assert await rig.knock() == "reset"
     await rig.reported("connect_failed")
     assert [rig.counters(backend).connect_errors for backend in backends] == [1, 1, 0, 0]
+    assert [rig.counters(backend).sessions for backend in backends] == [0, 0, 0, 0]
     await rig.quiet()
 
 
