@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay.channel import Channel
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 LONG_LIFE_S = 5.0
 """A worker that lived so long died of something new: its successor starts at once."""
 STOP_WITHIN_S = 5.0
+LONGEST_PAUSE_S = 5.0
+"""Between the deaths of workers that never live long, and between attempts to start one."""
+_DOUBLINGS = 10
 
 
 class Member:
@@ -84,6 +88,8 @@ class Crew:
         self._is_stopping = False
         self._short_lives = 0
         self._burials: set[asyncio.Task[None]] = set()
+        # Threads of our own: those of the loop may all be busy with name lookups that hang.
+        self._gravediggers = ThreadPoolExecutor(thread_name_prefix="easyproxy-burial")
         self.restarts = 0
 
     def members(self) -> list[Member]:
@@ -101,7 +107,10 @@ class Crew:
 
     def _hire(self, index: int, generation: int) -> None:
         loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise EngineError(f"relay worker {index} cannot be started: {error}") from error
         channel = Channel(ours)
         member = Member(index, channel, loop)
         try:
@@ -152,7 +161,7 @@ class Crew:
         task.add_done_callback(self._burials.discard)
 
     async def _replace(self, member: Member) -> None:
-        code = await asyncio.to_thread(self._bury, member)
+        code = await self._buried(member)
         how = (
             "ended"
             if code is None
@@ -166,9 +175,21 @@ class Crew:
         self.restarts += 1
         self._on_death(member, how)
         if self._short_lives > 1:
-            await asyncio.sleep(min(0.05 * 2**self._short_lives, 5.0))
-        if not self._is_stopping:
-            self._hire(member.index, generation=self.restarts)
+            await asyncio.sleep(min(0.05 * 2 ** min(self._short_lives, _DOUBLINGS), LONGEST_PAUSE_S))
+        pause = 0.1
+        while not self._is_stopping:
+            try:
+                self._hire(member.index, generation=self.restarts)
+            except EngineError as error:  # the system refuses for now (EAGAIN, ENOMEM, EMFILE)
+                if pause == LONGEST_PAUSE_S:
+                    self._on_death(member, f"has no successor yet: {error}")
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE_S)
+            else:
+                return
+
+    async def _buried(self, member: Member) -> int | None:
+        return await asyncio.get_running_loop().run_in_executor(self._gravediggers, self._bury, member)
 
     @staticmethod
     def _bury(member: Member) -> int | None:
@@ -192,8 +213,9 @@ class Crew:
         for member in members:
             member.send({"op": "stop"})
         for member in members:
-            await asyncio.to_thread(self._bury, member)
+            await self._buried(member)
         for member in members:
             with contextlib.suppress(ValueError):
                 member.close()
         self._members.clear()
+        self._gravediggers.shutdown(wait=False)

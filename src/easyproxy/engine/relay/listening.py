@@ -43,7 +43,9 @@ def open_listener(listener: Listener, workers: int) -> list[socket.socket]:
             for sock in sockets:
                 if not bind.path:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes keep their place
+                    sock.setsockopt(
+                        socket.SOL_SOCKET, socket.SO_OOBINLINE, 1
+                    )  # urgent bytes keep their place
                     arm_keepalive(sock.setsockopt, listener.keepalive_s, listener.user_timeout_s)
                 sock.listen(listener.backlog)
         except OSError as error:
@@ -90,10 +92,13 @@ def _open_unix(path: str) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(path).st_mode):  # noqa: PTH116
             with socket.socket(socket.AF_UNIX) as probe:
+                probe.setblocking(False)
                 try:
                     probe.connect(path)
                 except ConnectionRefusedError:
                     os.unlink(path)  # noqa: PTH108
+                except BlockingIOError:  # alive, with a full backlog
+                    pass
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -107,13 +112,17 @@ def _open_unix(path: str) -> socket.socket:
 def _explain(error: OSError, bind: Address) -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            what = bind.path or f"port {bind.port}"
-            return (
-                f"{what} is in use by another program; stop it (ss -ltnp shows it) or choose another address"
-            )
+            if bind.path:
+                return (
+                    f"{bind.path} is in use by another program (ss -lxp shows it), or is a file of another kind; "
+                    "stop the program or choose another path"
+                )
+            return f"port {bind.port} is in use by another program; stop it (ss -ltnp shows it) or choose another address"
         case errno.EADDRNOTAVAIL:
             return "no interface of this machine has that address"
         case errno.EACCES | errno.EPERM:
+            if bind.path:
+                return "not permitted; this user may not write there"
             return "not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE"
         case _:
             return os.strerror(error.errno or 0)

@@ -22,8 +22,10 @@ from easyproxy.engine.relay.worker import Worker
 def serve(channel: Channel) -> None:
     """Take the first frame, and work until told to stop. Closes the channel."""
     frames = channel.receive()
+    poll = select.poll()  # select(2) ends at descriptor 1023
+    poll.register(channel.fileno(), select.POLLIN)
     while not frames and not channel.is_closed:
-        select.select([channel], [], [])
+        poll.poll()
         frames = channel.receive()
     if not frames:
         channel.close()

@@ -1,0 +1,103 @@
+"""Workers that cannot start, that die, and that die again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import threading
+
+import pytest
+from relay_rig import backend, relay, until
+
+from easyproxy.engine.relay import RelayEngine, crew
+from easyproxy.errors import EngineError
+from easyproxy.model import Pool
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_worker_that_cannot_be_started_is_an_error_in_words(monkeypatch):
+    monkeypatch.setattr("sys.executable", "/nonexistent/python")
+    engine = RelayEngine(workers=2)
+    try:
+        with pytest.raises(EngineError, match=r"relay worker 0 cannot be started: .*No such file"):
+            await engine.start(lambda _: None)
+    finally:
+        await engine.stop()
+
+
+async def test_a_successor_that_cannot_be_started_is_tried_again(monkeypatch):
+    """Behaviour 32: the system may refuse for a while (EAGAIN, ENOMEM, EMFILE)."""
+    async with relay(workers=1, processes=True) as rig:
+        server = rig.server()
+        rig.apply(Pool("p", backends=(backend("p", "a", server),)))
+        real, refusals = crew.Crew._spawn, []
+
+        def refuse(theirs):
+            if len(refusals) < 2:
+                refusals.append(1)
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            return real(theirs)
+
+        monkeypatch.setattr(crew.Crew, "_spawn", staticmethod(refuse))
+        [pid] = rig.engine.worker_pids()
+        os.kill(pid, signal.SIGKILL)
+        waiting = await rig.client()
+        session = await rig.taken(server)
+        await rig.send(waiting, b"patience")
+        assert await rig.read(session, 8) == b"patience"
+        assert len(refusals) == 2
+
+
+async def test_deaths_that_follow_one_another_back_off_for_ever(monkeypatch):
+    async with relay(workers=1, processes=True) as rig:
+        rig.engine._crew._short_lives = 5000  # a night of quick deaths
+        monkeypatch.setattr(crew, "LONGEST_PAUSE_S", 0.2)
+        [pid] = rig.engine.worker_pids()
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: rig.engine.worker_pids() not in ([], [pid]))
+        assert rig.engine.statistics().worker_restarts == 1
+        assert "was ended by signal 9" in rig.complaints[0]
+
+
+async def test_a_dead_worker_is_replaced_while_the_programs_threads_are_all_busy():
+    """Behaviour 32: name lookups that hang, for example."""
+    async with relay(workers=1, processes=True) as rig:
+        loop, release = asyncio.get_running_loop(), threading.Event()
+        busy = [loop.run_in_executor(None, release.wait) for _ in range(40)]
+        try:
+            [pid] = rig.engine.worker_pids()
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: rig.engine.worker_pids() not in ([], [pid]))
+        finally:
+            release.set()
+            await asyncio.gather(*busy)
+
+
+async def test_a_program_with_many_open_files_can_embed_the_engine():
+    """select(2) ends at descriptor 1023."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip("the hard limit of open files is too low")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    many = [os.dup(0) for _ in range(1100)]
+    try:
+        async with relay() as rig:
+            server = rig.server()
+            rig.apply(Pool("p", backends=(backend("p", "a", server),)))
+            client = await rig.client()
+            session = await rig.taken(server)
+            await rig.send(client, b"hello")
+            assert await rig.read(session, 5) == b"hello"
+            assert not rig.complaints
+    finally:
+        for fd in many:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_threads_are_one_worker():
+    with pytest.raises(EngineError, match="a thread is one worker"):
+        RelayEngine(workers=2, processes=False)
