@@ -26,7 +26,9 @@ lint: $(VENV)/.dev ## style, types, and the directions of imports
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev ## compare with HAProxy, nginx, Envoy and Traefik in one run (docs/benchmarks.md)
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench --json docs/benchmarks.json --plot docs/benchmarks.svg
+	$(BIN)/python -m bench report docs/benchmarks.json --into docs/benchmarks.md
+	$(BIN)/python -m bench report docs/benchmarks.json --summary --into README.md
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

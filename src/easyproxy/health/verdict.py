@@ -78,12 +78,12 @@ def judge(verdict: Verdict, observation: Observation, rule: Rule) -> Verdict:
 
     >>> up = judge(INITIAL, Observation("p/a", Outcome.SUCCESS, "connected", at=1.0), Rule(rise=2, fall=2))
     >>> up.healthy, up.reason
-    (True, 'first look: connected')
+    (True, 'connected')
     >>> shaken = judge(up, Observation("p/a", Outcome.REFUSED, "connection refused", at=2.0), Rule(2, 2))
     >>> shaken.healthy, shaken.is_changing
     (True, True)
     >>> judge(shaken, Observation("p/a", Outcome.TIMEOUT, "no answer within 1 s", at=3.0), Rule(2, 2)).reason
-    '2 failures in a row, the last: no answer within 1 s'
+    'no answer within 1 s (2 failures in a row)'
     """
     last = verdict.last
     if last is not None and 0 < last.at - observation.at <= LATE_S:
@@ -94,24 +94,25 @@ def judge(verdict: Verdict, observation: Observation, rule: Rule) -> Verdict:
         words = observation.detail or observation.outcome.value
         seen = replace(seen, last_error=words, last_error_at=observation.at)
     if verdict.healthy is None:
-        return _decided(seen, observation, "first look")
+        return _decided(seen, observation, 1)
     if success == verdict.healthy:
         return replace(seen, streak=0)
     streak = verdict.streak + 1
     needed = rule.rise if success else rule.fall
     if streak < needed:
         return replace(seen, streak=streak)
-    kind = "success" if success else "failure"
-    plural = "es" if success else "s"
-    why = f"1 {kind}" if streak == 1 else f"{streak} {kind}{plural} in a row, the last"
-    return _decided(seen, observation, why)
+    return _decided(seen, observation, streak)
 
 
-def _decided(verdict: Verdict, observation: Observation, why: str) -> Verdict:
+def _decided(verdict: Verdict, observation: Observation, streak: int) -> Verdict:
+    """Change the state; the cause stands first, because a table has little room."""
+    success = observation.outcome is Outcome.SUCCESS
+    plural = "successes" if success else "failures"
+    count = f" ({streak} {plural} in a row)" if streak > 1 else ""
     return replace(
         verdict,
-        healthy=observation.outcome is Outcome.SUCCESS,
+        healthy=success,
         streak=0,
         since=observation.at,
-        reason=f"{why}: {observation.detail or observation.outcome.value}",
+        reason=f"{observation.detail or observation.outcome.value}{count}",
     )

@@ -170,7 +170,7 @@ def test_the_overview_shows_every_backend_with_its_state_reason_and_counters(reg
     p, q = status.pools
     assert (p.name, p.check, p.queued, q.check, q.queued) == ("p", "tcp every 2 s", 5, "no check", 0)
     a, unresolved = p.backends
-    assert (a.state, a.since, a.reason) == ("ready", 3.0, "1 success: look 3")
+    assert (a.state, a.since, a.reason) == ("ready", 3.0, "look 3")
     assert (a.weight, a.effective_weight) == (4, 2.0), "ten of twenty seconds of slow start"
     assert (a.last_error, a.last_error_at, a.counters.sessions) == ("look 2", 2.0, 2)
     assert (a.last_probe.at, a.last_probe.outcome, a.last_probe.duration_s) == (3.0, "success", 0.25)

@@ -107,8 +107,8 @@ def test_the_reason_says_how_many_and_the_last_detail():
         judge(up, look(Outcome.TIMEOUT, 2.0, "slow"), rule), look(Outcome.REFUSED, 3.0, "refused"), rule
     )
     again = judge(down, look(Outcome.SUCCESS, 4.0, "connected"), rule)
-    assert down.reason == "2 failures in a row, the last: refused"
-    assert again.reason == "1 success: connected"
+    assert down.reason == "refused (2 failures in a row)"
+    assert again.reason == "connected"
     assert (again.last_error, again.last_error_at) == ("refused", 3.0)
 
 
