@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -19,4 +20,14 @@ def eventually(claim: Callable[[], Value], what: str, patience_s: float = PATIEN
         if time.monotonic() > deadline:
             raise AssertionError(f"it did not come about that {what}; the last look found {value!r}")
         time.sleep(0.03)
+    return value
+
+
+async def comes_true(claim: Callable[[], Value], what: str, patience_s: float = PATIENCE_S) -> Value:
+    """Do the same in an event loop, which goes on meanwhile."""
+    deadline = time.monotonic() + patience_s
+    while not (value := claim()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"it did not come about that {what}; the last look found {value!r}")
+        await asyncio.sleep(0.01)
     return value

@@ -22,6 +22,15 @@ def ask(port: int, host: str = "127.0.0.1", source: str = "") -> str:
         return visit.ask()
 
 
+def is_served(port: int) -> bool:
+    """Whether one more client would be served. Refused ones are reset, some of them while they still connect."""
+    try:
+        ask(port)
+    except (OSError, http.client.HTTPException):
+        return False
+    return True
+
+
 class Visit:
     """One HTTP connection that stays open and never connects a second time by itself."""
 
@@ -96,7 +105,7 @@ def wrk_arguments(url: str, connections: int, duration: str, *, close: bool) -> 
 
 
 def wrk(
-    port: int, *, connections: int = 20, duration: str = "2s", path: str = "/name", close: bool = False
+    port: int, *, connections: int = 20, duration: str = "1s", path: str = "/name", close: bool = False
 ) -> Load:
     """Run wrk for so long; return its counts."""
     url = f"http://127.0.0.1:{port}{path}"
