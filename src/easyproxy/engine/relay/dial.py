@@ -265,7 +265,7 @@ class Dial:
         backend, sock = session.backend, session.socket
         assert backend is not None  # noqa: S101 - an attempt is under way
         assert sock is not None  # noqa: S101
-        if backend.may_meet_itself and sock.getsockname() == sock.getpeername():
+        if backend.may_meet_itself and sock.getsockname()[:2] == backend.address[:2]:
             self._attempt_failed(Outcome.REFUSED, errno.ECONNREFUSED)
             return
         cells, cell = core.cells, backend.cell

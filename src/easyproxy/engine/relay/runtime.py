@@ -62,6 +62,7 @@ class BackendRuntime:
         # happens to choose that very port as the local one (simultaneous open, RFC 9293 section 3.5).
         self.may_meet_itself = (
             not backend.address.path
+            and backend.address.port in _LOCAL_PORTS
             and ipaddress.ip_address(backend.address.host.partition("%")[0]).is_loopback
         )
 
