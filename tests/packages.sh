@@ -4,7 +4,9 @@
 set -eu
 # command:package
 wanted="mariadbd:mariadb-server mariadb:mariadb-client mysqlslap:mariadb-client redis-server:redis-server \
-nginx:nginx wrk:wrk curl:curl rsync:rsync sshd:openssh-server ssh:openssh-client ip:iproute2 openssl:openssl nft:nftables"
+mariadb-install-db:mariadb-server redis-benchmark:redis-tools redis-cli:redis-tools nginx:nginx wrk:wrk curl:curl \
+rsync:rsync nc:netcat-openbsd sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client ip:iproute2 ss:iproute2 \
+setpriv:util-linux unshare:util-linux openssl:openssl nft:nftables"
 missing=""
 PATH="$PATH:/usr/sbin:/sbin"
 for pair in $wanted; do
