@@ -30,15 +30,15 @@ class LeastConnections(Strategy):
 
     def candidates(self, client: str) -> Iterator[Backend]:  # noqa: ARG002 - loads decide
         """Yield the least loaded, then the others by the loads as they were for the first."""
-        load = self._load
+        load, weighted = self._load, self._weighted  # build() may come before the next candidate is wanted
         # A division rounds equal ratios to equal floats, so 1/1 and 3/3 are a tie.
-        loads = [(load(backend) + 1) / weight for backend, weight in self._weighted]
+        loads = [(load(backend) + 1) / weight for backend, weight in weighted]
         least = min(loads)
         chosen = loads.index(least)
         for _ in range(self._ticket() % loads.count(least)):
             chosen = loads.index(least, chosen + 1)
-        yield self._weighted[chosen][0]
+        yield weighted[chosen][0]
         rest = [*range(chosen + 1, len(loads)), *range(chosen)]
         rest.sort(key=loads.__getitem__)
         for i in rest:
-            yield self._weighted[i][0]
+            yield weighted[i][0]

@@ -104,9 +104,9 @@ class Dial:
                 chosen = next(candidates, None)
             except (
                 StrategyError
-            ) as error:  # a user's strategy went wrong: the order of the configuration serves
+            ) as error:  # a user's strategy went wrong: priorities and the order of the configuration serve
                 core.report({"kind": "error", "detail": str(error)})
-                candidates = self._candidates = iter(pool.pool.backends)
+                candidates = self._candidates = iter(pool.tiers.backends if pool.tiers is not None else ())
                 continue
             if chosen is None:
                 break
@@ -202,7 +202,8 @@ class Dial:
         return int.from_bytes(fcntl.ioctl(fd, _FIONREAD, b"\0\0\0\0"), "little")
 
     def _client_ready(self, fd: int, mask: int) -> None:
-        if mask & (ERR | HUP):
+        # A unix client that has sent all and closed is a HUP without an error, and its bytes are still here.
+        if mask & ERR or (mask & HUP and not self._readable(fd)):
             close.cut(self.core, self.session, Event.CLIENT_GAVE_UP)
             return
         self.client_mask |= mask

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.crew import Crew, Member
 from easyproxy.engine.relay.listening import open_listener
-from easyproxy.engine.relay.session import REASONS
+from easyproxy.engine.relay.session import REASONS, Event
 from easyproxy.engine.relay.slots import Slots
 from easyproxy.engine.relay.wire import plain_snapshot
 from easyproxy.engine.seam import (
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _BACKEND_FIELDS = tuple(BackendCounters.__dataclass_fields__)
 _LISTENER_FIELDS = tuple(ListenerCounters.__dataclass_fields__)
+CUTS = (Event.OPERATOR.value, Event.BACKEND_DOWN.value, Event.DRAINED.value)
 ANSWER_WITHIN_S = 5.0
 """A worker that does not answer a question for so long is left out of the answer."""
 
@@ -293,7 +294,12 @@ class RelayEngine:
         return [SessionInfo(**item) for frame in frames for item in frame["items"]]
 
     async def close_sessions(self, where: Where, reason: str = "operator") -> int:
-        """Close the sessions that match; ``reason`` is ``operator``, ``backend_down`` or ``drained``."""
+        """Close the sessions that match; ``reason`` is ``operator``, ``backend_down`` or ``drained``.
+
+        Raises ValueError for another reason.
+        """
+        if reason not in CUTS:
+            raise ValueError(f"{reason!r} is no reason to close sessions; write {', '.join(CUTS)}")
         criteria = {
             "backend": where.backend,
             "client": where.client,
