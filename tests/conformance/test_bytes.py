@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,31 @@ async def test_a_reader_that_stops_stops_the_sender(rig: Rig) -> None:
     assert await client.ending() == "fin"
     assert check.received == sent
     assert not client.data
+
+
+async def _stalled(count: Callable[[], int]) -> None:
+    """Wait until nothing moves; on a machine too busy to tell, the round is weaker and no more."""
+    before, now = -1, count()
+    while before != now:
+        await asyncio.sleep(0.05)
+        before, now = now, count()
+
+
+@pytest.mark.parametrize("receive_buffer", [0, 32 * KIB, 256 * KIB], ids=lambda size: f"buffer-{size}")
+@behaviour(5)
+async def test_a_reader_that_stops_again_and_again_is_never_forgotten(rig: Rig, receive_buffer: int) -> None:
+    """Behaviour 5: after each stall the engine holds bytes, and has to hear of room and of more data alike."""
+    backend = rig.backend("a")
+    rig.serve(backend)
+    client, server = await rig.pair(backend, receive_buffer=receive_buffer)
+    stream = Stream("stop and go", 64 * MIB)
+    sending = asyncio.create_task(server.send_stream(stream))
+    check = Check(stream)
+    while check.received < stream.size:
+        await _stalled(lambda: rig.counters(backend).bytes_from_backend)
+        await client.receive_into(check, min(4 * MIB, stream.size - check.received))
+    await sending
+    assert check.digest() == stream.digest()
 
 
 @behaviour(6)
