@@ -46,6 +46,8 @@ OURS = frozenset(
 """Errors of connect(2) that say something about this machine and nothing about the backend."""
 
 _CLOSED, _CONNECTED = State.CLOSED, Event.CONNECTED
+_FULL = "every candidate is at its max_sessions"
+
 GIVEN_UP_AFTER_S = 1.0
 """A client that ends without a byte before its backend stands has probably gone, but may be half-closing."""
 
@@ -117,7 +119,7 @@ class Dial:
                 core.cells[backend.cell + c.B_SESSIONS] += 1
             elif not core.counters.take(backend.slot, chosen.max_sessions):
                 self._is_short = True
-                self._why = "every candidate is at its max_sessions"
+                self._why = _FULL
                 continue
             if self._connect(backend):
                 return
@@ -125,7 +127,7 @@ class Dial:
         if self._is_short and pool.pool.queue_timeout_s:
             self._queue()
         elif self._is_short:
-            close.cut(core, session, Event.QUEUE_TIMEOUT, self._why)
+            close.cut(core, session, self._no_place(), self._why)
         else:
             close.cut(core, session, Event.CONNECT_FAILED, self._why)
 
@@ -309,6 +311,10 @@ class Dial:
         self._deadline = self._queue_until
         self._place()
 
+    def _no_place(self) -> Event:
+        """Say what it was that the client waited for in vain: a place, or something that this machine was short of."""
+        return Event.QUEUE_TIMEOUT if self._why == _FULL else Event.CONNECT_FAILED
+
     def retry(self) -> bool:
         """Try again from the queue; return whether it left the queue."""
         pool = self.session.listener.pool
@@ -340,7 +346,7 @@ class Dial:
         elif now < self._deadline:
             self._place()
         elif self.session.socket is None:
-            close.cut(self.core, self.session, Event.QUEUE_TIMEOUT, self._why)
+            close.cut(self.core, self.session, self._no_place(), self._why)
         else:
             self._attempt_failed(Outcome.TIMEOUT, errno.ETIMEDOUT)
 

@@ -154,8 +154,8 @@ class Flow:
             if not count:
                 self._finish()
                 return
-            session.active_at = core.now
             if not self.target_gone:
+                session.active_at = core.now
                 if self.writes_until_nodelay:
                     self._count_down_to_nodelay()
                 try:
@@ -213,17 +213,16 @@ class Flow:
 
     def _pump_bulk(self) -> None:
         core = self.core
-        pipe = self.pipe
-        if pipe is None:
-            pipe = self.pipe = core.pipes.take()
-            if pipe is None:  # no pipe to be had: copying does as well
-                self.is_bulk = False
-                self.streak = 0
-                core.again.append(self)
-                return
+        pipe = self.pipe = self.pipe or core.pipes.take()
+        if pipe is None:  # none to be had: copying does as well
+            self._leave_bulk()
+            core.again.append(self)
+            return
         turn = TURN
         moved = 0
         while True:
+            # EAGAIN says "the pipe is full" as well as "nothing there": only with an empty pipe is it the latter.
+            was_empty = not pipe.held
             try:
                 count = _splice(self.source, pipe.write_end, pipe.size, flags=_SPLICE_FLAGS)
                 pipe.held += count
@@ -250,7 +249,7 @@ class Flow:
                 self.moved += sent
                 core.cells[self.cell] += sent
                 self.session.active_at = core.now
-                if pipe.held or count > 0:
+                if pipe.held or count > 0 or not was_empty:
                     turn -= 1
                     if not turn:
                         core.again.append(self)
@@ -263,11 +262,14 @@ class Flow:
             core.pipes.give(pipe)
             self.pipe = None
             if moved < STAYS_BULK or self.tail == TAIL_UNSURE:
-                self.is_bulk = False
-                self.streak = 0
+                self._leave_bulk()
                 if self.tail == TAIL_UNSURE:  # it also says "nothing there" before urgent data; read(2) knows
                     core.again.append(self)
             return
+
+    def _leave_bulk(self) -> None:
+        self.is_bulk = False
+        self.streak = 0
 
     def _finish(self) -> None:
         self.ended = True
