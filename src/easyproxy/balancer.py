@@ -19,7 +19,7 @@ from easyproxy.control.registry import Registry
 from easyproxy.discovery.names import RESOLVE_EVERY_S, resolve
 from easyproxy.engine.relay import RelayEngine
 from easyproxy.engine.seam import Engine, Observation, Report, SessionInfo, Where
-from easyproxy.errors import ConfigError, Problem
+from easyproxy.errors import ConfigError, EngineError, Problem
 from easyproxy.health.checks import make as make_check
 from easyproxy.health.checks.base import Target
 from easyproxy.health.monitor import Monitor
@@ -75,6 +75,7 @@ class Balancer:
         self._wants_admin = in_processes or "admin" in self.config.model_fields_set
         self._admin: AdminServer | None = None
         self._tasks: set[asyncio.Task[object]] = set()
+        self._reloading = asyncio.Lock()
         self._is_serving = False
         self.started_at = 0.0
 
@@ -94,6 +95,7 @@ class Balancer:
             raise
         self._spawn(self._every(RESOLVE_EVERY_S, self._follow_names))
         self._spawn(self._every(SLOW_START_STEP_S, self._follow_slow_start))
+        self._spawn(self._every(1.0, self._journal.flush))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -160,24 +162,38 @@ class Balancer:
             EngineError: an address cannot be had; nothing changes.
         """
         fresh = _config(config)
-        registry = self._registry
-        entries = registry.entries_for(fresh)
-        self._targets(fresh, entries)  # raises before anything is touched when a check cannot be made
-        old_config, old_entries = registry.config, registry.entries
-        await self._resolve_names({key: entry for key, entry in entries.items() if key not in old_entries})
-        registry.replace(fresh, entries)
-        self._is_serving = False
+        async with self._reloading:
+            # What is new is resolved and probed apart; the old configuration serves meanwhile, and follows its health.
+            trial = Registry(fresh)
+            self._targets(
+                fresh, trial.entries
+            )  # raises before anything is touched when a check cannot be made
+            new = {key: entry for key, entry in trial.entries.items() if not self._registry.knows(entry)}
+            await self._resolve_names(new)
+            await self._look_at(trial, new)
+            old = self._registry.config, self._registry.entries
+            entries = {**self._registry.entries_for(fresh), **new}
+            self._registry.replace(fresh, {key: entries[key] for key in trial.entries})
+            try:
+                self._apply()
+            except EngineError:
+                self._registry.replace(*old)
+                raise
+            self.config = fresh
+            self._monitor.watch(self._targets(fresh, self._registry.entries))
+
+    async def _look_at(self, trial: Registry, new: Mapping[str, Entry]) -> None:
+        """Probe these backends once, so that the first verdict stands before the first client comes."""
+
+        def observe(observation: Observation) -> None:
+            trial.observe(observation, time.monotonic())
+
+        monitor = Monitor(observe, trial.is_changing)
+        monitor.watch(self._targets(trial.config, new))
         try:
-            self._monitor.watch(self._targets(fresh, entries))
-            await self._monitor.first_round()
-            self._is_serving = True
-            self._apply()
-        except BaseException:
-            registry.replace(old_config, old_entries)
-            self._monitor.watch(self._targets(old_config, old_entries))
-            self._is_serving = True
-            raise
-        self.config = fresh
+            await monitor.first_round()
+        finally:
+            await monitor.stop()
 
     # -- what comes in
 
@@ -199,13 +215,12 @@ class Balancer:
 
     def _changed(self, change: Change) -> None:
         self._journal.change(change)
+        if self._is_serving:
+            self._apply()
+            entry = self._registry.entries[change.backend]
+            if change.state == "down" and self._registry.config.pools[entry.pool].close_sessions_on_down:
+                self._spawn(self.engine.close_sessions(Where(backend=change.backend), "backend_down"))
         self._on_change(change)
-        if not self._is_serving:
-            return
-        self._apply()
-        entry = self._registry.entries[change.backend]
-        if change.state == "down" and self._registry.config.pools[entry.pool].close_sessions_on_down:
-            self._spawn(self.engine.close_sessions(Where(backend=change.backend), "backend_down"))
 
     def _apply(self) -> None:
         self.engine.apply(self._registry.snapshot(time.monotonic()))

@@ -39,11 +39,7 @@ class Journal:
 
     def end(self, end: SessionEnd) -> None:
         """Tell how a session broke."""
-        second = int(self._clock())
-        if second != self._second:
-            if self._suppressed:
-                log.warning("sessions broke", extra={"not_shown": self._suppressed})
-            self._second, self._lines, self._suppressed = second, 0, 0
+        self.flush()
         self._lines += 1
         if self._lines > LINES_PER_SECOND:
             self._suppressed += 1
@@ -51,6 +47,15 @@ class Journal:
         fields = {key: value for key, value in asdict(end).items() if value != ""}
         fields["age_s"] = round(end.age_s, 3)
         log.info("session broke", extra=fields)
+
+    def flush(self) -> None:
+        """Begin a new second, and tell how many lines the last one had too many."""
+        second = int(self._clock())
+        if second == self._second:
+            return
+        if self._suppressed:
+            log.warning("sessions broke", extra={"not_shown": self._suppressed})
+        self._second, self._lines, self._suppressed = second, 0, 0
 
     @staticmethod
     def trouble(text: str) -> None:

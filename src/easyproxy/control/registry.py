@@ -81,6 +81,15 @@ class Registry:
                 entries[entry.id] = entry
         return entries
 
+    def knows(self, entry: Entry) -> bool:
+        """Whether the backend of an entry is here already, at the same place, and checked if it is to be."""
+        known = self.entries.get(entry.id)
+        return (
+            known is not None
+            and known.config.address == entry.config.address
+            and known.is_checked == entry.is_checked
+        )
+
     def replace(self, config: Config, entries: dict[str, Entry]) -> None:
         """Put another configuration in force, with entries made by :meth:`entries_for`."""
         self.config = config

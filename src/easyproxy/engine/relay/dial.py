@@ -41,6 +41,7 @@ OURS = frozenset(
         errno.ENOMEM,
         errno.EAGAIN,
         errno.EADDRINUSE,
+        errno.ENOSPC,  # epoll_ctl(2): max_user_watches
     }
 )
 """Errors of connect(2) that say something about this machine and nothing about the backend."""
@@ -91,6 +92,10 @@ class Dial:
         if not pool.backends:
             close.cut(self.core, session, Event.NO_BACKEND, f"pool {pool.pool.name} has no ready backend")
             return
+        if pool.waiting and pool.pool.queue_timeout_s:  # first come, first served
+            self._why = _FULL
+            self._queue()
+            return
         self._candidates = pool.choose(session.host)
         self._left = pool.pool.retries + 1
         self._is_short = False
@@ -104,9 +109,8 @@ class Dial:
         while candidates is not None and self._left > 0:
             try:
                 chosen = next(candidates, None)
-            except (
-                StrategyError
-            ) as error:  # a user's strategy went wrong: priorities and the order of the configuration serve
+            except StrategyError as error:
+                # A user's strategy went wrong: priorities and the order of the configuration serve instead.
                 core.report({"kind": "error", "detail": str(error)})
                 candidates = self._candidates = iter(pool.tiers.backends if pool.tiers is not None else ())
                 continue

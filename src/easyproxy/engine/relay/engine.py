@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.crew import Crew, Member
-from easyproxy.engine.relay.listening import open_listener
+from easyproxy.engine.relay.listening import open_listener, tune
 from easyproxy.engine.relay.session import REASONS, Event
 from easyproxy.engine.relay.slots import Slots
 from easyproxy.engine.relay.wire import plain_snapshot
@@ -149,6 +149,9 @@ class RelayEngine:
                 for sock in sockets:
                     sock.close()
             raise
+        for listener in snapshot.listeners:
+            if listener.name in self._sockets and listener != known[listener.name]:
+                tune(self._sockets[listener.name], listener)
         self._sockets.update(opened)
         for pool in snapshot.pools:
             if pool.name not in self._tickets:

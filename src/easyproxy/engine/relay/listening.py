@@ -40,20 +40,23 @@ def open_listener(listener: Listener, workers: int) -> list[socket.socket]:
                     sock = undo.enter_context(_open_tcp(address, share=workers > 1))
                     address = Address(address.host, sock.getsockname()[1])
                     sockets.append(sock)
-            for sock in sockets:
-                if not bind.path:
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    sock.setsockopt(
-                        socket.SOL_SOCKET, socket.SO_OOBINLINE, 1
-                    )  # urgent bytes keep their place
-                    arm_keepalive(sock.setsockopt, listener.keepalive_s, listener.user_timeout_s)
-                sock.listen(listener.backlog)
+            tune(sockets, listener)
         except OSError as error:
             raise EngineError(
                 f"listener {listener.name}: cannot listen on {bind}: {_explain(error, bind)}"
             ) from error
         undo.pop_all()
         return sockets
+
+
+def tune(sockets: list[socket.socket], listener: Listener) -> None:
+    """Give listening sockets the settings that accepted ones inherit, and listen; may be called again (listen(2))."""
+    for sock in sockets:
+        if not listener.bind.path:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes keep their place
+            arm_keepalive(sock.setsockopt, listener.keepalive_s, listener.user_timeout_s)
+        sock.listen(listener.backlog)
 
 
 def _numeric(bind: Address) -> Address:

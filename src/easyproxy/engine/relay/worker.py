@@ -6,6 +6,8 @@ the shared counters, and it talks to the control process through one channel.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import socket
 import time
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 REPORTS_PER_FRAME = 500
 MAX_UNSENT_FRAMES = 32
+RESERVED_DESCRIPTORS = 16
 SESSIONS_PER_SLICE = 250
 _KEEPALIVE_PROBES = 3
 
@@ -50,6 +53,8 @@ class Worker:
         self._jobs: list[Iterator[None]] = []  # work on many sessions, a slice per turn of the loop
         self._is_running = True
         self._is_draining = False
+        self._reserve: list[int] = []
+        self._fill_reserve()
         self._ends_at = 0.0
         self.core.handle(channel.fileno(), self)
         self._is_channel_blocked = False
@@ -159,10 +164,22 @@ class Worker:
         if self.channel.flush() and self._is_channel_blocked:
             self._is_channel_blocked = False
             self.core.poller.add(self.channel.fileno())
-        for frame, fds in self.channel.receive():
+        # Descriptors that come with a command find room even when sessions have used up all others: the kernel
+        # would drop them without a word (unix(7), MSG_CTRUNC).
+        for fd in self._reserve:
+            os.close(fd)
+        self._reserve.clear()
+        commands = self.channel.receive()
+        self._fill_reserve()
+        for frame, fds in commands:
             self.obey(frame, fds)
         if self.channel.is_closed and not self._ends_at:
             self._orphaned()
+
+    def _fill_reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            while len(self._reserve) < RESERVED_DESCRIPTORS:
+                self._reserve.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
     def _orphaned(self) -> None:
         """Control is gone: free the addresses for its successor at once, and let the sessions end in peace."""
@@ -210,6 +227,8 @@ class Worker:
                 sock = self._sockets.pop(listener.name, None)
                 if sock is not None:  # none comes while the engine is draining
                     runtime.acceptor = Acceptor(self.core, runtime, sock)
+            elif runtime.listener != listener:
+                self._jobs.append(self._look_again(runtime))
             runtime.listener = listener
             if runtime.pool is not pool_runtime:
                 self._move(runtime, pool_runtime)
@@ -329,6 +348,15 @@ class Worker:
             "worker": core.index,
         }
 
+    def _look_again(self, runtime: ListenerRuntime) -> Iterator[None]:
+        """Let living sessions have the listener's new time-outs: each is looked at with the next tick."""
+        everyone = list(self.core.sessions.values())
+        for start in range(0, len(everyone), SESSIONS_PER_SLICE):
+            for session in everyone[start : start + SESSIONS_PER_SLICE]:
+                if session.listener is runtime and session.state is not State.CLOSED and session.dial is None:
+                    self.core.wheel.place(session, self.core.now)
+            yield
+
     def _close_sessions(self, request: int, where: dict[str, str], event: Event) -> Iterator[None]:
         closed = 0
         everyone = list(self.core.sessions.values())
@@ -364,6 +392,8 @@ class Worker:
             close.reset(core, fd)
         close.close_descriptors(core)
         self._hand_over()
+        for fd in self._reserve:
+            os.close(fd)
         core.pipes.close()
         core.poller.close()
         self.channel.close()
@@ -373,13 +403,13 @@ def arm_keepalive(
     setsockopt: Callable[[int, int, int], None], keepalive_s: float, user_timeout_s: float
 ) -> None:
     """Make the kernel probe a silent peer, and give up on one that does not acknowledge (tcp(7), socket(7))."""
+    setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(keepalive_s > 0))
     if keepalive_s:
-        setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         interval = max(1, round(keepalive_s / _KEEPALIVE_PROBES))
         idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
         if idle is not None:
             setsockopt(socket.IPPROTO_TCP, idle, max(1, round(keepalive_s)))
         setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
         setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
-    if user_timeout_s and hasattr(socket, "TCP_USER_TIMEOUT"):
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
         setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout_s * 1000))
