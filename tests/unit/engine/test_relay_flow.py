@@ -238,6 +238,7 @@ def test_a_backend_that_answers_and_vanishes_is_heard_to_the_end(first):
             steps.worker._tick()
         reader.join()
         assert reader.data == answer
+        steps.until(lambda: steps.ends)  # the reader may be done before the worker has seen the reset
         assert steps.ends == ["backend_reset"]
 
 
