@@ -93,6 +93,13 @@ class MariaDb:
         """Read a counter of SHOW GLOBAL STATUS."""
         return int(self.sql(f"SHOW GLOBAL STATUS LIKE '{variable}'")[0][1])
 
+    def probes(self) -> int:
+        """Return how often the heartbeat's account has logged in."""
+        rows = self.sql(
+            "SELECT SUM(TOTAL_CONNECTIONS) FROM performance_schema.accounts WHERE USER = 'easyproxy'"
+        )
+        return 0 if rows[0][0] == "NULL" else int(rows[0][0])
+
     @property
     def log(self) -> str:
         return self._program.text()
