@@ -14,8 +14,8 @@ import os
 import socket
 import stat
 
+from easyproxy.engine.relay.keepalive import arm_keepalive
 from easyproxy.engine.relay.runtime import socket_address
-from easyproxy.engine.relay.worker import arm_keepalive
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Listener
 

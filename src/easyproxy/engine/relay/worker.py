@@ -8,35 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 from easyproxy.engine.relay import close
-from easyproxy.engine.relay.accept import Acceptor
 from easyproxy.engine.relay.core import Core
-from easyproxy.engine.relay.counters import Counters, Descriptor, ticket_counter
-from easyproxy.engine.relay.runtime import BackendRuntime, ListenerRuntime, PoolRuntime
+from easyproxy.engine.relay.inforce import InForce
+from easyproxy.engine.relay.keepalive import arm_keepalive
 from easyproxy.engine.relay.session import Event, Session, State
+from easyproxy.engine.relay.survey import close_sessions, list_sessions, look_again
 from easyproxy.engine.relay.timers import TICK_S
 from easyproxy.engine.relay.wire import snapshot_from
-from easyproxy.strategy import BUILTIN
-from easyproxy.strategy import load as load_strategy
-from easyproxy.strategy.base import Context, Strategy, StrategyError
-from easyproxy.strategy.tiers import Tiers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from easyproxy.engine.relay.channel import Channel, Frame
-    from easyproxy.model import Backend, Pool
+    from easyproxy.engine.relay.counters import Counters
 
 REPORTS_PER_FRAME = 500
 MAX_UNSENT_FRAMES = 32
 RESERVED_DESCRIPTORS = 16
-SESSIONS_PER_SLICE = 250
-_KEEPALIVE_PROBES = 3
 
 
 class Worker:
@@ -46,10 +39,7 @@ class Worker:
         self.channel = channel
         self.core = Core(hello["index"], hello["generation"], counters, portable=hello["portable"])
         self.orphan_drain_s: float = hello["drain_s"]
-        self._listeners: dict[str, ListenerRuntime] = {}
-        self._pools: dict[str, PoolRuntime] = {}
-        self._sockets: dict[str, socket.socket] = {}  # handed over, not yet in use
-        self._tickets: dict[str, Descriptor] = {}
+        self.in_force = InForce(self.core)
         self._jobs: list[Iterator[None]] = []  # work on many sessions, a slice per turn of the loop
         self._is_running = True
         self._is_draining = False
@@ -110,7 +100,7 @@ class Worker:
             if session.state is not State.CLOSED:
                 self._expire(session)
                 self._refresh(session)
-        for pool in self._pools.values():
+        for pool in self.in_force.pools.values():
             if pool.waiting:  # a place may have become free in another worker
                 pool.wake()
         if core.lingering:
@@ -207,104 +197,17 @@ class Worker:
         getattr(self, f"_do_{frame['op']}")(frame, fds)
 
     def _do_listen(self, frame: Frame, fds: list[int]) -> None:
-        self._sockets[frame["listener"]] = socket.socket(fileno=fds[0])
+        self.in_force.bring_socket(frame["listener"], fds[0])
 
     def _do_ticket(self, frame: Frame, fds: list[int]) -> None:
-        self._tickets[frame["pool"]] = Descriptor(fds[0])
+        self.in_force.bring_ticket(frame["pool"], fds[0])
 
     def _do_snapshot(self, frame: Frame, _fds: list[int]) -> None:
-        snapshot = snapshot_from(frame["snapshot"])
-        slots: dict[str, int] = frame["slots"]
-        for pool in snapshot.pools:
-            self._take_pool(pool, slots)
-        for listener in snapshot.listeners:
-            pool_runtime = self._pools[listener.pool]
-            runtime = self._listeners.get(listener.name)
-            if runtime is None:
-                slot = slots[f"listener:{listener.name}"]
-                runtime = ListenerRuntime(listener, slot, self.core.counters.base(slot), pool_runtime)
-                self._listeners[listener.name] = runtime
-                sock = self._sockets.pop(listener.name, None)
-                if sock is not None:  # none comes while the engine is draining
-                    runtime.acceptor = Acceptor(self.core, runtime, sock)
-            elif runtime.listener != listener:
-                self._jobs.append(self._look_again(runtime))
-            runtime.listener = listener
-            if runtime.pool is not pool_runtime:
-                self._move(runtime, pool_runtime)
-        for name in self._listeners.keys() - {listener.name for listener in snapshot.listeners}:
-            self._stop_accepting(self._listeners.pop(name))
-        for name in self._pools.keys() - {pool.name for pool in snapshot.pools}:
-            for dial in tuple(self._pools.pop(name).waiting):
-                close.cut(self.core, dial.session, Event.NO_BACKEND, f"pool {name} is no longer configured")
-            del self._tickets[name]
-
-    @staticmethod
-    def _move(runtime: ListenerRuntime, pool: PoolRuntime) -> None:
-        """Give a listener another pool; its clients that wait for a place try their luck there."""
-        waiting = [dial for dial in runtime.pool.waiting if dial.session.listener is runtime]
-        for dial in waiting:
-            dial.release()
-        runtime.pool = pool
-        for dial in waiting:
-            dial.start()
-
-    def _take_pool(self, pool: Pool, slots: dict[str, int]) -> None:
-        counters = self.core.counters
-        runtime = self._pools.get(pool.name)
-        if runtime is None:
-            slot = slots[f"pool:{pool.name}"]
-            runtime = self._pools[pool.name] = PoolRuntime(pool, slot, counters.base(slot))
-        elif runtime.pool == pool:
-            return
-        backends: dict[str, BackendRuntime] = {}
-        for backend in pool.backends:
-            known = runtime.backends.get(backend.id)
-            if known is not None and known.backend.address == backend.address:
-                known.backend = backend
-                backends[backend.id] = known
-            else:
-                slot = slots[f"backend:{backend.id}"]
-                backends[backend.id] = BackendRuntime(backend, slot, counters.base(slot), runtime)
-        tiers = runtime.tiers
-        if tiers is None or runtime.pool.strategy != pool.strategy:
-            tiers = Tiers(self._strategy(pool.strategy), self._context(runtime), ())
-        runtime.take(pool, backends, tiers)
-        if tiers.failure is not None:
-            self.core.report({"kind": "error", "detail": str(tiers.failure)})
-
-    def _context(self, runtime: PoolRuntime) -> Context:
-        total = self.core.counters.sum
-
-        def load(backend: Backend) -> int:
-            # A dial under way may ask about one that has left the snapshot since it began.
-            known = runtime.backends.get(backend.id)
-            return total(known.slot, 0) if known is not None else 0
-
-        return Context(
-            ticket=ticket_counter(self._tickets[runtime.pool.name]), load=load, random=random.random
-        )
-
-    def _strategy(self, name: str) -> type[Strategy]:
-        try:
-            return load_strategy(name)
-        except (
-            StrategyError
-        ) as error:  # control has loaded it before; something has changed on the disk since
-            self.core.report({"kind": "error", "detail": f"{error}; round_robin serves instead"})
-            return BUILTIN["round_robin"]
-
-    def _stop_accepting(self, runtime: ListenerRuntime) -> None:
-        acceptor, runtime.acceptor = runtime.acceptor, None
-        if acceptor is not None:
-            acceptor.close()
+        for runtime in self.in_force.replace(snapshot_from(frame["snapshot"]), frame["slots"]):
+            self._jobs.append(look_again(self.core, runtime))
 
     def _do_drain(self, _frame: Frame, _fds: list[int]) -> None:
-        """Accept no more, but take in who already waits in the backlog: closing it would reset them."""
-        for runtime in self._listeners.values():
-            if runtime.acceptor is not None:
-                runtime.acceptor.empty_backlog()
-            self._stop_accepting(runtime)
+        self.in_force.stop_accepting()
         self._is_draining = True
         self._send({"op": "deaf"})
 
@@ -312,10 +215,11 @@ class Worker:
         self._is_running = False
 
     def _do_sessions(self, frame: Frame, _fds: list[int]) -> None:
-        self._jobs.append(self._list_sessions(frame["request"]))
+        self._jobs.append(list_sessions(self.core, frame["request"], self._send))
 
     def _do_close(self, frame: Frame, _fds: list[int]) -> None:
-        self._jobs.append(self._close_sessions(frame["request"], frame["where"], Event(frame["reason"])))
+        event = Event(frame["reason"])
+        self._jobs.append(close_sessions(self.core, frame["request"], frame["where"], event, self._send))
 
     # -- work on many sessions, in slices
 
@@ -324,68 +228,9 @@ class Worker:
         if next(job, self) is self:
             self._jobs.remove(job)
 
-    def _list_sessions(self, request: int) -> Iterator[None]:
-        everyone = list(self.core.sessions.values())
-        for start in range(0, len(everyone), SESSIONS_PER_SLICE):
-            items = [self._describe(session) for session in everyone[start : start + SESSIONS_PER_SLICE]]
-            self._send({"op": "sessions", "request": request, "items": items, "more": True})
-            yield
-        self._send({"op": "sessions", "request": request, "items": [], "more": False})
-
-    def _describe(self, session: Session) -> Frame:
-        core = self.core
-        outbound, inbound = session.outbound, session.inbound
-        return {
-            "id": core.session_id(session.number),
-            "listener": session.listener.listener.name,
-            "backend": session.backend.backend.id if session.backend is not None else "",
-            "client": session.client,
-            "state": session.state.value,
-            "age_s": core.now - session.accepted_at,
-            "idle_s": core.now - session.active_at,
-            "bytes_from_client": outbound.moved if outbound is not None else 0,
-            "bytes_from_backend": inbound.moved if inbound is not None else 0,
-            "worker": core.index,
-        }
-
-    def _look_again(self, runtime: ListenerRuntime) -> Iterator[None]:
-        """Let living sessions have the listener's new time-outs: each is looked at with the next tick."""
-        everyone = list(self.core.sessions.values())
-        for start in range(0, len(everyone), SESSIONS_PER_SLICE):
-            for session in everyone[start : start + SESSIONS_PER_SLICE]:
-                if session.listener is runtime and session.state is not State.CLOSED and session.dial is None:
-                    self.core.wheel.place(session, self.core.now)
-            yield
-
-    def _close_sessions(self, request: int, where: dict[str, str], event: Event) -> Iterator[None]:
-        closed = 0
-        everyone = list(self.core.sessions.values())
-        for start in range(0, len(everyone), SESSIONS_PER_SLICE):
-            for session in everyone[start : start + SESSIONS_PER_SLICE]:
-                if session.state is not State.CLOSED and self._matches(session, where):
-                    close.cut(self.core, session, event)
-                    closed += 1
-            yield
-        self._send({"op": "closed", "request": request, "count": closed})
-
-    def _matches(self, session: Session, where: dict[str, str]) -> bool:
-        backend = session.backend.backend.id if session.backend is not None else ""
-        return all(
-            not wanted or wanted == actual
-            for wanted, actual in (
-                (where["backend"], backend),
-                (where["client"], session.host),
-                (where["listener"], session.listener.listener.name),
-                (where["id"], self.core.session_id(session.number)),
-            )
-        )
-
     def _close(self) -> None:
         core = self.core
-        for runtime in self._listeners.values():
-            self._stop_accepting(runtime)
-        for sock in self._sockets.values():
-            sock.close()
+        self.in_force.close()
         for session in list(core.sessions.values()):
             close.cut(core, session, Event.DRAINED)
         for _deadline, fd in core.lingering:
@@ -397,19 +242,3 @@ class Worker:
         core.pipes.close()
         core.poller.close()
         self.channel.close()
-
-
-def arm_keepalive(
-    setsockopt: Callable[[int, int, int], None], keepalive_s: float, user_timeout_s: float
-) -> None:
-    """Make the kernel probe a silent peer, and give up on one that does not acknowledge (tcp(7), socket(7))."""
-    setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(keepalive_s > 0))
-    if keepalive_s:
-        interval = max(1, round(keepalive_s / _KEEPALIVE_PROBES))
-        idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
-        if idle is not None:
-            setsockopt(socket.IPPROTO_TCP, idle, max(1, round(keepalive_s)))
-        setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
-        setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout_s * 1000))

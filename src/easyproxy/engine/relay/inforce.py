@@ -1,0 +1,150 @@
+"""The snapshot in force in one worker: its listeners, pools and backends, and how the next one takes over.
+
+Sessions keep the runtime objects that they began with; only what is new, changed or gone is touched here, between two
+events of the loop.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+from typing import TYPE_CHECKING
+
+from easyproxy.engine.relay import close
+from easyproxy.engine.relay.accept import Acceptor
+from easyproxy.engine.relay.counters import Descriptor, ticket_counter
+from easyproxy.engine.relay.runtime import BackendRuntime, ListenerRuntime, PoolRuntime
+from easyproxy.engine.relay.session import Event
+from easyproxy.strategy import BUILTIN
+from easyproxy.strategy import load as load_strategy
+from easyproxy.strategy.base import Context, Strategy, StrategyError
+from easyproxy.strategy.tiers import Tiers
+
+if TYPE_CHECKING:
+    from easyproxy.engine.relay.core import Core
+    from easyproxy.model import Backend, Listener, Pool, Snapshot
+
+
+class InForce:
+    """What a worker serves now. Owns its listening sockets and ticket counters."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.listeners: dict[str, ListenerRuntime] = {}
+        self.pools: dict[str, PoolRuntime] = {}
+        self._sockets: dict[str, socket.socket] = {}  # handed over, not yet in use
+        self._tickets: dict[str, Descriptor] = {}
+
+    def bring_socket(self, listener: str, fd: int) -> None:
+        """Take a listening socket for a listener of the next snapshot."""
+        self._sockets[listener] = socket.socket(fileno=fd)
+
+    def bring_ticket(self, pool: str, fd: int) -> None:
+        """Take the ticket counter for a pool of the next snapshot."""
+        self._tickets[pool] = Descriptor(fd)
+
+    def replace(self, snapshot: Snapshot, slots: dict[str, int]) -> list[ListenerRuntime]:
+        """Put a snapshot in force; return the listeners whose settings have changed under living sessions."""
+        for pool in snapshot.pools:
+            self._take_pool(pool, slots)
+        changed = [
+            runtime for listener in snapshot.listeners if (runtime := self._take_listener(listener, slots))
+        ]
+        for name in self.listeners.keys() - {listener.name for listener in snapshot.listeners}:
+            self._stop(self.listeners.pop(name))
+        for name in self.pools.keys() - {pool.name for pool in snapshot.pools}:
+            for dial in tuple(self.pools.pop(name).waiting):
+                close.cut(self.core, dial.session, Event.NO_BACKEND, f"pool {name} is no longer configured")
+            del self._tickets[name]
+        return changed
+
+    def _take_listener(self, listener: Listener, slots: dict[str, int]) -> ListenerRuntime | None:
+        pool = self.pools[listener.pool]
+        runtime = self.listeners.get(listener.name)
+        if runtime is None:
+            slot = slots[f"listener:{listener.name}"]
+            runtime = ListenerRuntime(listener, slot, self.core.counters.base(slot), pool)
+            self.listeners[listener.name] = runtime
+            sock = self._sockets.pop(listener.name, None)
+            if sock is not None:  # none comes while the engine is draining
+                runtime.acceptor = Acceptor(self.core, runtime, sock)
+            return None
+        is_changed = runtime.listener != listener
+        runtime.listener = listener
+        if runtime.pool is not pool:
+            self._move(runtime, pool)
+        return runtime if is_changed else None
+
+    @staticmethod
+    def _move(runtime: ListenerRuntime, pool: PoolRuntime) -> None:
+        """Give a listener another pool; its clients that wait for a place try their luck there."""
+        waiting = [dial for dial in runtime.pool.waiting if dial.session.listener is runtime]
+        for dial in waiting:
+            dial.release()
+        runtime.pool = pool
+        for dial in waiting:
+            dial.start()
+
+    def _take_pool(self, pool: Pool, slots: dict[str, int]) -> None:
+        counters = self.core.counters
+        runtime = self.pools.get(pool.name)
+        if runtime is None:
+            slot = slots[f"pool:{pool.name}"]
+            runtime = self.pools[pool.name] = PoolRuntime(pool, slot, counters.base(slot))
+        elif runtime.pool == pool:
+            return
+        backends: dict[str, BackendRuntime] = {}
+        for backend in pool.backends:
+            known = runtime.backends.get(backend.id)
+            if known is not None and known.backend.address == backend.address:
+                known.backend = backend
+                backends[backend.id] = known
+            else:
+                slot = slots[f"backend:{backend.id}"]
+                backends[backend.id] = BackendRuntime(backend, slot, counters.base(slot), runtime)
+        tiers = runtime.tiers
+        if tiers is None or runtime.pool.strategy != pool.strategy:
+            tiers = Tiers(self._strategy(pool.strategy), self._context(runtime), ())
+        runtime.take(pool, backends, tiers)
+        if tiers.failure is not None:
+            self.core.report({"kind": "error", "detail": str(tiers.failure)})
+
+    def _context(self, runtime: PoolRuntime) -> Context:
+        total = self.core.counters.sum
+
+        def load(backend: Backend) -> int:
+            # A dial under way may ask about one that has left the snapshot since it began.
+            known = runtime.backends.get(backend.id)
+            return total(known.slot, 0) if known is not None else 0
+
+        return Context(
+            ticket=ticket_counter(self._tickets[runtime.pool.name]), load=load, random=random.random
+        )
+
+    def _strategy(self, name: str) -> type[Strategy]:
+        try:
+            return load_strategy(name)
+        except StrategyError as error:
+            # Control has loaded it before; something has changed on the disk since.
+            self.core.report({"kind": "error", "detail": f"{error}; round_robin serves instead"})
+            return BUILTIN["round_robin"]
+
+    def stop_accepting(self) -> None:
+        """Accept no more, but take in who already waits in the backlog: closing it would reset them."""
+        for runtime in self.listeners.values():
+            if runtime.acceptor is not None:
+                runtime.acceptor.empty_backlog()
+            self._stop(runtime)
+
+    @staticmethod
+    def _stop(runtime: ListenerRuntime) -> None:
+        acceptor, runtime.acceptor = runtime.acceptor, None
+        if acceptor is not None:
+            acceptor.close()
+
+    def close(self) -> None:
+        """Close every listening socket."""
+        for runtime in self.listeners.values():
+            self._stop(runtime)
+        for sock in self._sockets.values():
+            sock.close()

@@ -1,0 +1,92 @@
+"""Work on all sessions of a worker, in slices: each is a generator that the loop advances once per turn.
+
+Whoever asks about ten thousand sessions must not make them wait.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from easyproxy.engine.relay import close
+from easyproxy.engine.relay.session import Event, Session, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from easyproxy.engine.relay.channel import Frame
+    from easyproxy.engine.relay.core import Core
+    from easyproxy.engine.relay.runtime import ListenerRuntime
+
+    Send = Callable[[Frame], None]
+
+SLICE = 250
+"""Sessions per turn of the loop."""
+
+
+def _slices(core: Core) -> Iterator[list[Session]]:
+    everyone = list(core.sessions.values())
+    for start in range(0, len(everyone), SLICE):
+        # Some may have ended since the list was made.
+        yield [session for session in everyone[start : start + SLICE] if session.state is not State.CLOSED]
+
+
+def list_sessions(core: Core, request: int, send: Send) -> Iterator[None]:
+    """Send a description of every session."""
+    for sessions in _slices(core):
+        items = [_describe(core, session) for session in sessions]
+        send({"op": "sessions", "request": request, "items": items, "more": True})
+        yield
+    send({"op": "sessions", "request": request, "items": [], "more": False})
+
+
+def _describe(core: Core, session: Session) -> Frame:
+    outbound, inbound = session.outbound, session.inbound
+    return {
+        "id": core.session_id(session.number),
+        "listener": session.listener.listener.name,
+        "backend": session.backend.backend.id if session.backend is not None else "",
+        "client": session.client,
+        "state": session.state.value,
+        "age_s": core.now - session.accepted_at,
+        "idle_s": core.now - session.active_at,
+        "bytes_from_client": outbound.moved if outbound is not None else 0,
+        "bytes_from_backend": inbound.moved if inbound is not None else 0,
+        "worker": core.index,
+    }
+
+
+def close_sessions(
+    core: Core, request: int, where: dict[str, str], event: Event, send: Send
+) -> Iterator[None]:
+    """Close every session that matches, and send how many those were."""
+    closed = 0
+    for sessions in _slices(core):
+        for session in sessions:
+            # One of this slice may have ended with another: a place that became free changes who waits.
+            if session.state is not State.CLOSED and _matches(core, session, where):
+                close.cut(core, session, event)
+                closed += 1
+        yield
+    send({"op": "closed", "request": request, "count": closed})
+
+
+def _matches(core: Core, session: Session, where: dict[str, str]) -> bool:
+    backend = session.backend.backend.id if session.backend is not None else ""
+    return all(
+        not wanted or wanted == actual
+        for wanted, actual in (
+            (where["backend"], backend),
+            (where["client"], session.host),
+            (where["listener"], session.listener.listener.name),
+            (where["id"], core.session_id(session.number)),
+        )
+    )
+
+
+def look_again(core: Core, runtime: ListenerRuntime) -> Iterator[None]:
+    """Let living sessions have their listener's new time-outs: each is looked at with the next tick."""
+    for sessions in _slices(core):
+        for session in sessions:
+            if session.listener is runtime and session.dial is None:
+                core.wheel.place(session, core.now)
+        yield
