@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - these are single files, not a package
 """Show how evenly the strategies share, how many clients the hash strategies move, and what a choice costs.
 
 Run it with the Python that has EasyProxy: ``python examples/strategies/figures.py``. It prints the tables of

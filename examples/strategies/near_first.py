@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - these are single files, not a package
 """A strategy of one's own: backends in the client's network first, the others when those fail.
 
 Name it ``strategy: near_first:NearFirst`` and start EasyProxy with this folder in ``PYTHONPATH``.
