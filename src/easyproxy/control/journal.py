@@ -39,10 +39,7 @@ class Journal:
 
     def end(self, end: SessionEnd) -> None:
         """Tell how a session broke."""
-        self.flush()
-        self._lines += 1
-        if self._lines > LINES_PER_SECOND:
-            self._suppressed += 1
+        if not self._has_room():
             return
         fields = {key: value for key, value in asdict(end).items() if value != ""}
         fields["age_s"] = round(end.age_s, 3)
@@ -54,10 +51,17 @@ class Journal:
         if second == self._second:
             return
         if self._suppressed:
-            log.warning("sessions broke", extra={"not_shown": self._suppressed})
+            log.warning("more of the same", extra={"lines_not_shown": self._suppressed})
         self._second, self._lines, self._suppressed = second, 0, 0
 
-    @staticmethod
-    def trouble(text: str) -> None:
+    def trouble(self, text: str) -> None:
         """Tell what went wrong in the engine itself."""
-        log.error("%s", text)
+        if self._has_room():
+            log.error("%s", text)
+
+    def _has_room(self) -> bool:
+        self.flush()
+        self._lines += 1
+        if self._lines > LINES_PER_SECOND:
+            self._suppressed += 1
+        return self._lines <= LINES_PER_SECOND

@@ -57,7 +57,7 @@ def test_broken_sessions_are_told_one_by_one_up_to_a_limit_and_then_counted(capl
     clock.now += 1
     journal.end(end())
     told, line = caplog.records
-    assert (told.levelname, told.not_shown) == ("WARNING", 30)
+    assert (told.levelname, told.lines_not_shown) == ("WARNING", 30)
     assert (line.message, line.reason, line.age_s) == ("session broke", "backend_reset", 1.235)
     caplog.clear()
     clock.now += 1

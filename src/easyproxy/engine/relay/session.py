@@ -57,6 +57,7 @@ class Event(StrEnum):
     OPERATOR = "operator"
     BACKEND_DOWN = "backend_down"
     DRAINED = "drained"
+    INTERNAL_ERROR = "internal_error"  # a mistake in EasyProxy; the log holds where
 
 
 class Ending(IntEnum):
@@ -85,6 +86,7 @@ _CUTS = (
     Event.BACKEND_DOWN,
     Event.DRAINED,
     Event.LIFE_TIMEOUT,
+    Event.INTERNAL_ERROR,
 )
 _BEFORE = (
     Event.CLIENT_GAVE_UP,

@@ -10,9 +10,11 @@ import contextlib
 import os
 import socket
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from easyproxy.engine.relay import close
+from easyproxy.engine.relay.accept import Acceptor
 from easyproxy.engine.relay.core import Core
 from easyproxy.engine.relay.inforce import InForce
 from easyproxy.engine.relay.keepalive import arm_keepalive
@@ -66,15 +68,21 @@ class Worker:
                 for fd, mask in events:
                     handler = handlers[fd]
                     if handler is not None:
-                        handler.ready(fd, mask)
+                        try:
+                            handler.ready(fd, mask)
+                        except Exception as error:  # noqa: BLE001 - see _fault
+                            self._fault(handler, error)
                         if is_level:
                             self._refresh(handler)
                 if core.again:
                     again, core.again = core.again, []
                     for flow in again:
-                        flow.pump()
-                        if is_level and flow.session.state is not State.CLOSED:
-                            core.poller.refresh(flow.session)
+                        try:
+                            flow.pump()
+                        except Exception as error:  # noqa: BLE001 - see _fault
+                            self._fault(flow, error)
+                        if is_level:
+                            self._refresh(flow)
                 if now >= next_tick:
                     self._tick()
                     next_tick = now + TICK_S
@@ -87,6 +95,17 @@ class Worker:
         finally:
             self._close()
 
+    def _fault(self, culprit: object, error: Exception) -> None:
+        """End the one session whose handling went wrong, and say so: a mistake of ours must not cost all others theirs."""
+        if culprit is self:  # the channel: without commands a worker is of no use
+            raise error
+        self.core.report({"kind": "error", "detail": "".join(traceback.format_exception(error)).rstrip()})
+        session: Session | None = getattr(culprit, "session", None)
+        if isinstance(culprit, Acceptor):
+            culprit.pause()
+        elif session is not None and session.state is not State.CLOSED:
+            close.cut(self.core, session, Event.INTERNAL_ERROR, repr(error))
+
     def _refresh(self, handler: Any) -> None:  # noqa: ANN401 - a Dial or a Flow has a session, the rest have none
         session: Session | None = getattr(handler, "session", None)
         if session is not None and session.state is not State.CLOSED:
@@ -98,8 +117,11 @@ class Worker:
         core = self.core
         for session in core.wheel.due(core.now):
             if session.state is not State.CLOSED:
-                self._expire(session)
-                self._refresh(session)
+                try:
+                    self._expire(session)
+                except Exception as error:  # noqa: BLE001 - see _fault
+                    self._fault(session.dial or session.outbound, error)
+                self._refresh(session.dial or session.outbound)
         for pool in self.in_force.pools.values():
             if pool.waiting:  # a place may have become free in another worker
                 pool.wake()
