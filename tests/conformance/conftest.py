@@ -14,10 +14,7 @@ from conformance.namespace import own_namespace
 from conformance.rig import Rig
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "behaviour(*claims): claims of conformance.engines.CLAIMS that the test proves"
-    )
+def pytest_configure() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
