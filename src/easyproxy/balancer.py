@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from easyproxy.config.load import from_dict, load, read_token
 from easyproxy.config.schema import Config
-from easyproxy.control.journal import Journal
+from easyproxy.control.journal import Journal, log
 from easyproxy.control.overview import clients_of, overview
 from easyproxy.control.registry import Registry
 from easyproxy.discovery.names import RESOLVE_EVERY_S, resolve
 from easyproxy.engine.relay import RelayEngine
 from easyproxy.engine.seam import Engine, Observation, Report, SessionInfo, Where
-from easyproxy.errors import ConfigError, EngineError, Problem
+from easyproxy.errors import ConfigError, Problem
 from easyproxy.health.checks import make as make_check
 from easyproxy.health.checks.base import Target
 from easyproxy.health.monitor import Monitor
@@ -176,7 +176,7 @@ class Balancer:
             self._registry.replace(fresh, {key: entries[key] for key in trial.entries})
             try:
                 self._apply()
-            except EngineError:
+            except BaseException:
                 self._registry.replace(*old)
                 raise
             self.config = fresh
@@ -220,7 +220,10 @@ class Balancer:
             entry = self._registry.entries[change.backend]
             if change.state == "down" and self._registry.config.pools[entry.pool].close_sessions_on_down:
                 self._spawn(self.engine.close_sessions(Where(backend=change.backend), "backend_down"))
-        self._on_change(change)
+        try:
+            self._on_change(change)
+        except Exception:  # noqa: BLE001 - a user's function may raise anything
+            log.exception("on_change failed", extra={"backend": change.backend})
 
     def _apply(self) -> None:
         self.engine.apply(self._registry.snapshot(time.monotonic()))
@@ -236,9 +239,12 @@ class Balancer:
     async def _every(seconds: float, step: Callable[[], object]) -> None:
         while True:
             await asyncio.sleep(seconds)
-            result = step()
-            if asyncio.iscoroutine(result):
-                await result
+            try:
+                result = step()
+                if asyncio.iscoroutine(result):
+                    await result
+            except Exception:  # noqa: BLE001 - whatever it was, the next turn may go well
+                log.exception("a periodic task failed; it goes on")
 
     def _follow_slow_start(self) -> None:
         if self._is_serving and self._registry.is_any_rising(time.monotonic()):

@@ -150,7 +150,10 @@ async def serve(config: Config, path: Path | None) -> int:
         _announce(balancer)
         while await _first(stop, reload) is reload:
             reload.clear()
-            await _reload(balancer, path)
+            reloading = asyncio.ensure_future(_reload(balancer, path))
+            if await _first(reloading, stop) is not reloading:
+                reloading.cancel()
+                await asyncio.gather(reloading, return_exceptions=True)
         log.info("draining", extra={"at_most_s": config.drain_timeout, "pid": os.getpid()})
         drained = asyncio.ensure_future(balancer.drain())
         if await _first(drained, at_once) is at_once:
@@ -219,5 +222,7 @@ async def _reload(balancer: Balancer, path: Path | None) -> None:
             log.error("%s", problem)
     except EasyProxyError as error:
         log.error("reload refused, nothing has changed: %s", error)
+    except Exception:
+        log.exception("reload failed, nothing has changed")
     else:
         log.info("reloaded", extra={"file": str(path)})

@@ -91,7 +91,9 @@ class ListenerConfig(Settings):
     keepalive: Annotated[float, Duration(least=1, most=32767, zero="no keep-alive", none=True)] = 60.0
     """Silence after which TCP keep-alive probes start, towards client and backend; 0 or `none` is without."""
 
-    user_timeout: Annotated[float, Duration(least=0.1, zero="the system's own", none=True)] = 120.0
+    user_timeout: Annotated[
+        float, Duration(least=0.1, most=24 * 86400, zero="the system's own", none=True)
+    ] = 120.0
     """How long sent data may stay unacknowledged before the peer counts as gone (TCP_USER_TIMEOUT); 0 or `none` leaves it
     to the system."""
 

@@ -27,17 +27,19 @@ class Tiers:
     Attributes:
         backends: all of them, by priority, then in the configuration's order: the order without any strategy.
         candidates: called with a client address (numeric, without port); yields each backend at most once, lazily.
+        yields_all: every client is offered every backend; a strategy from outside may leave some out.
         failure: why a strategy could not be made or built the last time, or None.
     """
 
     backends: tuple[Backend, ...]
     candidates: Callable[[str], Iterator[Backend]]
+    yields_all: bool
     failure: StrategyError | None
 
     def __init__(self, strategy: type[Strategy], context: Context, backends: Sequence[Backend]) -> None:
         self._class = strategy
         self._context = context
-        self._trusted = strategy.__module__.startswith(__package__ + ".")
+        self._trusted = self.yields_all = strategy.__module__.startswith(__package__ + ".")
         self._tiers: dict[int, _Tier] = {}
         self.build(backends)
 

@@ -111,7 +111,7 @@ f:17:10: workers: 'atuo' is not known here; did you mean auto?
         (config_with(listener={"name": 10}), '10 is not text here; put it in quotes: "10"'),
         (config_with(listener={"name": "a\nb"}), "holds the control character"),
         (config_with(listener={"name": "\ud800"}), "half of a surrogate pair"),
-        (config_with(listener={"user_timeout": "400d"}), "out of range; 100ms to 366d (or 0 for"),
+        (config_with(listener={"user_timeout": "400d"}), "out of range; 100ms to 24d (or 0 for"),
         (config_with(listener={"weight": 1}), "there is no setting 'weight' in a listener; it belongs to a backend"),
         (config_with(backend={"address": "10.0.0.1"}), "'10.0.0.1' has no port; write host:port"),
         (config_with(backend={"address": "10.0.0.1:80:80"}), "'10.0.0.1:80:80' has two colons; write host:port"),

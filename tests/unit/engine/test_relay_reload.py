@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 
 import pytest
 from relay_rig import backend, relay, until
@@ -166,6 +168,49 @@ async def test_a_listener_before_an_unknown_pool_is_refused_and_nothing_changes(
         name = Backend("p/a", "a", Address("db.example", 1))
         with pytest.raises(EngineError, match="was not resolved"):
             rig.apply(Pool("p", backends=(name,)))
-        with pytest.raises(EngineError, match="address cannot change"):
-            rig.apply(Pool("p"), bind=Address("127.0.0.2", 0))
         assert rig.engine.addresses() == before
+
+
+async def test_a_listener_moves_to_another_address_and_its_sessions_stay():
+    """Behaviour 30, and the old address is free."""
+    async with relay() as rig:
+        server = rig.server()
+        pool = Pool("p", backends=(backend("p", "a", server),))
+        rig.apply(pool)
+        old = Address.parse(rig.engine.addresses()["front"])
+        client = await rig.client()
+        end = await rig.taken(server)
+        rig.apply(pool, bind=Address("127.0.0.2", 0))
+        assert rig.engine.addresses()["front"].startswith("127.0.0.2:")
+        newcomer = await rig.client()
+        await rig.taken(server)
+        await rig.send(client, b"still here")
+        assert await rig.read(end, 10) == b"still here"
+        assert newcomer.getpeername()[0] == "127.0.0.2"
+
+        def is_free() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex((old.host, old.port)) == errno.ECONNREFUSED
+
+        await until(is_free)
+
+
+async def test_a_listener_gets_another_name_without_a_gap():
+    """The socket stays, so nobody who waits in its backlog is reset."""
+    async with relay() as rig:
+        server = rig.server()
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            bind = Address(*probe.getsockname())
+        pool = Pool("p", backends=(backend("p", "a", server),))
+        rig.apply(pool, bind=bind, listeners={"old": "p"})
+        client = await rig.client("old")
+        end = await rig.taken(server)
+        rig.apply(pool, bind=bind, listeners={"new": "p"})
+        await rig.client("new")  # whoever comes while the names change is served under the one or the other
+        await rig.taken(server)
+        newcomer = await rig.client("new")
+        await rig.taken(server)
+        await rig.send(client, b"still here")
+        assert await rig.read(end, 10) == b"still here"
+        await until(lambda: rig.engine.statistics().listeners["new"].sessions >= 1)
+        assert newcomer.getpeername() == (bind.host, bind.port)

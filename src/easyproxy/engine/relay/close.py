@@ -1,7 +1,8 @@
 """How sessions end: what the table answers is done to the sockets, and the session is accounted for, once.
 
 A reset is sent with SO_LINGER 0 (socket(7)), which also throws away what the kernel has not sent yet. So it waits
-until the peer has acknowledged what was written before (SIOCOUTQ, tcp(7)), but not for long.
+until the peer has acknowledged what was written before (SIOCOUTQ, tcp(7)), but not for long. Until its descriptor is closed, a backend's
+connection keeps its place: the backend never sees more than its ``max_sessions``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
 from _socket import socket as raw_socket
@@ -20,6 +22,7 @@ from easyproxy.engine.relay.session import CLEAN, REASONS, TABLE, Ending, Event,
 
 if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core
+    from easyproxy.engine.relay.runtime import BackendRuntime
 
 RESET_WAITS_S = 0.5
 _LINGER_ZERO = struct.pack("ii", 1, 0)
@@ -110,55 +113,65 @@ def _close(core: Core, session: Session, transition: Transition, detail: str) ->
         # Break the cycles here, so that the garbage collector has nothing to find.
         outbound.back = inbound.back = None
         session.outbound = session.inbound = None
-    _end(core, session.client_fd, transition.client, session)
+    _end(core, session.client_fd, transition.client, session, None)
     if session.socket is not None:
         fd = session.socket.detach()
         if fd >= 0:
-            _end(core, fd, transition.backend, session)
+            _end(core, fd, transition.backend, session, session.backend)
     _account(core, session, transition.reason, detail, from_client, from_backend)
     session.dial = None
 
 
-def _end(core: Core, fd: int, ending: Ending, session: Session) -> None:
+def _end(core: Core, fd: int, ending: Ending, session: Session, backend: BackendRuntime | None) -> None:
     core.handlers[fd] = None
     if not core.is_edge_triggered:
         core.poller.forget(fd)
     if ending is _CLOSE:
         core.closing.append(fd)
+        if backend is not None:
+            core.leaving.append(backend)
         return
     wait = RESET_WAITS_S
     if ending is Ending.RESET_WHEN_SENT:
-        wait = session.listener.listener.half_closed_timeout_s or wait
+        listener = session.listener.listener
+        wait = listener.half_closed_timeout_s or listener.idle_timeout_s or float("inf")
     if _is_sent(fd):
-        reset(core, fd)
+        reset(core, fd, backend)
     else:
-        core.lingering.append((core.now + wait, fd))
+        core.lingering.append((core.now + wait, fd, backend))
 
 
 def _is_sent(fd: int) -> bool:
     try:
-        return not int.from_bytes(fcntl.ioctl(fd, _SIOCOUTQ, b"\0\0\0\0"), "little")
+        if not int.from_bytes(fcntl.ioctl(fd, _SIOCOUTQ, b"\0\0\0\0"), "little"):
+            return True
     except OSError:
         return True
+    # A connection that is gone keeps its count for ever.
+    poll = select.poll()
+    poll.register(fd, 0)
+    return any(bits & select.POLLERR for _fd, bits in poll.poll(0))
 
 
-def reset(core: Core, fd: int) -> None:
+def reset(core: Core, fd: int, backend: BackendRuntime | None = None) -> None:
     """Close a descriptor, after this batch of events, so that the peer gets a reset."""
     sock = socket_of(fd)
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
     core.closing.append(sock.detach())
+    if backend is not None:
+        core.leaving.append(backend)
 
 
 def settle_resets(core: Core) -> None:
     """Send the resets whose bytes have been acknowledged, or have waited long enough."""
     waiting = core.lingering
     core.lingering = []
-    for deadline, fd in waiting:
+    for deadline, fd, backend in waiting:
         if core.now >= deadline or _is_sent(fd):
-            reset(core, fd)
+            reset(core, fd, backend)
         else:
-            core.lingering.append((deadline, fd))
+            core.lingering.append((deadline, fd, backend))
 
 
 def close_descriptors(core: Core) -> None:
@@ -171,6 +184,12 @@ def close_descriptors(core: Core) -> None:
         except OSError as error:
             if error.errno == errno.EBADF:  # a double close would hit somebody else's descriptor next time
                 raise
+    leaving, core.leaving = core.leaving, []
+    for backend in leaving:  # only now: the backend would see its next session before the end of the former
+        core.cells[backend.cell + c.B_SESSIONS] -= 1
+    for backend in leaving:
+        if backend.pool.waiting:
+            backend.pool.wake()
 
 
 def _account(
@@ -182,12 +201,9 @@ def _account(
     cells[listener.cell + c.L_SESSIONS] -= 1
     cells[core.ends_cell + _REASON_INDEX[reason]] += 1
     if backend is not None:
-        cells[backend.cell + c.B_SESSIONS] -= 1
         field = _RESETS.get(reason)
         if field is not None:
             cells[backend.cell + field] += 1
-        if backend.pool.waiting:
-            backend.pool.wake()
     elif reason == Event.NO_BACKEND.value:
         cells[listener.cell + c.L_NO_BACKEND] += 1
     if listener.acceptor is not None and listener.acceptor.is_paused:

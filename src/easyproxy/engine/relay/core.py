@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from easyproxy.engine.relay.accept import Acceptor
     from easyproxy.engine.relay.counters import Counters
     from easyproxy.engine.relay.flow import Flow
+    from easyproxy.engine.relay.runtime import BackendRuntime
     from easyproxy.engine.relay.session import Session
 
 BUFFER_BYTES = 128 * 1024
@@ -54,7 +55,9 @@ class Core:
         self.accepted = 0
         self.again: list[Flow] = []  # flows that gave way to others with work left
         self.closing: list[int] = []  # closed after the batch, so that no number is given out twice within it
-        self.lingering: list[tuple[float, int]] = []  # (deadline, descriptor) of resets that wait for an ACK
+        # Resets that wait for an acknowledgement: deadline, descriptor, and the backend whose place it holds.
+        self.lingering: list[tuple[float, int, BackendRuntime | None]] = []
+        self.leaving: list[BackendRuntime] = []  # whose places become free when ``closing`` is closed
         self.paused: list[Acceptor] = []
         self.reports: list[dict[str, Any]] = []
 

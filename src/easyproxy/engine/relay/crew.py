@@ -180,7 +180,10 @@ class Crew:
         while not self._is_stopping:
             try:
                 self._hire(member.index, generation=self.restarts)
-            except EngineError as error:  # the system refuses for now (EAGAIN, ENOMEM, EMFILE)
+            except (EngineError, OSError) as error:  # the system refuses for now (EAGAIN, ENOMEM, EMFILE)
+                half_made = self._members.pop(member.index, None)
+                if half_made is not None:  # it could not be given what it needs; closing its channel ends it
+                    half_made.close()
                 if pause == LONGEST_PAUSE_S:
                     self._on_death(member, f"has no successor yet: {error}")
                 await asyncio.sleep(pause)

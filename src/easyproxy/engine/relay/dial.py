@@ -92,7 +92,7 @@ class Dial:
         if not pool.backends:
             close.cut(self.core, session, Event.NO_BACKEND, f"pool {pool.pool.name} has no ready backend")
             return
-        if pool.waiting and pool.pool.queue_timeout_s:  # first come, first served
+        if pool.waiting and pool.is_fair and pool.pool.queue_timeout_s:  # first come, first served
             self._why = _FULL
             self._queue()
             return
@@ -195,13 +195,13 @@ class Dial:
         error = 0
         if mask & (ERR | HUP) or not self.core.is_edge_triggered:
             error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error == errno.ECONNRESET and self._readable(fd):
-            error = 0  # it accepted, spoke and broke: what it said is the client's
-            self.client_mask |= ERR
+        broke = 0
+        if error in (errno.ECONNRESET, errno.EPIPE) and self._readable(fd):
+            broke, error = error, 0  # it accepted, spoke and broke: what it said is the client's
         if error:
             self._attempt_failed(Outcome.RESET if error == errno.ECONNRESET else Outcome.REFUSED, error)
         elif mask & OUT:
-            self._connected(fd, mask)
+            self._connected(fd, mask, broke)
 
     @staticmethod
     def _readable(fd: int) -> int:
@@ -243,7 +243,7 @@ class Dial:
         core.poller.forget(fd)
         core.closing.append(fd)
         session.backend = session.socket = None
-        core.counters.give(backend.slot)
+        core.leaving.append(backend)
         return backend
 
     def _observe(self, backend: BackendRuntime, outcome: Outcome, detail: str) -> None:
@@ -267,7 +267,7 @@ class Dial:
             }
         )
 
-    def _connected(self, fd: int, mask: int) -> None:
+    def _connected(self, fd: int, mask: int, broke: int) -> None:
         core, session = self.core, self.session
         backend, sock = session.backend, session.socket
         assert backend is not None  # noqa: S101 - an attempt is under way
@@ -298,6 +298,14 @@ class Dial:
         close.happened(core, session, _CONNECTED)
         core.handlers[client_fd] = outbound
         core.handlers[fd] = inbound
+        if broke:
+            outbound.abandon_target()
+            inbound.tail = TAIL_UNSURE
+            if (
+                broke == errno.ECONNRESET
+            ):  # SO_ERROR has taken the error: the end that read(2) shows next is no FIN
+                inbound.broken = Event.BACKEND_RESET
+            mask |= IN
         if mask & ~OUT:
             inbound.ready(fd, mask)
         if self.client_mask & ~OUT and session.state is not _CLOSED:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.crew import Crew, Member
 from easyproxy.engine.relay.listening import open_listener, tune
+from easyproxy.engine.relay.runtime import socket_address
 from easyproxy.engine.relay.session import REASONS, Event
 from easyproxy.engine.relay.slots import Slots
 from easyproxy.engine.relay.wire import plain_snapshot
@@ -105,8 +106,7 @@ class RelayEngine:
     async def stop(self) -> None:
         """End the workers at once, close every session and every listening socket."""
         await self._crew.stop()
-        for name in list(self._sockets):
-            self._close_listener(name)
+        self._close_sockets()
         for fd in self._tickets.values():
             os.close(fd)
         self._tickets.clear()
@@ -126,45 +126,60 @@ class RelayEngine:
         if self._snapshot is not None and snapshot == self._snapshot:
             return
         self._check(snapshot)
-        opened: dict[str, list[socket.socket]] = {}
-        known = {listener.name: listener for listener in self._snapshot.listeners} if self._snapshot else {}
-        moved = {
-            listener.name
-            for listener in snapshot.listeners
-            if listener.name in known and known[listener.name].bind != listener.bind
-        }
-        if moved:
-            raise EngineError(
-                f"listener {min(moved)}: a listener's address cannot change under the same name"
-            )
         # Before anything is opened, because it may raise; names that come to nothing lose their slots to others.
         self._slots.assign(_keys(snapshot), self._is_slot_idle, self._counters.clear)
-        try:
-            for listener in snapshot.listeners:
-                # While draining, health may still change the snapshot, but no address is opened again.
-                if listener.name not in self._sockets and not self._is_draining:
-                    opened[listener.name] = open_listener(listener, self._workers)
-        except EngineError:
-            for sockets in opened.values():
-                for sock in sockets:
-                    sock.close()
-            raise
-        for listener in snapshot.listeners:
-            if listener.name in self._sockets and listener != known[listener.name]:
-                tune(self._sockets[listener.name], listener)
-        self._sockets.update(opened)
-        for pool in snapshot.pools:
-            if pool.name not in self._tickets:
-                self._tickets[pool.name] = c.anonymous_file("easyproxy-tickets")
-        for name in set(self._tickets) - {pool.name for pool in snapshot.pools}:
-            os.close(self._tickets.pop(name))
+        with contextlib.ExitStack() as undo:
+            try:
+                sockets = self._sockets_for(snapshot, undo)
+                tickets = self._tickets_for(snapshot, undo)
+            except OSError as error:
+                raise EngineError(f"the system gives no further descriptor: {error.strerror}") from error
+            undo.pop_all()
+        former, self._sockets = self._sockets, sockets
+        for name in set(self._tickets) - set(tickets):
+            os.close(self._tickets[name])
+        self._tickets = tickets
         self._snapshot = snapshot
+        moved = {name: group for name, group in sockets.items() if former.get(name) is not group}
         for member in self._crew.members():
-            self._send_listeners(member, opened)
+            self._send_listeners(member, moved)
             self._send_snapshot(member)
-        gone = set(self._sockets) - {listener.name for listener in snapshot.listeners}
-        for name in gone:
-            self._close_listener(name)
+        for group in former.values():
+            if all(group is not kept for kept in sockets.values()):
+                _close_group(group)
+
+    def _sockets_for(self, snapshot: Snapshot, undo: contextlib.ExitStack) -> dict[str, list[socket.socket]]:
+        """Find or open the listening sockets by name; a listener with another name keeps those of its address."""
+        known = {listener.name: listener for listener in self._snapshot.listeners} if self._snapshot else {}
+        by_bind = {listener.bind: self._sockets.get(name) for name, listener in known.items()}
+        sockets: dict[str, list[socket.socket]] = {}
+        for listener in snapshot.listeners:
+            former = known.get(listener.name)
+            is_same = former is not None and former.bind == listener.bind
+            # Port 0 is another port for every listener.
+            group = self._sockets.get(listener.name) if is_same else None
+            if group is None and (listener.bind.port or listener.bind.path):
+                group = by_bind.get(listener.bind)
+            if group is not None:
+                if listener != former:
+                    tune(group, listener)
+            elif self._is_draining:  # health may still change the snapshot, but no address is opened again
+                continue
+            else:
+                group = open_listener(listener, self._workers)
+                undo.callback(_close_group, group)
+            sockets[listener.name] = group
+        return sockets
+
+    def _tickets_for(self, snapshot: Snapshot, undo: contextlib.ExitStack) -> dict[str, int]:
+        tickets: dict[str, int] = {}
+        for pool in snapshot.pools:
+            fd = self._tickets.get(pool.name)
+            if fd is None:
+                fd = c.anonymous_file("easyproxy-tickets")
+                undo.callback(os.close, fd)
+            tickets[pool.name] = fd
+        return tickets
 
     def _check(self, snapshot: Snapshot) -> None:
         names = {pool.name for pool in snapshot.pools}
@@ -179,6 +194,9 @@ class RelayEngine:
             for backend in pool.backends:
                 if not backend.address.is_numeric:
                     raise EngineError(f"backend {backend.id}: {backend.address} was not resolved")
+                _check_scope(backend.id, backend.address)
+            if pool.source is not None:
+                _check_scope(f"pool {pool.name}", pool.source)
 
     def _equip(self, member: Member) -> None:
         """Give a new worker everything that is in force."""
@@ -206,14 +224,10 @@ class RelayEngine:
             }
         )
 
-    def _close_listener(self, name: str) -> None:
-        for sock in self._sockets.pop(name):
-            path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
-            if path:
-                # Before it is closed: a successor that finds nobody listening on the file makes a new one there.
-                with contextlib.suppress(OSError):
-                    os.unlink(path)  # noqa: PTH108
-            sock.close()
+    def _close_sockets(self) -> None:
+        for group in self._sockets.values():
+            _close_group(group)
+        self._sockets = {}
 
     def addresses(self) -> dict[str, str]:
         """Where each listener really listens."""
@@ -334,8 +348,7 @@ class RelayEngine:
             member.send({"op": "drain"})
         # Each worker first takes in who waits in its backlog; only then may the sockets go.
         await _all(self._deaf, min(deadline_s, ANSWER_WITHIN_S))
-        for name in list(self._sockets):
-            self._close_listener(name)
+        self._close_sockets()
         if not await _all(self._drained, deadline_s):
             await self.close_sessions(Where(), "drained")
             await _all(self._drained, ANSWER_WITHIN_S)
@@ -349,6 +362,25 @@ async def _all(events: Mapping[int, asyncio.Event], within_s: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def _check_scope(name: str, address: Address) -> None:
+    """Refuse an address whose scope is no interface of this machine; a worker could not use it."""
+    try:
+        socket_address(address)
+    except OSError as error:
+        raise EngineError(f"{name}: {address}: there is no such interface on this machine") from error
+
+
+def _close_group(group: list[socket.socket]) -> None:
+    """Close the sockets of a listener."""
+    for sock in group:
+        path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+        if path:
+            # Before it is closed: a successor that finds nobody listening on the file makes a new one there.
+            with contextlib.suppress(OSError):
+                os.unlink(path)  # noqa: PTH108
+        sock.close()
 
 
 def _keys(snapshot: Snapshot) -> list[str]:

@@ -37,7 +37,8 @@ class InForce:
 
     def bring_socket(self, listener: str, fd: int) -> None:
         """Take a listening socket for a listener of the next snapshot."""
-        self._sockets[listener] = socket.socket(fileno=fd)
+        self._sockets[listener] = sock = socket.socket(fileno=fd)
+        sock.setblocking(False)  # a program may have called socket.setdefaulttimeout
 
     def bring_ticket(self, pool: str, fd: int) -> None:
         """Take the ticket counter for a pool of the next snapshot."""
@@ -59,17 +60,19 @@ class InForce:
         return changed
 
     def _take_listener(self, listener: Listener, slots: dict[str, int]) -> ListenerRuntime | None:
+        """Take over one listener; return it if it was there and its settings are others now."""
         pool = self.pools[listener.pool]
         runtime = self.listeners.get(listener.name)
+        is_changed = runtime is not None and runtime.listener != listener
         if runtime is None:
             slot = slots[f"listener:{listener.name}"]
             runtime = ListenerRuntime(listener, slot, self.core.counters.base(slot), pool)
             self.listeners[listener.name] = runtime
-            sock = self._sockets.pop(listener.name, None)
-            if sock is not None:  # none comes while the engine is draining
-                runtime.acceptor = Acceptor(self.core, runtime, sock)
-            return None
-        is_changed = runtime.listener != listener
+        sock = self._sockets.pop(listener.name, None)
+        if sock is not None:  # a new listener, or one that has moved; none comes while the engine is draining
+            self._stop(runtime)
+            runtime.listener = listener
+            runtime.acceptor = Acceptor(self.core, runtime, sock)
         runtime.listener = listener
         if runtime.pool is not pool:
             self._move(runtime, pool)
@@ -130,21 +133,23 @@ class InForce:
             return BUILTIN["round_robin"]
 
     def stop_accepting(self) -> None:
-        """Accept no more, but take in who already waits in the backlog: closing it would reset them."""
+        """Accept no more."""
         for runtime in self.listeners.values():
-            if runtime.acceptor is not None:
-                runtime.acceptor.empty_backlog()
             self._stop(runtime)
 
     @staticmethod
     def _stop(runtime: ListenerRuntime) -> None:
+        """Close a listener, but take in who already waits in its backlog: closing it would reset them."""
         acceptor, runtime.acceptor = runtime.acceptor, None
         if acceptor is not None:
+            acceptor.empty_backlog()
             acceptor.close()
 
     def close(self) -> None:
-        """Close every listening socket."""
+        """Close every listening socket at once."""
         for runtime in self.listeners.values():
-            self._stop(runtime)
+            if runtime.acceptor is not None:
+                runtime.acceptor.close()
+                runtime.acceptor = None
         for sock in self._sockets.values():
             sock.close()

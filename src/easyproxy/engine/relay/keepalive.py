@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PROBES = 3
+_MOST_MS = 2**31 - 1
 
 
 def arm_keepalive(
@@ -24,4 +25,4 @@ def arm_keepalive(
         setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
         setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(user_timeout_s * 1000))
+        setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(round(user_timeout_s * 1000), _MOST_MS))

@@ -35,9 +35,7 @@ def serve(channel: Channel) -> None:
     sys.path.extend(entry for entry in hello["path"] if entry not in sys.path)
     worker = Worker(channel, hello, counters)
     try:
-        for frame, frame_fds in early:
-            worker.obey(frame, frame_fds)
-        worker.run()
+        worker.run(early)
     finally:
         counters.close()
         os.close(fds[0])

@@ -42,7 +42,7 @@ def socket_address(address: Address) -> tuple[int, SocketAddress]:
     if ":" in host:
         # A scope is an interface's name or number (RFC 4007, section 11).
         number = int(scope) if scope.isdigit() else socket.if_nametoindex(scope) if scope else 0
-        return socket.AF_INET6, (host, address.port, 0, number)
+        return socket.AF_INET6, (str(ipaddress.IPv6Address(host)), address.port, 0, number)
     return socket.AF_INET, (host, address.port)
 
 
@@ -60,11 +60,7 @@ class BackendRuntime:
         self.is_proven = False  # a client's connect has succeeded since the last failure
         # A connect to a port of this machine on which nobody listens can be answered by itself, when the system
         # happens to choose that very port as the local one (simultaneous open, RFC 9293 section 3.5).
-        self.may_meet_itself = (
-            not backend.address.path
-            and backend.address.port in _LOCAL_PORTS
-            and ipaddress.ip_address(backend.address.host.partition("%")[0]).is_loopback
-        )
+        self.may_meet_itself = not backend.address.path and backend.address.port in _LOCAL_PORTS
 
 
 class PoolRuntime:
@@ -91,11 +87,21 @@ class PoolRuntime:
         self.choose = tiers.candidates
         self.source = socket_address(pool.source) if pool.source else None
 
+    @property
+    def is_fair(self) -> bool:
+        """Whether all clients wait for the same places, so that they can be served in the order of their coming."""
+        return self.tiers is None or self.tiers.yields_all
+
     def wake(self) -> None:
         """Let those who wait for a place try, first come first served."""
-        while self.waiting:
-            if not next(iter(self.waiting)).retry():
-                return
+        if self.is_fair:
+            while self.waiting:
+                if not next(iter(self.waiting)).retry():
+                    return
+        else:
+            for dial in tuple(self.waiting):
+                if dial in self.waiting:
+                    dial.retry()
 
 
 class ListenerRuntime:

@@ -24,7 +24,7 @@ from easyproxy.engine.relay.timers import TICK_S
 from easyproxy.engine.relay.wire import snapshot_from
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from easyproxy.engine.relay.channel import Channel, Frame
     from easyproxy.engine.relay.counters import Counters
@@ -52,8 +52,8 @@ class Worker:
         self._is_channel_blocked = False
         self.core.poller.add(channel.fileno())
 
-    def run(self) -> None:
-        """Serve until told otherwise; then close everything."""
+    def run(self, early: Sequence[tuple[Frame, list[int]]] = ()) -> None:
+        """Carry out the commands that came early, and serve until told otherwise; then close everything."""
         core = self.core
         poll = core.poller.poll
         handlers = core.handlers
@@ -61,6 +61,8 @@ class Worker:
         clock = time.monotonic
         next_tick = core.now
         try:
+            for frame, fds in early:
+                self.obey(frame, fds)
             while self._is_running:
                 timeout = 0.0 if core.again or self._jobs else max(0.0, next_tick - core.now)
                 events = poll(timeout)
@@ -86,7 +88,7 @@ class Worker:
                 if now >= next_tick:
                     self._tick()
                     next_tick = now + TICK_S
-                if core.closing:
+                while core.closing:
                     close.close_descriptors(core)
                 if core.reports:
                     self._hand_over()
@@ -124,7 +126,10 @@ class Worker:
                 self._refresh(session.dial or session.outbound)
         for pool in self.in_force.pools.values():
             if pool.waiting:  # a place may have become free in another worker
-                pool.wake()
+                try:
+                    pool.wake()
+                except Exception as error:  # noqa: BLE001 - see _fault
+                    self._fault(next(iter(pool.waiting), None), error)
         if core.lingering:
             close.settle_resets(core)
         for acceptor in tuple(core.paused):
@@ -208,7 +213,7 @@ class Worker:
 
     def _send(self, frame: Frame) -> None:
         self.channel.send(frame)
-        if self.channel.outbox and not self._is_channel_blocked:
+        if self.channel.outbox and not self.channel.is_closed and not self._is_channel_blocked:
             self._is_channel_blocked = True
             self.core.poller.add(self.channel.fileno(), writable=True)
 
@@ -241,22 +246,31 @@ class Worker:
 
     def _do_close(self, frame: Frame, _fds: list[int]) -> None:
         event = Event(frame["reason"])
+        if event is Event.DRAINED:  # the deadline is for those too whose bytes are under way
+            soon = self.core.now + close.RESET_WAITS_S
+            self.core.lingering = [(min(at, soon), fd, of) for at, fd, of in self.core.lingering]
         self._jobs.append(close_sessions(self.core, frame["request"], frame["where"], event, self._send))
 
     # -- work on many sessions, in slices
 
     def _work(self) -> None:
         job = self._jobs[0]
-        if next(job, self) is self:
+        try:
+            is_done = next(job, self) is self
+        except Exception as error:  # noqa: BLE001 - see _fault
+            is_done = True
+            self._fault(None, error)
+        if is_done:
             self._jobs.remove(job)
 
     def _close(self) -> None:
         core = self.core
         self.in_force.close()
         for session in list(core.sessions.values()):
-            close.cut(core, session, Event.DRAINED)
-        for _deadline, fd in core.lingering:
-            close.reset(core, fd)
+            if session.state is not State.CLOSED:  # one that waited for a place may have ended with another
+                close.cut(core, session, Event.DRAINED)
+        for _deadline, fd, backend in core.lingering:
+            close.reset(core, fd, backend)
         close.close_descriptors(core)
         self._hand_over()
         for fd in self._reserve:
