@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
-from easyproxy.engine.relay.dial import Dial
+from easyproxy.engine.relay.dial import EXHAUSTED, Dial
 from easyproxy.engine.relay.session import Event, Session
 
 if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core
     from easyproxy.engine.relay.runtime import ListenerRuntime
 
-EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 OF_ONE_CLIENT = frozenset(
     {
         errno.ECONNABORTED,
@@ -57,6 +56,9 @@ class Acceptor:
     def ready(self, _fd: int, _mask: int) -> None:
         """Accept who is waiting."""
         core, runtime = self.core, self.runtime
+        if core.is_starved:  # a client that is taken in now would only take a descriptor from one who waits
+            self.pause()
+            return
         counters, listener = core.counters, runtime.listener
         limit = listener.max_sessions
         waits = listener.overload == "wait"

@@ -59,6 +59,7 @@ class Core:
         self.lingering: list[tuple[float, int, BackendRuntime | None]] = []
         self.leaving: list[BackendRuntime] = []  # whose places become free when ``closing`` is closed
         self.paused: list[Acceptor] = []
+        self.is_starved = False  # clients wait for a descriptor to reach a backend with: no more are taken in
         self.reports: list[dict[str, Any]] = []
 
     def handle(self, fd: int, handler: Handler | None) -> None:

@@ -32,13 +32,11 @@ if TYPE_CHECKING:
 _STREAM = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
 _FIONREAD = 0x541B if os.uname().sysname == "Linux" else 0x4004667F
 _UNDER_WAY = frozenset({0, errno.EINPROGRESS})
-OURS = frozenset(
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Errors that stay until somebody closes something."""
+OURS = EXHAUSTED | frozenset(
     {
         errno.EADDRNOTAVAIL,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOBUFS,
-        errno.ENOMEM,
         errno.EAGAIN,
         errno.EADDRINUSE,
         errno.ENOSPC,  # epoll_ctl(2): max_user_watches
@@ -179,6 +177,7 @@ class Dial:
         if code in OURS:
             self.core.cells[backend.cell + c.B_LOCAL_ERRORS] += 1
             self._is_short = True
+            self.core.is_starved |= code in EXHAUSTED
         else:
             self._left -= 1
             self._observe(backend, Outcome.REFUSED, os.strerror(code))
@@ -322,6 +321,11 @@ class Dial:
             self._queue_until = core.now + pool.pool.queue_timeout_s
         self._deadline = self._queue_until
         self._place()
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether it waits for something that this machine is short of."""
+        return self._is_short and self._why != _FULL
 
     def _no_place(self) -> Event:
         """Say what it was that the client waited for in vain: a place, or something that this machine was short of."""

@@ -132,6 +132,10 @@ class Worker:
                     self._fault(next(iter(pool.waiting), None), error)
         if core.lingering:
             close.settle_resets(core)
+        if core.is_starved:
+            core.is_starved = any(
+                dial.is_starved for pool in self.in_force.pools.values() for dial in pool.waiting
+            )
         for acceptor in tuple(core.paused):
             acceptor.resume()
         if self._is_draining and not core.sessions and not core.lingering:
