@@ -7,6 +7,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -279,7 +280,7 @@ async def test_thousands_of_slow_clients_do_not_slow_a_good_one(rig: Rig) -> Non
 async def test_thousands_of_idle_sessions_and_what_they_cost(
     rig: Rig, record_property: Callable[[str, object], None]
 ) -> None:
-    """Behaviour 21: 8,000; a second crowd of the same size finds the memory of the first."""
+    """Behaviour 21: 8,000; another crowd of the same size finds the memory of the first."""
     async with Crowd() as crowd:
         backend = Backend("pool/crowd", "crowd", Address("127.0.0.1", await crowd.backend()))
         rig.serve(backend)
@@ -289,7 +290,7 @@ async def test_thousands_of_idle_sessions_and_what_they_cost(
         size = _crowd_size(rig, 8_000)
         descriptors, base = rig.descriptors(), rig.memory()
         full = []
-        for _ in range(2):
+        for _ in range(3):
             await crowd.enter(rig.place(), size)
             assert rig.listener().sessions == size
             full.append(rig.memory())
@@ -301,7 +302,8 @@ async def test_thousands_of_idle_sessions_and_what_they_cost(
         per_session = (full[0] - base) / size
         record_property("bytes_per_idle_session", round(per_session))
         assert per_session < 8 * KIB
-        growth = (full[1] - full[0]) / size
+        # A leak grows with every crowd; what else this process does with its memory does not.
+        growth = min(after - before for before, after in pairwise(full)) / size
         assert growth < KIB / 2, f"{growth} bytes per session of the first crowd were never used again"
 
 
