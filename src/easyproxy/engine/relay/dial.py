@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from easyproxy.model import Backend
 
 _STREAM = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
+# Python names it from 3.12 on; the number is that of linux/in.h.
+_BIND_ADDRESS_NO_PORT = getattr(
+    socket, "IP_BIND_ADDRESS_NO_PORT", 24 if os.uname().sysname == "Linux" else None
+)
 _FIONREAD = 0x541B if os.uname().sysname == "Linux" else 0x4004667F
 _UNDER_WAY = frozenset({0, errno.EINPROGRESS})
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -146,9 +150,9 @@ class Dial:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             source = session.listener.pool.source
             if source is not None and source[0] == backend.family:
-                if hasattr(socket, "IP_BIND_ADDRESS_NO_PORT"):
+                if _BIND_ADDRESS_NO_PORT is not None:
                     # ip(7): the port is chosen at connect(2), so one local port serves many backends.
-                    sock.setsockopt(socket.SOL_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
+                    sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
                 sock.bind(source[1])
             code = sock.connect_ex(backend.address)
             if code in _UNDER_WAY:
