@@ -140,7 +140,7 @@ def describe_machine() -> dict[str, str]:
     return {
         "CPU": cpu,
         "cores": str(len(os.sched_getaffinity(0))),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "Python": platform.python_version(),
         "load before the run": f"{os.getloadavg()[0]:.2f}",
         "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d"),
