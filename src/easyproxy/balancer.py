@@ -84,7 +84,7 @@ class Balancer:
         self.started_at = time.time()
         try:
             await self.engine.start(self._reported)
-            await self._resolve_names(self._registry.entries)
+            await self._resolve_names(self._registry, self._registry.entries)
             self._monitor.watch(self._targets(self.config, self._registry.entries))
             await self._monitor.first_round()
             self._is_serving = True
@@ -169,7 +169,7 @@ class Balancer:
                 fresh, trial.entries
             )  # raises before anything is touched when a check cannot be made
             new = {key: entry for key, entry in trial.entries.items() if not self._registry.knows(entry)}
-            await self._resolve_names(new)
+            await self._resolve_names(trial, new)
             await self._look_at(trial, new)
             old = self._registry.config, self._registry.entries
             entries = {**self._registry.entries_for(fresh), **new}
@@ -252,11 +252,15 @@ class Balancer:
 
     async def _follow_names(self) -> None:
         entries = self._registry.entries
-        if await self._resolve_names(entries) and self._is_serving and entries is self._registry.entries:
+        if (
+            await self._resolve_names(self._registry, entries)
+            and self._is_serving
+            and entries is self._registry.entries
+        ):
             self._monitor.watch(self._targets(self._registry.config, entries))
             self._apply()
 
-    async def _resolve_names(self, entries: Mapping[str, Entry]) -> bool:
+    async def _resolve_names(self, registry: Registry, entries: Mapping[str, Entry]) -> bool:
         """Ask for every name; return whether an address changed. A failure keeps the address that was known."""
         named = [entry for entry in entries.values() if not entry.config.address.is_numeric]
         answers = await asyncio.gather(
@@ -264,9 +268,11 @@ class Balancer:
         )
         is_changed = False
         for entry, answer in zip(named, answers, strict=True):
+            if registry.entries.get(entry.id) is not entry:
+                continue  # a reload has come in between
             if isinstance(answer, Address):
                 is_changed |= answer != entry.address
-                entry.address = answer
+                registry.locate(entry.id, answer)
             elif entry.address is None:
                 self._journal.trouble(f"backend {entry.id}: {answer}")
         return is_changed

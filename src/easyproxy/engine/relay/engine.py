@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.crew import Crew, Member
 from easyproxy.engine.relay.listening import open_listener, tune
+from easyproxy.engine.relay.question import Question
 from easyproxy.engine.relay.runtime import socket_address
 from easyproxy.engine.relay.session import REASONS, Event
 from easyproxy.engine.relay.slots import Slots
@@ -81,7 +82,7 @@ class RelayEngine:
         self._tickets: dict[str, int] = {}
         self._snapshot: Snapshot | None = None
         self._sink: Sink = lambda _report: None
-        self._requests: dict[int, _Request] = {}
+        self._requests: dict[int, Question] = {}
         self._request_number = 0
         self._is_draining = False
         self._deaf: dict[int, asyncio.Event] = {}
@@ -182,9 +183,8 @@ class RelayEngine:
         return tickets
 
     def _check(self, snapshot: Snapshot) -> None:
-        names = {pool.name for pool in snapshot.pools}
         for listener in snapshot.listeners:
-            if listener.pool not in names:
+            if listener.pool not in snapshot.pool_by_name:
                 raise EngineError(f"listener {listener.name}: there is no pool {listener.pool}")
         for pool in snapshot.pools:
             try:
@@ -328,7 +328,7 @@ class RelayEngine:
 
     async def _ask(self, question: Frame) -> list[Frame]:
         self._request_number = number = self._request_number + 1
-        request = self._requests[number] = _Request({m.index for m in self._crew.members()})
+        request = self._requests[number] = Question({m.index for m in self._crew.members()})
         try:
             for member in self._crew.members():
                 member.send({**question, "request": number})
@@ -389,24 +389,3 @@ def _keys(snapshot: Snapshot) -> list[str]:
         *(f"pool:{pool.name}" for pool in snapshot.pools),
         *(f"backend:{backend.id}" for pool in snapshot.pools for backend in pool.backends),
     ]
-
-
-class _Request:
-    """A question to all workers, and the answers so far."""
-
-    def __init__(self, asked: set[int]) -> None:
-        self.frames: list[Frame] = []
-        self.done = asyncio.Event()
-        self._missing = asked
-        if not asked:
-            self.done.set()
-
-    def take(self, worker: int, frame: Frame) -> None:
-        self.frames.append(frame)
-        if not frame.get("more"):
-            self.give_up(worker)
-
-    def give_up(self, worker: int) -> None:
-        self._missing.discard(worker)
-        if not self._missing:
-            self.done.set()
