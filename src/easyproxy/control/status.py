@@ -23,11 +23,14 @@ class BackendStatus:
     """One backend: state, since when, why, and what it does now.
 
     Attributes:
-        state: ``ready``, ``down`` or ``checking`` (no verdict yet).
+        state: ``ready``, ``down``, ``checking`` (no verdict yet), ``draining`` or ``maintenance``.
         since: seconds since the epoch of the last change of state.
         reason: why it is in this state, in words.
         last_probe: the newest observation, from a probe or from traffic.
         last_error: the newest failure in words with its time, kept after recovery; empty if there was none.
+        is_healthy: what the verdict says, whatever the operator says; None without a verdict.
+        connect_p50_s: half of the sessions had connected within so many seconds (p95, p99 alike); 0 without any.
+        overrides: ids of the overrides that concern it.
         effective_weight: the weight in force now (less than ``weight`` during slow start).
     """
 
@@ -45,6 +48,11 @@ class BackendStatus:
     last_error: str
     last_error_at: float
     counters: BackendCounters
+    is_healthy: bool | None = None
+    connect_p50_s: float = 0.0
+    connect_p95_s: float = 0.0
+    connect_p99_s: float = 0.0
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,24 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """A candidate that was passed over for a session: ``why`` in words (refused, full, timed out)."""
+
+    backend: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class SessionEnd:
-    """How a session that broke ended (a clean end is only counted). Bytes are those handed to the other side."""
+    """How a session ended. Bytes are those handed to the other side.
+
+    Sessions that broke are always told; clean ends only when the engine was asked for every session.
+
+    Attributes:
+        started_at: when the client was accepted, in seconds since the epoch.
+        connect_s: from accept until a backend stood; negative where none was reached.
+        tried: candidates that were passed over before, in order.
+    """
 
     id: str
     listener: str
@@ -56,11 +72,14 @@ class SessionEnd:
     bytes_from_client: int
     bytes_from_backend: int
     detail: str = ""
+    started_at: float = 0.0
+    connect_s: float = -1.0
+    tried: tuple[Attempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """One live session, on demand. Times in seconds."""
+    """One live session, on demand. Times in seconds; ``connect_s`` is negative while no backend stands."""
 
     id: str
     listener: str
@@ -72,6 +91,50 @@ class SessionInfo:
     bytes_from_client: int
     bytes_from_backend: int
     worker: int
+    engine: str = "relay"
+    connect_s: float = -1.0
+    tried: tuple[Attempt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """How often a value lay in which range. Only grows.
+
+    Attributes:
+        bounds: upper ends of the ranges, ascending; the last range has none.
+        counts: one more than ``bounds``.
+        sum: of all values.
+    """
+
+    bounds: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+    sum: float = 0.0
+
+    def percentile(self, share: float) -> float:
+        """Return the upper end of the range in which the ``share`` (0 to 1) of all values lies; 0 without any.
+
+        >>> Distribution((1.0, 2.0), (1, 8, 1)).percentile(0.5)
+        2.0
+        """
+        total = sum(self.counts)
+        if not total or not self.bounds:
+            return 0.0
+        seen = 0
+        for bound, count in zip(self.bounds, self.counts, strict=False):
+            seen += count
+            if seen >= share * total:
+                return bound
+        return self.bounds[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class BackendDistributions:
+    """Of the sessions of one backend: time to connect and length in seconds, bytes each way."""
+
+    connect_s: Distribution = field(default_factory=Distribution)
+    length_s: Distribution = field(default_factory=Distribution)
+    bytes_from_client: Distribution = field(default_factory=Distribution)
+    bytes_from_backend: Distribution = field(default_factory=Distribution)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +179,7 @@ class Statistics:
     workers: int = 0
     worker_restarts: int = 0
     lost_reports: int = 0
+    distributions: Mapping[str, BackendDistributions] = field(default_factory=dict)  # by backend id
 
 
 @dataclass(frozen=True, slots=True)
