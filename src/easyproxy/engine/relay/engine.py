@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.crew import Crew, Member
+from easyproxy.engine.relay.inherited import Inherited, LentSocket
 from easyproxy.engine.relay.listening import open_listener, tune
 from easyproxy.engine.relay.question import Question
 from easyproxy.engine.relay.runtime import socket_address
@@ -57,6 +58,7 @@ class RelayEngine:
         portable: use ``selectors`` and copying even where epoll and splice exist.
         orphan_drain_s: how long sessions may go on when the control process is killed.
         complain: takes a line of text about the engine itself (a worker died, a user's strategy failed).
+        inherited: listening sockets that somebody else opened; the engine owns them and closes them with itself.
     """
 
     name = "relay"
@@ -70,11 +72,13 @@ class RelayEngine:
         portable: bool = False,
         orphan_drain_s: float = 30.0,
         complain: Callable[[str], None] = lambda _text: None,
+        inherited: Inherited | None = None,
     ) -> None:
         if not processes and workers != 1:
             raise EngineError(f"workers: {workers} needs processes; a thread is one worker")
         self._workers = workers
         self._complain = complain
+        self._inherited = inherited or Inherited()
         self._slots = Slots()
         self._counters_fd = c.Counters.create(workers)
         self._counters = c.Counters(self._counters_fd, workers)
@@ -108,6 +112,7 @@ class RelayEngine:
         """End the workers at once, close every session and every listening socket."""
         await self._crew.stop()
         self._close_sockets()
+        self._inherited.close()
         for fd in self._tickets.values():
             os.close(fd)
         self._tickets.clear()
@@ -167,8 +172,13 @@ class RelayEngine:
             elif self._is_draining:  # health may still change the snapshot, but no address is opened again
                 continue
             else:
-                group = open_listener(listener, self._workers)
-                undo.callback(_close_group, group)
+                group = self._inherited.take(listener)
+                if group is None:
+                    group = open_listener(listener, self._workers)
+                    undo.callback(_close_group, group)
+                else:
+                    undo.callback(_close_group, group)
+                    tune(group, listener)
             sockets[listener.name] = group
         return sockets
 
@@ -376,7 +386,7 @@ def _close_group(group: list[socket.socket]) -> None:
     """Close the sockets of a listener."""
     for sock in group:
         path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
-        if path:
+        if path and not isinstance(sock, LentSocket):
             # Before it is closed: a successor that finds nobody listening on the file makes a new one there.
             with contextlib.suppress(OSError):
                 os.unlink(path)  # noqa: PTH108

@@ -52,6 +52,7 @@ def open_listener(listener: Listener, workers: int) -> list[socket.socket]:
 def tune(sockets: list[socket.socket], listener: Listener) -> None:
     """Give listening sockets the settings that accepted ones inherit, and listen; may be called again (listen(2))."""
     for sock in sockets:
+        sock.setblocking(False)  # one that was inherited may block
         if not listener.bind.path:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes keep their place
