@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import struct
 from pathlib import Path
@@ -225,3 +226,43 @@ def test_a_received_descriptor_is_not_inherited_by_children(pair):
     [(_, [fd])] = right.receive()
     assert not os.get_inheritable(fd)
     os.close(fd)
+
+
+def test_bytes_that_are_no_json_come_with_their_frame_wherever_the_stream_is_cut(raw):
+    ours, channel = raw
+    stream = packed({"op": "a", "blob": 4}) + b"\0{}\xff" + packed({"op": "b"})
+    for cut in range(len(stream) + 1):
+        got = []
+        for part in (stream[:cut], stream[cut:]):
+            ours.sendall(part)
+            got += [frame for frame, _ in channel.receive()]
+        assert got == [{"op": "a", "blob": b"\0{}\xff"}, {"op": "b"}]
+
+
+def test_descriptors_that_find_no_room_are_noticed(pair):
+    left, right = pair
+    left.send({"op": "many"}, [0] * 20, are_lent=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, descriptors())) + 5, hard))
+    try:
+        assert right.receive() == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert right.is_closed
+    assert right.is_truncated
+
+
+def test_after_one_side_has_shut_the_other_cannot_send_but_what_it_sent_before_arrives(pair):
+    left, right = pair
+    left.send({"op": "before"})
+    right.shut()
+    left.send({"op": "after"})
+    assert left.is_closed
+    assert [frame for frame, _ in right.receive()] == [{"op": "before"}]
+
+
+def test_a_frame_that_claims_descriptors_that_did_not_come_closes_the_channel(raw):
+    ours, channel = raw
+    ours.sendall(packed({"op": "x", "fds": 1}))
+    assert channel.receive() == []
+    assert channel.is_closed

@@ -1,12 +1,19 @@
 """The wire between the control process and a worker: JSON frames and descriptors on a unix stream socket.
 
 A frame is four bytes of length and that much JSON; ``"fds": n`` says how many descriptors came with it (unix(7),
-SCM_RIGHTS). Both sides are non-blocking: what the peer does not take stays in ``outbox``, bounded by the caller.
-Nothing here knows what the frames mean.
+SCM_RIGHTS), ``"blob": n`` how many bytes follow that are no JSON. Both sides are non-blocking: what the peer does not
+take stays in ``outbox``, bounded by the caller. Nothing here knows what the frames mean.
+
+Facts (unix(7)): one message carries at most 253 descriptors (SCM_MAX_FD). Descriptors that the receiver has no room
+for are dropped, which only MSG_CTRUNC tells. A user without privileges may have only as many of them under way as one
+process may open (ETOOMANYREFS): that passes as they arrive.
 """
 
 from __future__ import annotations
 
+import array
+import contextlib
+import errno
 import json
 import os
 import socket
@@ -16,7 +23,9 @@ from typing import Any
 
 _LENGTH = struct.Struct("!I")
 MAX_FRAME = 64 * 1024 * 1024
-_FDS_PER_MESSAGE = 64
+MAX_FDS = 253
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_ROOM = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 Frame = dict[str, Any]
 
 
@@ -28,44 +37,53 @@ class Channel:
         self._socket = sock
         self._inbox = bytearray()
         self._fds: deque[int] = deque()
-        self.outbox: deque[tuple[memoryview, list[int]]] = deque()
+        self.outbox: deque[tuple[memoryview, list[int], bool]] = deque()
         self.is_closed = False
+        self.is_truncated = False  # descriptors were lost, and with them what they belonged to
 
     def fileno(self) -> int:
         """Return the descriptor, for a poller."""
         return self._socket.fileno()
 
-    def send(self, frame: Frame, fds: list[int] | None = None) -> None:
+    def send(
+        self, frame: Frame, fds: list[int] | None = None, blob: bytes = b"", *, are_lent: bool = False
+    ) -> None:
         """Queue a frame and send what goes; nothing, when the peer is gone.
 
-        The descriptors are duplicated; the caller keeps its own.
+        The caller keeps its descriptors. They are duplicated, because it may close them before the frame gets its
+        turn; ``are_lent`` promises that it does not.
         """
         if self.is_closed:
             return
         fds = fds or []
         if fds:
             frame = {**frame, "fds": len(fds)}
+        if blob:
+            frame = {**frame, "blob": len(blob)}
         body = json.dumps(frame, separators=(",", ":")).encode()
-        # Duplicated at once, because the caller may close its own before the frame gets its turn.
-        self.outbox.append((memoryview(_LENGTH.pack(len(body)) + body), [os.dup(fd) for fd in fds]))
+        data = memoryview(b"".join((_LENGTH.pack(len(body)), body, blob)))
+        self.outbox.append((data, fds if are_lent else [os.dup(fd) for fd in fds], are_lent))
         self.flush()
 
     def flush(self) -> bool:
         """Send what the peer takes; return whether everything went."""
         while self.outbox and not self.is_closed:
-            data, fds = self.outbox[0]
+            data, fds, are_lent = self.outbox[0]
             try:
                 # The descriptors travel with the first byte of their frame.
                 sent = socket.send_fds(self._socket, [data], fds) if fds else self._socket.send(data)
             except BlockingIOError:
                 return False
-            except OSError:
+            except OSError as error:
+                if error.errno == errno.ETOOMANYREFS:
+                    return False
                 self.is_closed = True
                 return True
-            for fd in fds:
-                os.close(fd)
+            if not are_lent:
+                for fd in fds:
+                    os.close(fd)
             if sent < len(data):
-                self.outbox[0] = (data[sent:], [])
+                self.outbox[0] = (data[sent:], [], True)
             else:
                 self.outbox.popleft()
         return True
@@ -74,19 +92,26 @@ class Channel:
         """Return the frames that have arrived; ``is_closed`` tells when the peer is gone."""
         while True:
             try:
-                data, fds, _flags, _address = socket.recv_fds(self._socket, 262144, _FDS_PER_MESSAGE)
+                # Close-on-exec from the beginning: a program that embeds the balancer may start others.
+                data, ancillary, flags, _address = self._socket.recvmsg(262144, _ROOM, _CLOEXEC)
             except BlockingIOError:
                 break
             except OSError:
                 self.is_closed = True
                 break
-            for fd in fds:  # a program that embeds the balancer may start others (recv_fds takes no flags)
-                os.set_inheritable(fd, False)
-            self._fds.extend(fds)
+            for level, kind, packed in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    self._fds.extend(_unpack(packed))
+            if flags & socket.MSG_CTRUNC:
+                self.is_closed = self.is_truncated = True
+                break
             if not data:
                 self.is_closed = True
                 break
             self._inbox += data
+        return self._frames()
+
+    def _frames(self) -> list[tuple[Frame, list[int]]]:
         frames: list[tuple[Frame, list[int]]] = []
         while len(self._inbox) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._inbox)
@@ -101,17 +126,47 @@ class Channel:
             except ValueError:  # not what our other end writes
                 self.is_closed = True
                 break
-            del self._inbox[:end]
-            frames.append((frame, [self._fds.popleft() for _ in range(frame.get("fds", 0))]))
+            blob = frame.get("blob", 0)
+            if blob:
+                if blob > MAX_FRAME:
+                    self.is_closed = True
+                    break
+                if len(self._inbox) < end + blob:
+                    break
+                frame["blob"] = bytes(self._inbox[end : end + blob])
+            count = frame.get("fds", 0)
+            if count > len(self._fds):  # lost, or not what our other end writes
+                self.is_closed = True
+                break
+            del self._inbox[: end + blob]
+            frames.append((frame, [self._fds.popleft() for _ in range(count)]))
         return frames
+
+    def shut(self) -> None:
+        """Let nothing more pass in either direction; what has arrived can still be received.
+
+        Whoever sends from now on finds the peer gone: of two sides that decide at the same time, one is the first
+        (Linux, net/unix/af_unix.c: a message is queued, and a shutdown made known, under the receiver's lock).
+        """
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the socket and the descriptors that nobody took."""
         self.is_closed = True
         while self._fds:
             os.close(self._fds.popleft())
-        for _data, fds in self.outbox:
-            for fd in fds:
+        for _data, fds, are_lent in self.outbox:
+            for fd in () if are_lent else fds:
                 os.close(fd)
         self.outbox.clear()
         self._socket.close()
+
+
+def _unpack(packed: bytes) -> list[int]:
+    fds = array.array("i")
+    fds.frombytes(packed[: len(packed) - len(packed) % fds.itemsize])
+    if not _CLOEXEC:
+        for fd in fds:
+            os.set_inheritable(fd, False)
+    return list(fds)
