@@ -243,7 +243,9 @@ def test_descriptors_that_find_no_room_are_noticed(pair):
     left, right = pair
     left.send({"op": "many"}, [0] * 20, are_lent=True)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, descriptors())) + 5, hard))
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 5, hard))
     try:
         assert right.receive() == []
     finally:
