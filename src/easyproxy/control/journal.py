@@ -1,4 +1,4 @@
-"""What the log says about backends and sessions, and how much of it: a flood of broken sessions must not fill a disk.
+"""What the log and the events say, told from one place, and how much: a flood of broken sessions must not fill a disk.
 
 Uses the standard library's logging under the name ``easyproxy``, so that a program that embeds the balancer decides
 where it goes; the command line adds the form.
@@ -11,9 +11,12 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from easyproxy.control.events import Events, Kind
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from easyproxy.control.operations import Author, Event
     from easyproxy.control.registry import Change
     from easyproxy.engine.seam import SessionEnd
 
@@ -22,20 +25,60 @@ LINES_PER_SECOND = 20
 
 log = logging.getLogger("easyproxy")
 
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
 
 class Journal:
     """Writes changes of state, each, and session ends, as many as a reader can take."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, events: Events | None = None) -> None:
+        self.events = Events() if events is None else events
         self._clock = clock
         self._second = 0
         self._lines = 0
         self._suppressed = 0
 
-    def change(self, change: Change) -> None:
-        """Tell that a backend has changed its state."""
-        level = logging.WARNING if change.state == "down" else logging.INFO
-        log.log(level, "backend %s", change.state, extra={"backend": change.backend, "reason": change.reason})
+    def tell(
+        self,
+        kind: Kind,
+        subject: str,
+        text: str,
+        *,
+        level: str = "info",
+        author: Author | None = None,
+        message: str = "",
+    ) -> Event:
+        """Tell what has happened: one event and one line of the log.
+
+        Args:
+            kind: what sort of event it is.
+            subject: what it happened to; empty for the balancer itself.
+            text: one sentence, with the cause.
+            level: ``info``, ``warning`` or ``error``.
+            author: who caused it, where somebody did.
+            message: how the log's line begins; by default the kind in words.
+        """
+        fields = {"subject": subject, "text": text}
+        if author is not None:
+            fields |= {"who": author.who, "why": author.why}
+        shown = {key: value for key, value in fields.items() if value}
+        log.log(_LEVELS[level], "%s", message or kind.value.replace("_", " "), extra=shown)
+        return self.events.add(kind, subject, text, level=level, author=author)
+
+    def change(self, change: Change, author: Author | None = None) -> None:
+        """Tell that a backend has changed its state, or its health while an operator keeps it out."""
+        kind, words = Kind(f"backend_{change.state}"), f"is {change.state}: {change.reason}"
+        message, state = "backend %s", change.state
+        if change.state == change.was:
+            health = "healthy" if change.is_healthy else "not healthy"
+            kind, words = Kind.BACKEND_HEALTH, f"is {health} while {change.state}: {change.reason}"
+            message, state = "backend is %s", health
+        level = "warning" if change.state == "down" else "info"
+        fields = {"backend": change.backend, "reason": change.reason}
+        if author is not None:
+            fields |= {"who": author.who, "why": author.why}
+        log.log(_LEVELS[level], message, state, extra=fields)
+        self.events.add(kind, change.backend, words, level=level, author=author)
 
     def end(self, end: SessionEnd) -> None:
         """Tell how a session broke."""
@@ -58,6 +101,8 @@ class Journal:
         """Tell what went wrong in the engine itself."""
         if self._has_room():
             log.error("%s", text)
+            kind = Kind.WORKER_DIED if text.startswith("relay worker ") else Kind.TROUBLE
+            self.events.add(kind, "", text, level="error")
 
     def _has_room(self) -> bool:
         self.flush()

@@ -46,6 +46,7 @@ class Override:
         at: seconds since the epoch.
         until: when it ends by itself, in seconds since the epoch; 0 is never.
         conflict: in words, when the file has changed the same thing since; empty otherwise.
+        warning: what whoever makes it ought to know, for example that nobody serves the pool now; only in the answer.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Override:
     base: int | Mapping[str, object] | None = None
     until: float = 0.0
     conflict: str = ""
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,25 +6,42 @@ it, in one event loop, and carries out what follows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from easyproxy.control.compose import Standing, backend_id, compose
+from easyproxy.control.operations import Action
+from easyproxy.control.overrides import STANCES
 from easyproxy.engine.seam import Outcome
 from easyproxy.health.verdict import INITIAL, Rule, Verdict, judge
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from easyproxy.config.schema import BackendConfig, Config, PoolConfig
+    from easyproxy.control.operations import Override
     from easyproxy.engine.seam import Observation
     from easyproxy.model import Address, Snapshot
 
 TRAFFIC_COUNTS = frozenset({Outcome.REFUSED, Outcome.TIMEOUT, Outcome.SUCCESS})
 """What live traffic may say of a healthy backend. A reset may be the client's doing, and only probes bring one back."""
 
+REMEMBERED = 20
+"""Observations that are kept of each backend, to explain its state."""
+
 
 @dataclass(slots=True)
 class Entry:
-    """One backend as the registry keeps it."""
+    """One backend as the registry keeps it.
+
+    Attributes:
+        rising_since: when it came back, for slow start, in seconds of the registry's clock; 0 for none.
+        stance: the drain or maintenance that an operator has laid over it.
+        stance_since: when that began or ended, in seconds since the epoch.
+        is_returning: it comes back from maintenance: the next success counts as its return.
+        seen: its newest observations, the oldest first.
+    """
 
     id: str
     pool: str
@@ -34,10 +51,31 @@ class Entry:
     address: Address | None = None
     verdict: Verdict = field(default=INITIAL)
     rising_since: float = 0.0
+    stance: Override | None = None
+    stance_since: float = 0.0
+    is_returning: bool = False
+    seen: deque[Observation] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+
+    @property
+    def is_healthy(self) -> bool | None:
+        """What the verdict says, whatever the operator says; None without a verdict."""
+        return self.verdict.healthy if self.is_checked else None
+
+    @property
+    def is_probed(self) -> bool:
+        """Whether anybody is to look at it: it has a check, and is not in maintenance."""
+        return self.is_checked and (self.stance is None or self.stance.action is not Action.MAINTENANCE)
+
+    @property
+    def since(self) -> float:
+        """When its state last changed, in seconds since the epoch."""
+        return self.stance_since if self.stance else max(self.verdict.since, self.stance_since)
 
     @property
     def state(self) -> str:
-        """The word of the status: ready, down or checking."""
+        """The word of the status. What the operator says stands before what the verdict says."""
+        if self.stance is not None:
+            return STANCES[self.stance.action]
         if self.address is None:
             return "down"
         if not self.is_checked:
@@ -49,11 +87,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A backend has changed its state."""
+    """A backend has changed its state, or its health in the same state (``was``) while an operator keeps it out."""
 
     backend: str
     state: str
     reason: str
+    was: str = ""
+    is_healthy: bool | None = None
 
 
 class Registry:
@@ -78,6 +118,10 @@ class Registry:
                     entry.rising_since = known.rising_since
                     if entry.is_checked and known.is_checked:
                         entry.verdict = known.verdict
+                        entry.is_returning = known.is_returning
+                        entry.seen = known.seen
+                if known is not None:
+                    entry.stance, entry.stance_since = known.stance, known.stance_since
                 entries[entry.id] = entry
         return entries
 
@@ -94,6 +138,32 @@ class Registry:
         """Put another configuration in force, with entries made by :meth:`entries_for`."""
         self.config = config
         self.entries = entries
+
+    def take_stances(self, stances: Mapping[str, Override], now: float) -> list[Change]:
+        """Take over the drains and maintenances of operators, by backend; return what changed its state.
+
+        A backend in maintenance is not looked at, so its verdict is forgotten: the first probe afterwards decides.
+
+        Args:
+            stances: all of them; who is not named is restored.
+            now: seconds since the epoch.
+        """
+        changes = []
+        for entry in self.entries.values():
+            stance, was = stances.get(entry.id), entry.state
+            if stance == entry.stance:
+                continue
+            was_probed, entry.stance = entry.is_probed, stance
+            if was_probed != entry.is_probed:
+                reason = (
+                    "not probed since its maintenance" if entry.is_probed else "in maintenance, not probed"
+                )
+                entry.verdict = replace(entry.verdict, healthy=None, streak=0, since=now, reason=reason)
+                entry.is_returning = entry.is_probed
+            if entry.state != was:
+                entry.stance_since = now
+                changes.append(Change(entry.id, entry.state, _why(entry), was, entry.is_healthy))
+        return changes
 
     def locate(self, backend: str, address: Address | None) -> None:
         """Note where a backend is; None when its name cannot be resolved."""
@@ -113,12 +183,14 @@ class Registry:
         if from_traffic and (observation.outcome not in TRAFFIC_COUNTS or not entry.verdict.healthy):
             return None
         before, was = entry.verdict.healthy, entry.state
+        entry.seen.append(observation)
         entry.verdict = judge(entry.verdict, observation, entry.rule)
-        if entry.verdict.healthy and before is False:
+        if entry.verdict.healthy and (before is False or entry.is_returning):
             entry.rising_since = now
-        if entry.state == was:
+            entry.is_returning = False
+        if entry.state == was and (entry.stance is None or entry.verdict.healthy == before):
             return None
-        return Change(entry.id, entry.state, entry.verdict.reason)
+        return Change(entry.id, entry.state, entry.verdict.reason, was, entry.is_healthy)
 
     def is_changing(self, backend: str) -> bool:
         """Whether a backend's verdict is changing."""
@@ -145,6 +217,16 @@ class Registry:
             self._version += 1
             self._snapshot = compose(self.config, standings, now, self._version)
         return self._snapshot
+
+
+def _why(entry: Entry) -> str:
+    """Say why a backend is in its state after a stance has begun or ended."""
+    if entry.stance is not None:
+        author = entry.stance.author
+        return f"by {author.who}" + (f": {author.why}" if author.why else "")
+    if not entry.is_checked:
+        return "no check is configured"
+    return entry.verdict.reason if entry.address is not None else "its name cannot be resolved"
 
 
 def _entry(pool_name: str, pool: PoolConfig, backend: BackendConfig) -> Entry:
