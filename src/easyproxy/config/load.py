@@ -6,6 +6,7 @@ Reads files and nothing else of the system; everything that can be wrong with on
 from __future__ import annotations
 
 import errno
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,20 @@ class Loaded:
     warnings: tuple[Problem, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file as it was read once: what is judged is what was compared."""
+
+    name: str
+    form: str
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """A short name of the content: equal for equal content, whenever it was written."""
+        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def load(path: str | Path, *, strategies: frozenset[str] | None = None) -> Config:
     """Read a configuration file; its suffix decides the format.
 
@@ -51,6 +66,20 @@ def load(path: str | Path, *, strategies: frozenset[str] | None = None) -> Confi
 
 def examine(path: str | Path, *, strategies: frozenset[str] | None = None) -> Loaded:
     """Read a configuration file as :func:`load` does, and keep the warnings."""
+    return examine_source(read_source(path), strategies=strategies)
+
+
+def examine_source(source: Source, *, strategies: frozenset[str] | None = None) -> Loaded:
+    """Judge what was read from a file, and keep the warnings."""
+    return examine_text(source.text, source.form, source.name, strategies=strategies)
+
+
+def read_source(path: str | Path) -> Source:
+    """Read a file without judging its content.
+
+    Raises:
+        ConfigError: it cannot be read, or is not text, or its name does not tell the format.
+    """
     name = str(path)
     form = SUFFIXES.get(Path(path).suffix.lower())
     if form is None:
@@ -63,7 +92,7 @@ def examine(path: str | Path, *, strategies: frozenset[str] | None = None) -> Lo
                 )
             ]
         )
-    return examine_text(_text(path, name), form, name, strategies=strategies)
+    return Source(name, form, _text(path, name))
 
 
 def loads(text: str, format: str, name: str = "", *, strategies: frozenset[str] | None = None) -> Config:  # noqa: A002 - the word that callers expect

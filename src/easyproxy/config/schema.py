@@ -246,6 +246,9 @@ class Config(Settings):
     drain_timeout: Annotated[float, Duration(least=0.001, most=86400, zero="no waiting")] = 30.0
     """How long sessions may go on after a stop was asked for; then they are closed. 0 is no waiting."""
 
+    watch: Annotated[bool, Switch()] = False
+    """Reload by itself when the content of the file changes; `easyproxy run --watch` and `--no-watch` overrule it."""
+
     log: LogConfig = Field(default_factory=LogConfig)
     """Logging of the control process and of sessions that broke."""
 
