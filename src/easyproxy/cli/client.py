@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +14,9 @@ from easyproxy.errors import EasyProxyError
 from easyproxy.model import Address
 
 _TIMEOUT_S = 5.0
+_CHANGE_TIMEOUT_S = 60.0  # a reload probes new backends first, and an upgrade waits for the successor
+_STREAM_TIMEOUT_S = 45.0  # three times the interval of the server's keep-alive comments
+_LINE_BYTES = 64 * 2**20  # a status of 10,000 backends is one line of about 6 MB
 _EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what a configuration may say
 
 
@@ -21,6 +26,25 @@ class NoAnswerError(EasyProxyError):
 
 class TokenError(EasyProxyError):
     """It answered, and asked for another token."""
+
+
+class RefusedError(EasyProxyError):
+    """It answered, and refused; the message is its own, with every problem on a line.
+
+    Attributes:
+        status: of HTTP: 404 for something that does not exist, 409 for a change that is not possible, 422 for a
+            wrong configuration or a wrong request.
+        problems: what is wrong, as mappings with ``where``, ``path`` and ``message``; often empty.
+    """
+
+    def __init__(self, status: int, error: str, problems: list[dict[str, str]]) -> None:
+        self.status = status
+        self.problems = problems
+        super().__init__("\n".join([error, *(f"  {_line(problem)}" for problem in problems)]))
+
+
+def _line(problem: Mapping[str, str]) -> str:
+    return ": ".join(part for key in ("where", "path", "message") if (part := problem.get(key, "")))
 
 
 def parse_admin(text: str) -> Address:
@@ -46,57 +70,136 @@ def fetch(address: Address, path: str, token: str | None = None) -> Any:  # noqa
     Raises:
         NoAnswerError: nobody answered, or not in our words. The message names the address and what to do.
         TokenError: the token is missing or wrong.
+        RefusedError: what was asked for does not exist, or the request was wrong.
     """
-    connection = _connection(address)
-    headers = {"Accept": "application/json", "Connection": "close"}
+    return _ask(address, "GET", path, None, token)
+
+
+def post(address: Address, path: str, body: Mapping[str, object], token: str | None = None) -> Any:  # noqa: ANN401 - any JSON value
+    """POST a JSON document, and return the one that answers it.
+
+    Raises:
+        NoAnswerError: nobody answered, or not in our words; whether the change was made is not known then.
+        TokenError: the token is missing or wrong.
+        RefusedError: nothing was changed; the message says why.
+    """
+    return _ask(address, "POST", path, json.dumps(body).encode(), token)
+
+
+def stream(
+    address: Address, path: str, token: str | None = None, last_id: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Follow server-sent events: yield the kind and the data of each, until the caller stops.
+
+    Args:
+        address: where the admin server listens.
+        path: of the stream.
+        token: of the admin server.
+        last_id: id of the last event that is known; those after it come first.
+
+    Raises:
+        NoAnswerError: as :func:`fetch`, and when the balancer ends the stream.
+        TokenError, RefusedError: as :func:`fetch`.
+    """
+    headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
+    with closing(_connection(address, _STREAM_TIMEOUT_S)) as connection:
+        try:
+            answer = _request(connection, "GET", path, None, token, headers)
+            if answer.status != http.HTTPStatus.OK:
+                _decode(address, answer.status, answer.read(), token)
+            yield from _events(answer)
+        except (OSError, http.client.HTTPException) as error:
+            raise _no_answer(address, error) from error
+    raise NoAnswerError(f"the balancer at {address} has ended the stream; it may be stopping")
+
+
+def _events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
+    # https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+    kind, data = "message", ""
+    while line := answer.readline(_LINE_BYTES):
+        field, _, value = line.decode("utf-8", "replace").rstrip("\r\n").partition(":")
+        value = value.removeprefix(" ")
+        if field == "event":
+            kind = value
+        elif field == "data":
+            data += value
+        elif not field and not value and data:
+            yield kind, json.loads(data)
+            kind, data = "message", ""
+
+
+def _ask(address: Address, method: str, path: str, body: bytes | None, token: str | None) -> Any:  # noqa: ANN401 - any JSON value
+    timeout_s = _TIMEOUT_S if body is None else _CHANGE_TIMEOUT_S
+    with closing(_connection(address, timeout_s)) as connection:
+        try:
+            answer = _request(connection, method, path, body, token, {"Accept": "application/json"})
+            text = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise _no_answer(address, error) from error
+    return _decode(address, answer.status, text, token)
+
+
+def _request(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: bytes | None,
+    token: str | None,
+    headers: dict[str, str],
+) -> http.client.HTTPResponse:
+    headers = headers | {"Connection": "close"}
+    if body is not None:
+        headers["Content-Type"] = "application/json"
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
-    try:
-        connection.request("GET", path, headers=headers)
-        answer = connection.getresponse()
-        body = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise NoAnswerError(
-            f"no balancer answers at {address} ({reason}); start one with: easyproxy run FILE, "
-            "or name its admin address with --admin or --config"
-        ) from error
-    finally:
-        connection.close()
-    if answer.status == http.HTTPStatus.UNAUTHORIZED:
+    connection.request(method, path, body, headers)
+    return connection.getresponse()
+
+
+def _no_answer(address: Address, error: Exception) -> NoAnswerError:
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return NoAnswerError(
+        f"no balancer answers at {address} ({reason}); start one with: easyproxy run FILE, "
+        "or name its admin address with --admin or --config"
+    )
+
+
+def _decode(address: Address, status: int, body: bytes, token: str | None) -> Any:  # noqa: ANN401 - any JSON value
+    if status == http.HTTPStatus.UNAUTHORIZED:
         what = "asks for a token" if token is None else "does not accept this token"
         raise TokenError(
             f"the admin server at {address} {what}; name the file that holds it with --token-file"
         )
-    return _decode(address, answer.status, body)
-
-
-def _decode(address: Address, status: int, body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     remedy = "name the right admin address with --admin or --config"
-    if status != http.HTTPStatus.OK:
-        text = body[:200].decode("utf-8", "replace").strip()
-        raise NoAnswerError(f"the server at {address} answered {status} ({text}); {remedy}")
     try:
-        return json.loads(body)
+        found = json.loads(body)
     except ValueError as error:
-        raise NoAnswerError(f"what answers at {address} is not EasyProxy; {remedy}") from error
+        if status == http.HTTPStatus.OK:
+            raise NoAnswerError(f"what answers at {address} is not EasyProxy; {remedy}") from error
+        found = None
+    if status == http.HTTPStatus.OK:
+        return found
+    if isinstance(found, dict) and isinstance(found.get("error"), str):
+        raise RefusedError(status, found["error"], found.get("problems") or [])
+    text = body[:200].decode("utf-8", "replace").strip()
+    raise NoAnswerError(f"the server at {address} answered {status} ({text}); {remedy}")
 
 
-def _connection(address: Address) -> http.client.HTTPConnection:
+def _connection(address: Address, timeout_s: float) -> http.client.HTTPConnection:
     if address.path:
-        return _UnixConnection(address.path)
+        return _UnixConnection(address.path, timeout_s)
     host = _EVERY_ADDRESS.get(address.host, address.host)
-    return http.client.HTTPConnection(host, address.port, timeout=_TIMEOUT_S)
+    return http.client.HTTPConnection(host, address.port, timeout=timeout_s)
 
 
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT_S)
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_TIMEOUT_S)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
