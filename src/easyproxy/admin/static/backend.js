@@ -1,23 +1,24 @@
-// One backend: a row with what matters, and below it, on demand, everything that is known.
+// One backend: a row with what matters, its menu, and below it, on demand, everything that is known.
 
+import { chips } from "./changes.js";
 import { h, setAttribute, setText } from "./dom.js";
-import { count, latency, moment, rate, size, span } from "./format.js";
+import { errors, facts, hasConnects, WORDS } from "./facts.js";
+import { count, latency, plural, rate, span } from "./format.js";
 import { icon } from "./icons.js";
+import { menu } from "./menu.js";
+import { actionsOf } from "./operations.js";
 import { sparkline } from "./spark.js";
+import { tell } from "./story.js";
 
-const WORDS = { ready: "Ready", down: "Down", checking: "Checking" };
 export const COLUMNS = [
   ["c-state", "State"],
   ["c-name", "Backend"],
   ["c-sessions", "Sessions"],
   ["c-traffic", "Throughput"],
   ["c-total number", "Served"],
-  ["c-errors number", "Errors"],
+  ["c-connect number", "Connect"],
   ["c-probe number", "Last probe"],
 ];
-
-/** What went wrong with this backend: refused, timed out, reset by it. Clients that leave are not its errors. */
-const errors = ({ counters: c }) => c.connect_errors + c.backend_resets + c.timeouts;
 
 /** Sessions in relation to the limit, or without one to the busiest neighbour. */
 function load(backend, scale) {
@@ -25,35 +26,22 @@ function load(backend, scale) {
   return most ? Math.min(1, backend.counters.sessions / most) : 0;
 }
 
-function facts(backend, now) {
-  const { counters: c, last_probe: probe } = backend;
-  const since = (at) => `${moment(at)}, ${span(now - at)} ago`;
-  const weight =
-    backend.effective_weight === backend.weight
-      ? `${backend.weight}`
-      : `${Number(backend.effective_weight.toFixed(2))} of ${backend.weight} (slow start)`;
-  return [
-    [`${WORDS[backend.state] ?? backend.state} since`, since(backend.since)],
-    ["Why", backend.reason || "–"],
-    ["Last probe", probe ? `${probe.outcome}: ${probe.detail || "–"} (${latency(probe.duration_s)})` : "none yet"],
-    ["Last error", backend.last_error ? `${backend.last_error}, ${since(backend.last_error_at)}` : "none"],
-    ["Address", backend.address],
-    ["Weight", weight],
-    ["Session limit", backend.max_sessions ? count(backend.max_sessions) : "none"],
-    ["Role", backend.backup ? "backup: serves when no other can" : "serves"],
-    ["From clients", size(c.bytes_from_client)],
-    ["To clients", size(c.bytes_from_backend)],
-    ["Connects refused or timed out", count(c.connect_errors)],
-    ["Resets by backend / client", `${count(c.backend_resets)} / ${count(c.client_resets)}`],
-    ["Sessions ended by a time limit", count(c.timeouts)],
-    ["Retried on another backend", count(c.retries)],
-    ["Errors of this machine", count(c.local_errors)],
-  ];
-}
+// Only rows in sight are drawn: a thousand backends cost no more than the screen holds.
+const inSight = new WeakMap();
+const watch = new IntersectionObserver(
+  (entries) => {
+    for (const { target, isIntersecting } of entries) {
+      const row = inSight.get(target);
+      row.seen = isIntersecting;
+      if (isIntersecting) row.draw();
+    }
+  },
+  { rootMargin: "200px" },
+);
 
 let serial = 0;
 
-/** Returns { nodes, update({ backend, series, scale, now }) }. */
+/** Returns { nodes, update({ backend, overrides, series, scale, now }), reveal() }. */
 export function backendRow() {
   serial += 1;
   const id = `details-${serial}`;
@@ -63,10 +51,11 @@ export function backendRow() {
   const state = t();
   const pill = h("span", { class: "pill" }, stateIcon, state);
   const since = t("small");
-  const name = t();
+  const name = h("button", { type: "button", class: "name", onclick: () => explain() });
   const backup = h("span", { class: "tag" }, "backup");
-  const address = h("span", { class: "mono quiet" });
+  const address = h("span", { class: "mono quiet one-line" });
   const why = t("small why one-line");
+  const changed = chips();
   const sessions = t("value");
   const sessionsSpark = sparkline();
   const fill = h("i");
@@ -74,59 +63,69 @@ export function backendRow() {
   const traffic = t("value");
   const trafficSpark = sparkline("second");
   const served = t("value");
-  const transferred = t("small");
-  const failures = t("value");
+  const failures = t("small");
+  const connect = t("value");
+  const connectTail = t("small");
   const probe = t("value");
   const probeAge = t("small");
-  const more = h("button", { class: "more", type: "button", "aria-expanded": "false", "aria-controls": id }, icon("chevron"));
-  const list = h("dl", { class: "facts" });
-  const details = h("tr", { class: "details", id, hidden: true }, h("td", { colspan: COLUMNS.length + 1 }, list));
+  const actions = h("button", { class: "icon-button", type: "button" }, icon("dots"));
+  const more = h("button", { class: "icon-button more", type: "button", "aria-expanded": "false", "aria-controls": id }, icon("chevron"));
+  const all = facts();
+  const details = h("tr", { class: "details", id, hidden: true }, h("td", { colspan: COLUMNS.length + 1 }, all.node));
 
   const cell = (index, ...children) => h("td", { class: COLUMNS[index][0] }, ...children);
   const row = h(
     "tr",
     { class: "row" },
     cell(0, h("div", { class: "stack" }, h("span", {}, pill), since)),
-    cell(1, h("div", { class: "stack" }, h("span", { class: "name" }, name, backup), address, why)),
+    cell(1, h("div", { class: "stack" }, h("span", {}, name, backup), address, why, changed.node)),
     cell(2, h("div", { class: "gauge" }, sessions, sessionsSpark.node, bar)),
     cell(3, h("div", { class: "gauge" }, traffic, trafficSpark.node)),
-    cell(4, h("div", { class: "stack" }, served, transferred)),
-    cell(5, h("div", { class: "stack" }, failures)),
+    cell(4, h("div", { class: "stack" }, served, failures)),
+    cell(5, h("div", { class: "stack" }, connect, connectTail)),
     cell(6, h("div", { class: "stack" }, probe, probeAge)),
-    h("td", { class: "c-more" }, more),
+    h("td", { class: "c-more" }, h("div", { class: "buttons" }, actions, more)),
   );
 
   let newest = null;
-  const showFacts = () => {
-    const rows = facts(newest.backend, newest.now);
-    rows.forEach(([term, text], index) => {
-      const pair = list.children[index] ?? list.appendChild(h("div", {}, h("dt"), h("dd")));
-      setText(pair.firstChild, term);
-      setText(pair.lastChild, text);
-    });
+  const explain = () => tell("backend", newest.backend.id);
+  menu(actions, () => actionsOf(newest.backend, explain));
+  const open = (wanted) => {
+    details.hidden = !wanted;
+    setAttribute(more, "aria-expanded", wanted ? "true" : "false");
+    if (wanted) all.update(newest.backend, newest.overrides, newest.now);
   };
-  more.addEventListener("click", () => {
-    details.hidden = !details.hidden;
-    setAttribute(more, "aria-expanded", details.hidden ? "false" : "true");
-    if (!details.hidden) showFacts();
-  });
+  more.addEventListener("click", () => open(details.hidden));
 
-  function update({ backend, series, scale, now }) {
-    newest = { backend, now };
-    if (row.dataset.state !== backend.state) {
-      row.dataset.state = backend.state;
-      stateIcon.replaceChildren(icon(backend.state));
+  const view = { seen: false, draw };
+  inSight.set(row, view);
+  watch.observe(row);
+
+  function update(item) {
+    newest = item;
+    if (row.dataset.state !== item.backend.state) {
+      row.dataset.state = item.backend.state;
+      stateIcon.replaceChildren(icon(item.backend.state));
+      setText(state, WORDS[item.backend.state] ?? item.backend.state);
     }
-    setText(state, WORDS[backend.state] ?? backend.state);
+    setText(name, item.backend.name);
+    if (view.seen) draw();
+  }
+
+  function draw() {
+    const { backend, overrides, series, scale, now } = newest;
+    const { counters: c, last_probe: last } = backend;
     setText(since, `for ${span(now - backend.since)}`);
-    setText(name, backend.name);
+    setAttribute(name, "title", `Explain ${backend.name}`);
     backup.hidden = !backend.backup;
     setText(address, backend.address);
     address.hidden = backend.address === backend.name;
+    const held = backend.state !== "ready" && backend.state !== "down" && overrides.length > 0; // the chip says why
     setText(why, backend.reason);
     setAttribute(why, "title", backend.reason);
+    why.hidden = held || !backend.reason;
+    changed.update(overrides, now);
 
-    const c = backend.counters;
     setText(sessions, backend.max_sessions ? `${count(c.sessions)} / ${count(backend.max_sessions)}` : count(c.sessions));
     sessionsSpark.draw(series.sessions, now, scale.sessions);
     const part = load(backend, scale);
@@ -138,17 +137,25 @@ export function backendRow() {
     trafficSpark.draw(series.traffic, now, scale.traffic);
 
     setText(served, count(c.total));
-    setText(transferred, size(c.bytes_from_client + c.bytes_from_backend));
-    setText(failures, count(errors(backend)));
+    setText(failures, errors(backend) ? plural(errors(backend), "error") : "no errors");
     failures.classList.toggle("bad", errors(backend) > 0);
-    for (const [node, value] of [[failures, errors(backend)], [sessions, c.sessions], [traffic, series.traffic.last]]) {
+    for (const [node, value] of [[served, c.total], [sessions, c.sessions], [traffic, series.traffic.last]]) {
       node.classList.toggle("none", value === 0);
     }
-    const last = backend.last_probe;
+    setText(connect, hasConnects(backend) ? latency(backend.connect_p50_s) : "–");
+    setText(connectTail, hasConnects(backend) ? `p95 ${latency(backend.connect_p95_s)}` : "");
+    setAttribute(connect, "title", hasConnects(backend) ? "Half of its sessions had connected within this time" : null);
     setText(probe, last ? latency(last.duration_s) : "–");
     setText(probeAge, last ? `${span(now - last.at)} ago` : "");
     setAttribute(more, "aria-label", `Details of ${backend.name}`);
-    if (!details.hidden) showFacts();
+    setAttribute(actions, "aria-label", `Actions on ${backend.name}`);
+    if (!details.hidden) all.update(backend, overrides, now);
   }
-  return { nodes: [row, details], update };
+
+  function reveal() {
+    open(true);
+    row.scrollIntoView({ block: "center" });
+    name.focus({ preventScroll: true });
+  }
+  return { nodes: [row, details], update, reveal, gone: () => watch.unobserve(row) };
 }

@@ -42,5 +42,18 @@ export function span(seconds) {
 export const moment = (epoch) =>
   new Date(epoch * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
+/** Time of day; with the date when it is not today. */
+export function clock(epoch) {
+  const at = new Date(epoch * 1000);
+  const time = at.toLocaleTimeString(undefined, { timeStyle: "medium" });
+  return at.toDateString() === new Date().toDateString() ? time : `${at.toLocaleDateString(undefined, { dateStyle: "medium" })}, ${time}`;
+}
+
+/** 1 session, 1,200 sessions */
+export const plural = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
+
+/** by anna: kernel update */
+export const authored = (author) => (author?.who ? `by ${author.who}${author.why ? `: ${author.why}` : ""}` : author?.why || "");
+
 /** round_robin -> round robin */
 export const words = (name) => name.replaceAll("_", " ");

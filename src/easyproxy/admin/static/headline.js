@@ -10,6 +10,7 @@ export function showHeadline({ level, title, detail }) {
   const section = part("headline");
   if (section.dataset.level !== level || !part("headline-icon").firstChild) {
     section.dataset.level = level;
+    part("dot").dataset.level = level;
     part("headline-icon").replaceChildren(icon(level));
     setAttribute(part("icon"), "href", `/static/icon-${level}.svg`);
   }

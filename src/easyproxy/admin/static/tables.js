@@ -1,38 +1,10 @@
-// The three small tables below: listeners, clients, and how sessions ended.
+// The smaller tables: listeners, clients, and how sessions ended.
 
-import { h, keyedList, setText } from "./dom.js";
+import { h } from "./dom.js";
 import { count, size, words } from "./format.js";
-
-const SHOWN = 10;
-
-/** columns: [heading, textOf(item), className]. Returns update(items, note). */
-function simpleTable(parent, columns, keyOf, emptyText) {
-  const body = h("tbody");
-  const table = h(
-    "table",
-    {},
-    h("thead", {}, h("tr", {}, ...columns.map(([text, , name]) => h("th", { scope: "col", class: name ?? "" }, text)))),
-    body,
-  );
-  const empty = h("p", { class: "quiet empty" }, emptyText);
-  const more = h("p", { class: "small" });
-  parent.append(table, empty, more);
-  const show = keyedList(body, () => {
-    const cells = columns.map(([, , name]) => h("td", { class: name ?? "" }));
-    const row = h("tr", {}, ...cells);
-    return {
-      nodes: [row],
-      update: (item) => columns.forEach(([, textOf], index) => setText(cells[index], textOf(item))),
-    };
-  });
-  return function update(items, note = "") {
-    table.hidden = !items.length;
-    empty.hidden = items.length > 0;
-    show(items, keyOf);
-    setText(more, note);
-    more.hidden = !note;
-  };
-}
+import { closeOfClient } from "./operations.js";
+import { tell } from "./story.js";
+import { linkCell, table } from "./table.js";
 
 const limited = (listener) =>
   listener.max_sessions
@@ -41,52 +13,73 @@ const limited = (listener) =>
 
 export function listeners(parent) {
   const turnedAway = (listener) => listener.counters.refused + listener.counters.no_backend;
-  return simpleTable(
-    parent,
-    [
-      ["Address", (listener) => listener.address, "mono"],
-      ["Pool", (listener) => listener.pool],
-      ["Sessions", limited, "number"],
-      ["Accepted", (listener) => count(listener.counters.accepted), "number"],
-      ["Turned away", (listener) => count(turnedAway(listener)), "number"],
+  return table(parent, {
+    caption: "Listeners",
+    columns: [
+      { head: "Listener", text: (listener) => listener.name },
+      { head: "Address", text: (listener) => listener.address, className: "mono" },
+      { head: "Pool", text: (listener) => listener.pool },
+      { head: "Sessions", text: limited, className: "number" },
+      { head: "Accepted", text: (listener) => count(listener.counters.accepted), className: "number" },
+      { head: "Turned away", text: (listener) => count(turnedAway(listener)), className: "number" },
     ],
-    (listener) => listener.name,
-    "None is configured.",
-  );
+    keyOf: (listener) => listener.name,
+    empty: "None is configured.",
+  });
 }
 
-export function clients(parent) {
-  const show = simpleTable(
-    parent,
-    [
-      ["Address", (client) => client.address, "mono"],
-      ["Sessions", (client) => count(client.sessions), "number"],
-      ["Sent", (client) => size(client.bytes_from_client), "number"],
-      ["Received", (client) => size(client.bytes_from_backend), "number"],
+export function clients(parent, grow) {
+  return table(parent, {
+    caption: "Clients",
+    columns: [
+      {
+        head: "Address",
+        className: "mono",
+        make: linkCell((client) => client.address, (client) => tell("client", client.address), (client) => `Explain client ${client.address}`),
+      },
+      { head: "Sessions", text: (client) => count(client.sessions), className: "number" },
+      { head: "Sent", text: (client) => size(client.bytes_from_client), className: "number" },
+      { head: "Received", text: (client) => size(client.bytes_from_backend), className: "number" },
+      {
+        head: "Close",
+        hideHead: true,
+        className: "act",
+        make: linkCell(() => "Close …", closeOfClient, (client) => `Close the sessions of ${client.address}`),
+      },
     ],
-    (client) => client.address,
-    "Nobody is connected.",
-  );
-  return (rows, total) => {
-    const hidden = Math.max(total, rows.length) - Math.min(rows.length, SHOWN);
-    show(rows.slice(0, SHOWN), hidden ? `and ${count(hidden)} more` : "");
-  };
+    keyOf: (client) => client.address,
+    empty: "Nobody is connected.",
+    step: 10,
+    grow,
+  });
 }
 
 export function endings(parent) {
-  const show = simpleTable(
-    parent,
-    [
-      ["Reason", ([reason]) => words(reason)],
-      ["Sessions", ([, number]) => count(number), "number"],
+  const show = table(parent, {
+    caption: "How sessions ended",
+    columns: [
+      { head: "Reason", text: ([reason]) => words(reason) },
+      { head: "Sessions", text: ([, number]) => count(number), className: "number" },
     ],
-    ([reason]) => reason,
-    "None has ended yet.",
-  );
+    keyOf: ([reason]) => reason,
+    empty: "None has ended yet.",
+  });
+  parent.querySelector("table").classList.remove("cards"); // two columns fit everywhere
   return (ends) =>
     show(
       Object.entries(ends)
         .filter(([, number]) => number > 0)
         .sort(([, a], [, b]) => b - a),
     );
+}
+
+/** A field in which one asks about any client address, also one that is not connected. */
+export function askAbout(parent) {
+  const input = h("input", { type: "text", name: "address", required: true, placeholder: "Address of a client", "aria-label": "Address of a client", autocomplete: "off", spellcheck: "false" });
+  const form = h("form", { class: "ask" }, input, h("button", { type: "submit", class: "plain" }, "Explain"));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    tell("client", input.value.trim());
+  });
+  parent.append(form);
 }
