@@ -1,0 +1,405 @@
+"""Reloading the configuration's file: whole or not at all, with a way back.
+
+At most one reload is unconfirmed at a time: while one is, every other is refused, whoever asks, so that "back" always
+means one thing. What is judged worse stands in :mod:`.worse`, what would change in :mod:`.plan`; here it is carried out
+and told. What is in force is the balancer's; this file holds the former one and the deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from easyproxy.config.load import FORMATS, Source, examine_source, read_source
+from easyproxy.config.words import format_duration
+from easyproxy.control.events import Kind
+from easyproxy.control.operations import Author, Override, Plan, RefusedError, ReloadState
+from easyproxy.control.overrides import effective, meet
+from easyproxy.control.plan import changed_pools, compare, summary
+from easyproxy.control.worse import WINDOW_S, Connects, Record, verdict
+from easyproxy.errors import ConfigError, EasyProxyError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from easyproxy.config.load import Loaded
+    from easyproxy.config.schema import Config
+    from easyproxy.control.journal import Journal
+    from easyproxy.control.status import Status
+    from easyproxy.engine.seam import Engine
+
+log = logging.getLogger("easyproxy")
+
+REFUSED = "reload refused, nothing has changed"
+AGAIN_S = 5.0
+"""When going back has failed (somebody has taken an address), it is tried again after so long."""
+
+
+class InForce(Protocol):
+    """What reloading needs of the balancer."""
+
+    engine: Engine
+
+    @property
+    def config(self) -> Config:
+        """What is in force, overrides included."""
+
+    @property
+    def filed_config(self) -> Config:
+        """The same as the file said it."""
+
+    async def put_in_force(self, config: Config, *, source: str) -> None:
+        """Serve another file's configuration from now on, as a whole; raises and changes nothing when it cannot."""
+
+    def overrides(self) -> list[Override]:
+        """What operators have laid over the file."""
+
+    def status(self) -> Status:
+        """What is ready now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The last reload, and what is needed to judge it and to undo it. Times of the monotonic clock."""
+
+    former: Config
+    config: Config
+    source: Source
+    pools: frozenset[str]
+    before: Mapping[str, Connects]
+    ready_before: Mapping[str, int]
+    at: float
+    rollback_after_s: float
+
+
+class Reloading:
+    """Loads the file again, and goes back when nobody confirms it or when it has made things worse.
+
+    Args:
+        balancer: what is in force.
+        journal: told of every reload, refusal, confirmation and way back.
+        file: the configuration's file; None when there is none.
+        strategies: names that the engine can express.
+        clock: monotonic, in seconds.
+        now: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        balancer: InForce,
+        journal: Journal,
+        *,
+        file: Path | None,
+        strategies: frozenset[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.file = file
+        self._balancer = balancer
+        self._journal = journal
+        self._strategies = strategies
+        self._clock = clock
+        self._now = now
+        self._started = balancer.filed_config
+        self._lock = asyncio.Lock()
+        self._state = ReloadState()
+        self._record = Record()
+        self._last_look = float("-inf")
+        self._applied: Applied | None = None
+        self._deadline: float | None = None  # of the unconfirmed reload
+        self._again_at = 0.0
+        self._trouble = ""
+        self._digest = ""
+        self._rejected: set[str] = set()
+
+    @property
+    def state(self) -> ReloadState:
+        """How the last reload stands."""
+        return self._state
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a reload is in force that nobody has confirmed."""
+        return self._deadline is not None
+
+    # -- what operators ask for
+
+    def plan(self, text: str | None = None, form: str = "yaml") -> Plan:
+        """Say what the file, or a text, would change.
+
+        Raises:
+            ConfigError: it is wrong, or contradicts what operators have laid over it.
+            RefusedError: there is no file.
+        """
+        if text is None:
+            source = read_source(self._path())
+        elif form in FORMATS:
+            source = Source(f"<{form}>", form, text)
+        else:
+            raise ConfigError([Problem("", "form", f"{form!r} is not known; write {', '.join(FORMATS)}")])
+        return self._compare(source, examine_source(source, strategies=self._strategies))
+
+    async def reload_file(self, author: Author, *, rollback_after_s: float = 0.0) -> Plan:
+        """Load the file again and put it in force as a whole.
+
+        Args:
+            author: who asks.
+            rollback_after_s: go back after so many seconds unless :meth:`confirm` is called; 0 is never.
+
+        Raises:
+            ConfigError: the file is wrong; nothing has changed.
+            EngineError: an address cannot be had; nothing has changed.
+            RefusedError: there is no file, or an unconfirmed reload is in force, or this one had to go back at once.
+        """
+        if rollback_after_s < 0:
+            raise RefusedError("the time after which to go back cannot be negative")
+        async with self._lock:
+            self._refuse_while_waiting(author)
+            try:
+                source = read_source(self._path())
+                loaded = examine_source(source, strategies=self._strategies)
+                return await self._put_in_force(source, loaded, author, rollback_after_s)
+            except RefusedError as error:
+                if self.file is None:
+                    log.warning("nothing to reload: %s", error)
+                raise
+            except (ConfigError, EasyProxyError) as error:
+                self._refused(error, author)
+                raise
+            except Exception as error:
+                log.exception("reload failed")
+                self._refused(error, author)
+                raise
+
+    async def confirm(self, author: Author) -> ReloadState:
+        """Keep what an unconfirmed reload has put in force.
+
+        Raises:
+            RefusedError: there is none.
+        """
+        async with self._lock:
+            if self._deadline is None:
+                raise RefusedError(f"there is no unconfirmed reload; the last one: {self._state.outcome}")
+            self._deadline = None
+            self._settle("confirmed", f"by {author.who}")
+            self._journal.tell(
+                Kind.RELOAD_CONFIRMED,
+                str(self.file),
+                "it stays in force",
+                author=author,
+                message="reload confirmed",
+            )
+            return self._state
+
+    async def rollback(self, author: Author) -> ReloadState:
+        """Go back to the configuration before the last reload, confirmed or not.
+
+        Raises:
+            RefusedError: there is none to go back to.
+            EngineError: an address of the former configuration cannot be had any more; nothing has changed.
+        """
+        async with self._lock:
+            if self._applied is None:
+                raise RefusedError("there is nothing to go back to: no reload has changed anything since")
+            if self._balancer.filed_config is not self._applied.config:
+                raise RefusedError("another configuration has been put in force since the last reload")
+            try:
+                await self._go_back(f"{author.who} asked for it", author)
+            except (ConfigError, EasyProxyError) as error:
+                self._journal.tell(
+                    Kind.TROUBLE, str(self.file), f"going back failed: {error}", level="error", author=author
+                )
+                raise
+            return self._state
+
+    # -- what happens by itself
+
+    async def follow(self, source: Source, author: Author) -> None:
+        """Put in force what the file has become; told, never raised. Content that was taken back is not taken up."""
+        if source.digest in self._rejected:
+            text = "the file holds again what was taken back; it is not loaded by itself"
+            self._journal.tell(Kind.RELOAD_REFUSED, source.name, text, level="warning", author=author)
+            return
+        if source.digest == self._digest:
+            return
+        async with self._lock:
+            try:
+                loaded = examine_source(source, strategies=self._strategies)
+                if loaded.config != self._balancer.filed_config:
+                    await self._put_in_force(source, loaded, author, 0.0)
+                self._digest = source.digest  # also when only comments have changed
+            except (ConfigError, EasyProxyError) as error:
+                self._refused(error, author)
+            except Exception as error:
+                log.exception("reload failed")
+                self._refused(error, author)
+
+    def unreadable(self, error: ConfigError, author: Author) -> None:
+        """Tell that the file cannot be read any more."""
+        self._refused(error, author)
+
+    async def look(self) -> None:
+        """Judge an unconfirmed reload, and go back when it is time. To be called each second."""
+        now = self._clock()
+        if self._deadline is None:
+            # What was before is only compared: a look now and then is enough, and counters of many backends cost time.
+            if now - self._last_look >= WINDOW_S:
+                self._look_at_counters(now)
+            return
+        if self._lock.locked() or now < self._again_at:
+            return
+        async with self._lock:
+            await self._judge()
+
+    async def _judge(self) -> str:
+        """Go back if the unconfirmed reload has run out of time or made things worse; return why it did."""
+        applied, deadline, now = self._applied, self._deadline, self._clock()
+        if applied is None or deadline is None:
+            return ""
+        if self._balancer.filed_config is not applied.config:
+            self._deadline = None
+            self._settle("applied", "another configuration has been put in force since")
+            return ""
+        self._look_at_counters(now)
+        why = verdict(
+            applied.pools,
+            before=applied.before,
+            after=self._record.connects(applied.at),
+            ready_before=applied.ready_before,
+            ready_now=self._ready(),
+        )
+        if not why and now >= deadline:
+            why = f"nobody confirmed it within {format_duration(applied.rollback_after_s)}"
+        if not why:
+            return ""
+        try:
+            await self._go_back(why)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may go well
+            self._again_at = self._clock() + AGAIN_S
+            text = f"going back failed: {error}; it is tried again"
+            if text != self._trouble:
+                self._trouble = text
+                self._journal.tell(Kind.TROUBLE, str(self.file), text, level="error")
+            return ""
+        return why
+
+    # -- how
+
+    async def _put_in_force(
+        self, source: Source, loaded: Loaded, author: Author, rollback_after_s: float
+    ) -> Plan:
+        plan = self._compare(source, loaded)
+        former = self._balancer.filed_config
+        self._look_at_counters(self._clock())
+        before, ready = self._record.connects(), self._ready()
+        await self._balancer.put_in_force(loaded.config, source=source.name)
+        self._digest = source.digest
+        self._rejected.discard(source.digest)
+        at = self._clock()
+        self._look_at_counters(at)
+        if plan.differences:
+            pools = changed_pools(former, loaded.config)
+            self._applied = Applied(
+                former, self._balancer.filed_config, source, pools, before, ready, at, rollback_after_s
+            )
+        self._tell_applied(plan, author, rollback_after_s)
+        if rollback_after_s and plan.differences:
+            self._deadline = at + rollback_after_s
+            self._again_at, self._trouble = 0.0, ""
+            self._settle("applied", summary(plan), self._now() + rollback_after_s)
+            if why := await self._judge():
+                raise RefusedError(f"it went back at once: {why}")
+        else:
+            self._settle("applied", summary(plan))
+        return plan
+
+    async def _go_back(self, why: str, author: Author | None = None) -> None:
+        applied = self._applied
+        assert applied is not None  # noqa: S101 - the callers looked
+        await self._balancer.put_in_force(
+            applied.former, source=f"{applied.source.name} (before the last reload)"
+        )
+        self._rejected.add(applied.source.digest)
+        self._applied = self._deadline = None
+        self._digest = ""
+        text = why
+        if self._still_holds(applied.source):
+            text += "; the file still holds what was taken back, and the next reload or start would load it"
+        self._settle("rolled_back", text)
+        self._journal.tell(
+            Kind.RELOAD_ROLLED_BACK, applied.source.name, text, level="warning", author=author,
+            message="reload rolled back",
+        )  # fmt: skip
+
+    def _compare(self, source: Source, loaded: Loaded) -> Plan:
+        met = meet(loaded.config, tuple(self._balancer.overrides()))
+        return compare(
+            self._balancer.config,
+            effective(loaded.config, met.overrides),
+            self._balancer.engine.statistics(),
+            source=source.name,
+            started=self._started,
+            overrides=met,
+            warnings=map(str, loaded.warnings),
+        )
+
+    def _look_at_counters(self, now: float) -> None:
+        self._last_look = now
+        self._record.look(now, self._balancer.engine.statistics())
+
+    def _ready(self) -> dict[str, int]:
+        return {
+            pool.name: sum(backend.state == "ready" for backend in pool.backends)
+            for pool in self._balancer.status().pools
+        }
+
+    def _path(self) -> Path:
+        if self.file is None:
+            raise RefusedError("started from options, without a file")
+        return self.file
+
+    def _still_holds(self, source: Source) -> bool:
+        try:
+            return read_source(self._path()).digest == source.digest
+        except (ConfigError, RefusedError):
+            return False
+
+    def _settle(self, outcome: str, detail: str, confirm_until: float = 0.0) -> None:
+        self._state = ReloadState(self._now(), outcome, detail, confirm_until)
+
+    # -- telling it
+
+    def _refuse_while_waiting(self, author: Author) -> None:
+        if self._deadline is None:
+            return
+        left = format_duration(max(1, round(self._deadline - self._clock())))
+        text = f"the last reload is not confirmed (it goes back in {left}): confirm it or roll it back first"
+        self._journal.tell(
+            Kind.RELOAD_REFUSED, str(self.file), text, level="warning", author=author, message=REFUSED
+        )
+        raise RefusedError(text)
+
+    def _refused(self, error: Exception, author: Author) -> None:
+        problems = error.problems if isinstance(error, ConfigError) else []
+        text = str(error) if len(problems) < 2 else f"{len(problems)} errors, the first: {problems[0]}"
+        self._settle("refused", text)
+        self._journal.tell(
+            Kind.RELOAD_REFUSED, str(self.file), text, level="error", author=author, message=REFUSED
+        )
+        for problem in problems:
+            log.error("%s", problem)
+
+    def _tell_applied(self, plan: Plan, author: Author, rollback_after_s: float) -> None:
+        text = summary(plan)
+        if rollback_after_s and plan.differences:
+            text += f"; it goes back in {format_duration(rollback_after_s)} unless it is confirmed"
+        self._journal.tell(Kind.RELOADED, str(self.file), text, author=author, message="reloaded")
+        for warning in plan.warnings:
+            log.warning("%s", warning)
+        for each in plan.differences:
+            if each.needs_restart:
+                log.warning("%s has no effect until the next start: %s", each.name, each.text)
