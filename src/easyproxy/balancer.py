@@ -18,7 +18,7 @@ from easyproxy.control.overview import clients_of, overview
 from easyproxy.control.registry import Registry
 from easyproxy.discovery.names import RESOLVE_EVERY_S, resolve
 from easyproxy.engine.relay import RelayEngine
-from easyproxy.engine.seam import Engine, Observation, Report, SessionInfo, Where
+from easyproxy.engine.seam import Engine, Observation, Report, SessionInfo, Statistics, Where
 from easyproxy.errors import ConfigError, Problem
 from easyproxy.health.checks import make as make_check
 from easyproxy.health.checks.base import Target
@@ -141,6 +141,14 @@ class Balancer:
             now=time.time(),
             clock=time.monotonic(),
         )
+
+    def statistics(self) -> Statistics:
+        """What the engine counts, distributions included."""
+        return self.engine.statistics()
+
+    def processes(self) -> dict[str, int]:
+        """Process ids by name: ``control``, and those of the engine (``relay 0``)."""
+        return {"control": os.getpid(), **self.engine.process_ids()}
 
     async def sessions(self) -> list[SessionInfo]:
         """List the live sessions."""

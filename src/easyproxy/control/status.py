@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from easyproxy.engine.seam import BackendCounters, ListenerCounters, SessionInfo
+from easyproxy.engine.seam import BackendCounters, ListenerCounters, SessionInfo, Statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,12 @@ class View(Protocol):
 
     def status(self) -> Status:
         """Everything but sessions and clients; cheap, never waits."""
+
+    def statistics(self) -> Statistics:
+        """What the engine counts, distributions included; cheap, never waits."""
+
+    def processes(self) -> Mapping[str, int]:
+        """Process ids by name: ``control``, and those of the engine (``relay 0``)."""
 
     async def sessions(self) -> list[SessionInfo]:
         """The live sessions."""

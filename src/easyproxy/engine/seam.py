@@ -218,6 +218,9 @@ class Engine(Protocol):
     def statistics(self) -> Statistics:
         """Read the counters; asks no worker and never waits."""
 
+    def process_ids(self) -> Mapping[str, int]:
+        """Process ids of its own processes, by name; empty when it has none."""
+
     async def sessions(self) -> list[SessionInfo]:
         """List the live sessions."""
 

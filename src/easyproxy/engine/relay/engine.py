@@ -125,6 +125,10 @@ class RelayEngine:
         """Process ids of the workers; empty for a thread."""
         return self._crew.pids()
 
+    def process_ids(self) -> dict[str, int]:
+        """Process ids by the worker's name; empty for a thread."""
+        return {f"relay {member.index}": member.pid for member in self._crew.members() if member.pid}
+
     # -- downwards
 
     def apply(self, snapshot: Snapshot) -> None:
