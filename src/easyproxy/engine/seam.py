@@ -6,7 +6,7 @@ never the inside of an engine; an engine imports this module and never control, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -55,7 +55,7 @@ class Attempt:
 class SessionEnd:
     """How a session ended. Bytes are those handed to the other side.
 
-    Sessions that broke are always told; clean ends only when the engine was asked for every session.
+    The sink is told of sessions that broke; whoever wants every session asks for it (``Engine.tell_every_session``).
 
     Attributes:
         started_at: when the client was accepted, in seconds since the epoch.
@@ -192,8 +192,19 @@ class Where:
     id: str = ""
 
 
+class Ends(Protocol):
+    """Sessions that ended, in order. They become SessionEnds only when walked, which any thread may do, once or often."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def __iter__(self) -> Iterator[SessionEnd]:
+        """One after the other."""
+
+
 Report = Observation | SessionEnd
 Sink = Callable[[Report], None]
+EndsTaker = Callable[[Ends], None]
 
 
 class Engine(Protocol):
@@ -223,6 +234,18 @@ class Engine(Protocol):
 
     async def sessions(self) -> list[SessionInfo]:
         """List the live sessions."""
+
+    async def recent_ends(self, where: Where) -> list[SessionEnd]:
+        """List the sessions that ended last, clean ends too, oldest first: about a thousand for each worker."""
+
+    def tell_every_session(self, taker: EndsTaker | None) -> None:
+        """Hand every session that ends to ``taker``, in batches in the control process's event loop; None ends that.
+
+        The sink goes on being told of those that broke. What could not be handed over is in ``lost_reports``.
+        """
+
+    async def stacks(self) -> Mapping[str, str]:
+        """What every worker is doing: its name to the stacks of its threads, or to why there are none."""
 
     async def close_sessions(self, where: Where, reason: str = "operator") -> int:
         """Close the sessions that match, both sides, and return how many. ``reason`` is a word of the log."""

@@ -49,7 +49,7 @@ def start(code: str, *fds: int) -> subprocess.Popen[str]:
 
 HAMMER = """
     import sys
-    from easyproxy.engine.relay.counters import Counters
+    from easyproxy.engine.relay.counters import FIELDS, Counters
     fd, worker = int(sys.argv[1]), int(sys.argv[2]) - 100
     counters = Counters(fd, 3, worker)
     taken = worst = 0
@@ -57,9 +57,9 @@ HAMMER = """
     while taken < 3000:
         if counters.take(7, 2):
             taken += 1
-            counters.cells[8 * counters.stride + worker * 24] += 1  # inside: counted apart
+            counters.cells[8 * counters.stride + worker * FIELDS] += 1  # inside: counted apart
             worst = max(worst, counters.sum(8, 0))
-            counters.cells[8 * counters.stride + worker * 24] -= 1
+            counters.cells[8 * counters.stride + worker * FIELDS] -= 1
             counters.give(7)
     counters.close()
     print(worst)
@@ -108,7 +108,7 @@ def test_what_a_dead_worker_had_counted_in_is_taken_back_and_nothing_else(shared
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 3), st.integers(0, 20), st.integers(0, 23), st.integers(-5, 5)), max_size=40
+        st.tuples(st.integers(0, 3), st.integers(0, 20), st.integers(0, c.FIELDS - 1), st.integers(-5, 5)), max_size=40
     )
 )
 def test_a_sum_is_over_all_workers_and_no_cell_is_anothers(additions):
@@ -120,11 +120,11 @@ def test_a_sum_is_over_all_workers_and_no_cell_is_anothers(additions):
             views[worker].cells[views[worker].base(slot) + field] += value
             expected[slot, field] = expected.get((slot, field), 0) + value
         for slot in range(21):
-            assert [views[0].sum(slot, field) for field in range(24)] == [
-                expected.get((slot, field), 0) for field in range(24)
+            assert [views[0].sum(slot, field) for field in range(c.FIELDS)] == [
+                expected.get((slot, field), 0) for field in range(c.FIELDS)
             ]
         views[1].clear(4)
-        assert all(views[2].sum(4, field) == 0 for field in range(24))
+        assert all(views[2].sum(4, field) == 0 for field in range(c.FIELDS))
         assert views[3].sum(5, 0) == expected.get((5, 0), 0)
     finally:
         for view in views:

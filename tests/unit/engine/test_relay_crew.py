@@ -35,11 +35,11 @@ async def test_a_successor_that_cannot_be_started_is_tried_again(monkeypatch):
         rig.apply(Pool("p", backends=(backend("p", "a", server),)))
         real, refusals = crew.Crew._spawn, []
 
-        def refuse(theirs):
+        def refuse(*descriptors):
             if len(refusals) < 2:
                 refusals.append(1)
                 raise BlockingIOError(11, "Resource temporarily unavailable")
-            return real(theirs)
+            return real(*descriptors)
 
         monkeypatch.setattr(crew.Crew, "_spawn", staticmethod(refuse))
         [pid] = rig.engine.worker_pids()

@@ -39,6 +39,7 @@ async def test_a_mistake_in_one_session_ends_that_session_alone(monkeypatch, por
         await until(lambda: rig.complaints)
         assert "ZeroDivisionError: made by the test" in rig.complaints[0]
         await until(lambda: rig.sessions == 1)
+        await until(lambda: any(isinstance(report, SessionEnd) for report in rig.reports))
         ends = [report for report in rig.reports if isinstance(report, SessionEnd)]
         assert [end.reason for end in ends] == ["internal_error"]
         assert rig.engine.statistics().worker_restarts == 0

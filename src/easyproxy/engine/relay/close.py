@@ -18,6 +18,8 @@ from _socket import socket as raw_socket
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import counters as c
+from easyproxy.engine.relay.core import MAX_ENDS
+from easyproxy.engine.relay.ranges import BYTES_OF, LENGTH_OF
 from easyproxy.engine.relay.session import CLEAN, REASONS, TABLE, Ending, Event, Session, State, Transition
 
 if TYPE_CHECKING:
@@ -204,12 +206,20 @@ def _account(
         field = _RESETS.get(reason)
         if field is not None:
             cells[backend.cell + field] += 1
+        if session.connected_at:
+            cell = backend.cell
+            length = int((core.now - session.accepted_at) * 1_000_000)
+            cells[cell + c.B_LENGTH + LENGTH_OF[length.bit_length()]] += 1
+            cells[cell + c.B_LENGTH_SUM] += length
+            cells[cell + c.B_UP + BYTES_OF[((from_client or 1) - 1).bit_length()]] += 1
+            cells[cell + c.B_UP_SUM] += from_client
+            cells[cell + c.B_DOWN + BYTES_OF[((from_backend or 1) - 1).bit_length()]] += 1
+            cells[cell + c.B_DOWN_SUM] += from_backend
     elif reason == Event.NO_BACKEND.value:
         cells[listener.cell + c.L_NO_BACKEND] += 1
     if listener.acceptor is not None and listener.acceptor.is_paused:
         listener.acceptor.resume()
-    if reason not in CLEAN:
-        _report(core, session, reason, detail, from_client, from_backend)
+    _report(core, session, reason, detail, from_client, from_backend)
 
 
 def refuse(core: Core, session: Session) -> None:
@@ -224,17 +234,25 @@ def refuse(core: Core, session: Session) -> None:
 def _report(
     core: Core, session: Session, reason: str, detail: str, from_client: int, from_backend: int
 ) -> None:
-    core.report(
-        {
-            "kind": "end",
-            "id": core.session_id(session.number),
-            "listener": session.listener.listener.name,
-            "backend": session.backend.backend.id if session.backend is not None else "",
-            "client": session.client,
-            "reason": reason,
-            "age_s": core.now - session.accepted_at,
-            "bytes_from_client": from_client,
-            "bytes_from_backend": from_backend,
-            "detail": detail,
-        }
+    """Remember how it ended, and keep it for the control process if that wants to know; see ``ends.Row``."""
+    row = (
+        session.number,
+        session.listener.listener.name,
+        session.backend.backend.id if session.backend is not None else "",
+        session.host,
+        session.port,
+        reason,
+        session.accepted_at,
+        session.connected_at,
+        core.now,
+        from_client,
+        from_backend,
+        detail,
+        session.tried,
     )
+    core.recent_ends.append(row)
+    if core.tells_clean_ends or reason not in CLEAN:
+        if len(core.ends) < MAX_ENDS:
+            core.ends.append(row)
+        else:
+            core.cells[core.ends_cell + c.E_LOST] += 1

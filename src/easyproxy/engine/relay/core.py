@@ -6,6 +6,7 @@ It decides nothing. Everything in it belongs to one thread.
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from easyproxy.engine.relay.counters import E_LOST, ENDS_SLOT
@@ -16,13 +17,18 @@ from easyproxy.engine.relay.timers import Wheel
 if TYPE_CHECKING:
     from easyproxy.engine.relay.accept import Acceptor
     from easyproxy.engine.relay.counters import Counters
+    from easyproxy.engine.relay.ends import Row
     from easyproxy.engine.relay.flow import Flow
     from easyproxy.engine.relay.runtime import BackendRuntime
     from easyproxy.engine.relay.session import Session
 
 BUFFER_BYTES = 128 * 1024
 MAX_REPORTS = 4096
-"""Session ends and observations that wait to be handed over; further ones are counted and dropped."""
+"""Observations and complaints that wait to be handed over; further ones are counted and dropped."""
+MAX_ENDS = 16384
+"""The same for ended sessions: at 10,000 a second, more than a second during which the control process does not read."""
+REMEMBERED_ENDS = 1000
+"""The last sessions that ended are remembered, for whoever asks what became of one."""
 
 
 class Handler(Protocol):
@@ -61,6 +67,9 @@ class Core:
         self.paused: list[Acceptor] = []
         self.is_starved = False  # clients wait for a descriptor to reach a backend with: no more are taken in
         self.reports: list[dict[str, Any]] = []
+        self.recent_ends: deque[Row] = deque(maxlen=REMEMBERED_ENDS)
+        self.ends: list[Row] = []  # that wait to be handed over
+        self.tells_clean_ends = False
 
     def handle(self, fd: int, handler: Handler | None) -> None:
         """Name who is called for a descriptor."""

@@ -1,8 +1,9 @@
 """Counters in shared memory: every worker writes its own cells, anybody reads all of them without asking.
 
 The memory is a file without a name, mapped by the control process and by every worker. A *slot* belongs to one
-listener, backend or pool, or to the table of session ends; in it every worker has FIELDS cells of 64 bits. A cell
-has one writer, so no lock is needed, and none can be left behind by a worker that was killed.
+listener, backend or pool, or to the table of session ends; in it every worker has FIELDS cells of 64 bits, and so
+has the control process, for totals that it took over from a former one. A cell has one writer, so no lock is needed,
+and none can be left behind by a worker that was killed.
 
 Limits over all workers (``max_sessions``) need no lock either. A worker first counts itself in and then adds up
 everybody's cells; whoever finds the sum too high counts itself out again. Two workers at the last place may both
@@ -21,10 +22,12 @@ import mmap
 import os
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from easyproxy.engine.relay.ranges import BYTES, CONNECT, LENGTH
 
-FIELDS = 24
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+FIELDS = 96
 SLOTS = 16384
 _CELL = 8
 
@@ -43,11 +46,22 @@ L_SESSIONS, L_ACCEPTED, L_REFUSED, L_NO_BACKEND, L_ACCEPT_ERRORS = range(5)
     B_TIMEOUTS,
     B_RETRIES,
 ) = range(10)
+# Distributions over its sessions: for each the ranges, then the sum in units (easyproxy.engine.relay.ranges).
+B_CONNECT = 16
+B_LENGTH = B_CONNECT + CONNECT.cells
+B_UP = B_LENGTH + LENGTH.cells
+B_DOWN = B_UP + BYTES.cells
+B_CONNECT_SUM, B_LENGTH_SUM = B_LENGTH - 1, B_UP - 1
+B_UP_SUM, B_DOWN_SUM = B_DOWN - 1, B_DOWN + BYTES.cells - 1
 # Cells of a pool's slot.
 P_QUEUED = 0
 # Slot 0 counts session ends by reason (session.REASONS), and in the last cell the reports that could not be handed over.
 ENDS_SLOT = 0
 E_LOST = FIELDS - 1
+
+
+def _columns(cells: list[int]) -> list[list[int]]:
+    return [cells[start : start + FIELDS] for start in range(0, len(cells), FIELDS)]
 
 
 def anonymous_file(name: str) -> int:
@@ -94,12 +108,15 @@ def ticket_counter(file: Descriptor) -> Callable[[], int]:
 
 
 class Counters:
-    """One process's view of the shared cells. Owns the mapping, not the descriptor."""
+    """One process's view of the shared cells. Owns the mapping, not the descriptor.
+
+    ``worker`` is the index of the worker that looks; the control process is ``workers``, one after the last.
+    """
 
     def __init__(self, fd: int, workers: int, worker: int = 0) -> None:
         self.workers = workers
         self.fd = fd
-        self.stride = workers * FIELDS
+        self.stride = (workers + 1) * FIELDS
         self._worker = worker
         self._map = mmap.mmap(fd, SLOTS * self.stride * _CELL)
         self.cells = memoryview(self._map).cast("q")
@@ -108,7 +125,7 @@ class Counters:
     def create(workers: int) -> int:
         """Make the shared memory for so many workers; return its descriptor. Untouched pages cost nothing."""
         fd = anonymous_file("easyproxy-counters")
-        os.ftruncate(fd, SLOTS * workers * FIELDS * _CELL)
+        os.ftruncate(fd, SLOTS * (workers + 1) * FIELDS * _CELL)
         return fd
 
     def base(self, slot: int) -> int:
@@ -116,9 +133,26 @@ class Counters:
         return slot * self.stride + self._worker * FIELDS
 
     def sum(self, slot: int, field: int) -> int:
-        """Add up one field of a slot over all workers."""
+        """Add up one field of a slot over all workers, and what was inherited."""
         start = slot * self.stride
         return sum(self.cells[start + field : start + self.stride : FIELDS])
+
+    def totals(self, slot: int) -> list[int]:
+        """Add up every field of a slot over all workers, and what was inherited."""
+        start = slot * self.stride
+        cells = self.cells[start : start + self.stride].tolist()
+        return [sum(of_one) for of_one in zip(*_columns(cells), strict=True)]
+
+    def inherit(self, slot: int, totals: Sequence[int], gauges: int = 1) -> None:
+        """Add what a former process had counted; only the control process may, in its own column.
+
+        The first ``gauges`` fields are left out: they say what is now, and the sessions that live on count
+        themselves in again.
+        """
+        mine = slot * self.stride + self.workers * FIELDS
+        for field in range(gauges, min(len(totals), FIELDS)):
+            if totals[field]:
+                self.cells[mine + field] += totals[field]
 
     def take(self, slot: int, limit: int) -> bool:
         """Count this worker's session into a listener's or a backend's slot, unless ``limit`` is reached (0: none)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay.channel import Channel
+from easyproxy.engine.relay.counters import anonymous_file
 from easyproxy.engine.relay.process import serve
 from easyproxy.errors import EngineError
 
@@ -37,6 +39,7 @@ class Member:
         self.tickets: set[str] = set()  # pools whose ticket counter it has
         self.process: subprocess.Popen[bytes] | None = None
         self.thread: threading.Thread | None = None
+        self.stacks_fd = -1  # where a process writes its stacks when it does not answer; owned
         self.born_at = loop.time()
         self._loop = loop
         self._is_writing = False
@@ -63,6 +66,9 @@ class Member:
         self._loop.remove_reader(self.channel.fileno())
         self._loop.remove_writer(self.channel.fileno())
         self.channel.close()
+        if self.stacks_fd >= 0:
+            os.close(self.stacks_fd)
+            self.stacks_fd = -1
 
 
 class Crew:
@@ -115,14 +121,15 @@ class Crew:
         member = Member(index, channel, loop)
         try:
             if self._in_processes:
-                member.process = self._spawn(theirs)
+                member.stacks_fd = anonymous_file("easyproxy-stacks")
+                member.process = self._spawn(theirs, member.stacks_fd)
             else:
                 member.thread = threading.Thread(
                     target=serve, args=(Channel(theirs),), name=f"easyproxy-relay-{index}", daemon=True
                 )
                 member.thread.start()
         except OSError as error:
-            channel.close()
+            member.close()
             theirs.close()
             raise EngineError(f"relay worker {index} cannot be started: {error}") from error
         loop.add_reader(channel.fileno(), self._readable, member)
@@ -133,12 +140,19 @@ class Crew:
         self._on_birth(member)
 
     @staticmethod
-    def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    def _spawn(theirs: socket.socket, stacks_fd: int) -> subprocess.Popen[bytes]:
         # -P: the working directory must not shadow the standard library. A fresh interpreter, not a fork: the
         # control process has threads and megabytes of libraries that a worker has no use for.
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "easyproxy.engine.relay.process", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "easyproxy.engine.relay.process",
+                str(theirs.fileno()),
+                str(stacks_fd),
+            ],
+            pass_fds=[theirs.fileno(), stacks_fd],
             stdin=subprocess.DEVNULL,
         )
         theirs.close()
@@ -217,6 +231,8 @@ class Crew:
             member.send({"op": "stop"})
         for member in members:
             await self._buried(member)
+            if not member.channel.is_closed:  # its last words
+                self._readable(member)
         for member in members:
             with contextlib.suppress(ValueError):
                 member.close()

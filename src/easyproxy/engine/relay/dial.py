@@ -18,6 +18,7 @@ from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.flow import TAIL_UNSURE, Flow
 from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, RDHUP
+from easyproxy.engine.relay.ranges import CONNECT_OF
 from easyproxy.engine.relay.session import Event, Session, State
 from easyproxy.engine.seam import Outcome
 from easyproxy.strategy.base import StrategyError
@@ -50,6 +51,9 @@ OURS = EXHAUSTED | frozenset(
 
 _CLOSED, _CONNECTED = State.CLOSED, Event.CONNECTED
 _FULL = "every candidate is at its max_sessions"
+
+MAX_TRIED = 32
+"""Candidates that were passed over and are remembered for the log."""
 
 GIVEN_UP_AFTER_S = 1.0
 """A client that ends without a byte before its backend stands has probably gone, but may be half-closing."""
@@ -126,6 +130,7 @@ class Dial:
             elif not core.counters.take(backend.slot, chosen.max_sessions):
                 self._is_short = True
                 self._why = _FULL
+                self._pass_over(chosen.id, "at its max_sessions")
                 continue
             if self._connect(backend):
                 return
@@ -176,7 +181,16 @@ class Dial:
         self._failed_at_once(backend, code)
         return False
 
+    def _pass_over(self, backend: str, why: str) -> None:
+        """Remember for the log why it was not this one; a client that waits passes over the same ones again."""
+        tried = self.session.tried
+        if tried is None:
+            self.session.tried = {backend: why}
+        elif len(tried) < MAX_TRIED:
+            tried.setdefault(backend, why)
+
     def _failed_at_once(self, backend: BackendRuntime, code: int) -> None:
+        self._pass_over(backend.backend.id, os.strerror(code))
         self._why = f"{backend.backend.id}: {os.strerror(code)}"
         if code in OURS:
             self.core.cells[backend.cell + c.B_LOCAL_ERRORS] += 1
@@ -227,6 +241,7 @@ class Dial:
     def _attempt_failed(self, outcome: Outcome, error: int) -> None:
         backend, detail = self._drop_attempt(), os.strerror(error)
         self._why = f"{backend.backend.id}: {detail}"
+        self._pass_over(backend.backend.id, detail)
         if error in OURS:
             self.core.cells[backend.cell + c.B_LOCAL_ERRORS] += 1
             self._is_short = True
@@ -280,6 +295,10 @@ class Dial:
             return
         cells, cell = core.cells, backend.cell
         cells[cell + c.B_TOTAL] += 1
+        took = int((core.now - self._attempted_at) * 1_000_000)
+        cells[cell + c.B_CONNECT + CONNECT_OF[took.bit_length()]] += 1
+        cells[cell + c.B_CONNECT_SUM] += took
+        session.connected_at = core.now
         backend.is_proven = True
         if self._failed is not None and self._failed is not backend:
             cells[self._failed.cell + c.B_RETRIES] += 1

@@ -10,20 +10,23 @@ import asyncio
 import contextlib
 import os
 import socket
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from easyproxy.engine.relay import counters as c
+from easyproxy.engine.relay import stuck, tally
 from easyproxy.engine.relay.crew import Crew, Member
+from easyproxy.engine.relay.ends import REASON, Batch
 from easyproxy.engine.relay.inherited import Inherited, LentSocket
 from easyproxy.engine.relay.listening import open_listener, tune
 from easyproxy.engine.relay.question import Question
 from easyproxy.engine.relay.runtime import socket_address
-from easyproxy.engine.relay.session import REASONS, Event
+from easyproxy.engine.relay.session import CLEAN, Event
 from easyproxy.engine.relay.slots import Slots
 from easyproxy.engine.relay.wire import plain_snapshot
 from easyproxy.engine.seam import (
-    BackendCounters,
-    ListenerCounters,
+    Attempt,
+    EndsTaker,
     Observation,
     Outcome,
     SessionEnd,
@@ -34,6 +37,7 @@ from easyproxy.engine.seam import (
 )
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Snapshot
+from easyproxy.stacks import stack_of
 from easyproxy.strategy import BUILTIN, StrategyError
 from easyproxy.strategy import load as load_strategy
 
@@ -42,11 +46,11 @@ if TYPE_CHECKING:
 
     from easyproxy.engine.relay.channel import Frame
 
-_BACKEND_FIELDS = tuple(BackendCounters.__dataclass_fields__)
-_LISTENER_FIELDS = tuple(ListenerCounters.__dataclass_fields__)
 CUTS = (Event.OPERATOR.value, Event.BACKEND_DOWN.value, Event.DRAINED.value)
 ANSWER_WITHIN_S = 5.0
 """A worker that does not answer a question for so long is left out of the answer."""
+STACKS_WITHIN_S = 1.0
+"""One that does not say so soon what it is doing is looked at from outside."""
 
 
 class RelayEngine:
@@ -81,11 +85,12 @@ class RelayEngine:
         self._inherited = inherited or Inherited()
         self._slots = Slots()
         self._counters_fd = c.Counters.create(workers)
-        self._counters = c.Counters(self._counters_fd, workers)
+        self._counters = c.Counters(self._counters_fd, workers, workers)
         self._sockets: dict[str, list[socket.socket]] = {}
         self._tickets: dict[str, int] = {}
         self._snapshot: Snapshot | None = None
         self._sink: Sink = lambda _report: None
+        self._ends_taker: EndsTaker | None = None
         self._requests: dict[int, Question] = {}
         self._request_number = 0
         self._is_draining = False
@@ -214,6 +219,8 @@ class RelayEngine:
 
     def _equip(self, member: Member) -> None:
         """Give a new worker everything that is in force."""
+        if self._ends_taker is not None:
+            member.send({"op": "tell", "clean": True})
         if self._snapshot is not None:
             self._send_listeners(member, {} if self._is_draining else self._sockets)
             self._send_snapshot(member)
@@ -258,7 +265,9 @@ class RelayEngine:
             case "reports":
                 for item in frame["items"]:
                     self._report(item)
-            case "sessions" | "closed":
+            case "ends":
+                self._ended(_batch(frame))
+            case "sessions" | "closed" | "recent" | "stacks":
                 request = self._requests.get(frame["request"])
                 if request is not None:
                     request.take(member.index, frame)
@@ -269,13 +278,18 @@ class RelayEngine:
 
     def _report(self, item: dict[str, Any]) -> None:
         kind = item.pop("kind")
-        if kind == "end":
-            self._sink(SessionEnd(**item))
-        elif kind == "observation":
+        if kind == "observation":
             item["outcome"] = Outcome(item["outcome"])
             self._sink(Observation(**item))
         else:
             self._complain(item["detail"])
+
+    def _ended(self, batch: Batch) -> None:
+        for row in batch.rows:
+            if row[REASON] not in CLEAN:
+                self._sink(batch.end(row))
+        if self._ends_taker is not None:
+            self._ends_taker(batch)
 
     def _died(self, member: Member, how: str) -> None:
         """Forget what a dead worker had counted in; its successor is on its way."""
@@ -291,30 +305,20 @@ class RelayEngine:
 
     def statistics(self) -> Statistics:
         """Read the shared counters; asks no worker."""
-        listeners: dict[str, ListenerCounters] = {}
-        backends: dict[str, BackendCounters] = {}
-        queued: dict[str, int] = {}
-        total = self._counters.sum
-        for key, slot in self._slots.by_key.items():
-            kind, _, name = key.partition(":")
-            if kind == "listener":
-                values = [total(slot, field) for field in range(len(_LISTENER_FIELDS))]
-                listeners[name] = ListenerCounters(*values)
-            elif kind == "backend":
-                backends[name] = BackendCounters(
-                    *[total(slot, field) for field in range(len(_BACKEND_FIELDS))]
-                )
-            else:
-                queued[name] = total(slot, c.P_QUEUED)
-        return Statistics(
-            listeners=listeners,
-            backends=backends,
-            queued=queued,
-            ends={reason: total(c.ENDS_SLOT, index) for index, reason in enumerate(REASONS)},
+        return tally.statistics(
+            self._counters,
+            self._slots.by_key,
             workers=len(self._crew.members()),
             worker_restarts=self._crew.restarts,
-            lost_reports=total(c.ENDS_SLOT, c.E_LOST),
         )
+
+    def totals(self) -> tally.Totals:
+        """Return all that was counted, for a successor that goes on counting."""
+        return tally.totals(self._counters, self._slots.by_key)
+
+    def inherit(self, former: tally.Totals) -> None:
+        """Go on from what a former process had counted; once, after the first snapshot."""
+        tally.inherit(self._counters, self._slots.by_key, former)
 
     def _is_slot_idle(self, slot: int) -> bool:
         return self._counters.sum(slot, 0) == 0
@@ -322,7 +326,40 @@ class RelayEngine:
     async def sessions(self) -> list[SessionInfo]:
         """List the live sessions of all workers."""
         frames = await self._ask({"op": "sessions"})
-        return [SessionInfo(**item) for frame in frames for item in frame["items"]]
+        return [_info(item) for frame in frames for item in frame["items"]]
+
+    async def recent_ends(self, where: Where) -> list[SessionEnd]:
+        """List the sessions that ended last, oldest first; each worker remembers so many (``core.REMEMBERED_ENDS``)."""
+        frames = await self._ask({"op": "recent", "where": asdict(where)})
+        ends = [end for frame in frames for end in _batch(frame)]
+        return sorted(ends, key=lambda end: end.started_at + end.age_s)
+
+    def tell_every_session(self, taker: EndsTaker | None) -> None:
+        """Hand every session that ends to ``taker``, in batches; None ends that."""
+        self._ends_taker = taker
+        for member in self._crew.members():
+            member.send({"op": "tell", "clean": taker is not None})
+
+    async def stacks(self) -> dict[str, str]:
+        """Say what every worker is doing, also one that does not answer."""
+        members = self._crew.members()
+        threads = {f"relay {m.index}": stack_of(m.thread) for m in members if m.thread is not None}
+        asked = [member for member in members if member.process is not None]
+        if not asked:
+            return threads
+        frames = await self._ask({"op": "stacks"}, within_s=STACKS_WITHIN_S)
+        answers = {frame["worker"]: frame["text"] for frame in frames}
+        return {f"relay {m.index}": answers.get(m.index) or await self._stack_of_silent(m) for m in asked}
+
+    @staticmethod
+    async def _stack_of_silent(member: Member) -> str:
+        if member.stacks_fd < 0:
+            return "it has just ended"
+        fd = os.dup(member.stacks_fd)  # the worker may end meanwhile
+        try:
+            return f"does not answer: {await stuck.stacks_of(member.pid, fd)}"
+        finally:
+            os.close(fd)
 
     async def close_sessions(self, where: Where, reason: str = "operator") -> int:
         """Close the sessions that match; ``reason`` is ``operator``, ``backend_down`` or ``drained``.
@@ -331,23 +368,17 @@ class RelayEngine:
         """
         if reason not in CUTS:
             raise ValueError(f"{reason!r} is no reason to close sessions; write {', '.join(CUTS)}")
-        criteria = {
-            "backend": where.backend,
-            "client": where.client,
-            "listener": where.listener,
-            "id": where.id,
-        }
-        frames = await self._ask({"op": "close", "where": criteria, "reason": reason})
+        frames = await self._ask({"op": "close", "where": asdict(where), "reason": reason})
         return sum(frame["count"] for frame in frames)
 
-    async def _ask(self, question: Frame) -> list[Frame]:
+    async def _ask(self, question: Frame, within_s: float = ANSWER_WITHIN_S) -> list[Frame]:
         self._request_number = number = self._request_number + 1
         request = self._requests[number] = Question({m.index for m in self._crew.members()})
         try:
             for member in self._crew.members():
                 member.send({**question, "request": number})
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(request.done.wait(), ANSWER_WITHIN_S)
+                await asyncio.wait_for(request.done.wait(), within_s)
         finally:
             del self._requests[number]
         return request.frames
@@ -366,6 +397,15 @@ class RelayEngine:
         if not await _all(self._drained, deadline_s):
             await self.close_sessions(Where(), "drained")
             await _all(self._drained, ANSWER_WITHIN_S)
+
+
+def _batch(frame: Frame) -> Batch:
+    return Batch(frame["rows"], frame["prefix"], frame["epoch"])
+
+
+def _info(item: dict[str, Any]) -> SessionInfo:
+    item["tried"] = tuple(Attempt(*one) for one in item["tried"])
+    return SessionInfo(**item)
 
 
 async def _all(events: Mapping[int, asyncio.Event], within_s: float) -> bool:

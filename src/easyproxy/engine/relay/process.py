@@ -1,7 +1,8 @@
-"""The entry point of a worker process: ``python -P -m easyproxy.engine.relay.process FD``.
+"""The entry point of a worker process: ``python -P -m easyproxy.engine.relay.process FD STACKS``.
 
 A fresh interpreter that imports the standard library and this engine only. Its control process talks to it through
-the descriptor FD; the first frame says who it is and brings the shared counters.
+the descriptor FD; the first frame says who it is and brings the shared counters. STACKS is where it writes what it
+is doing when it can no longer answer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import signal
 import socket
 import sys
 
+from easyproxy.engine.relay import stuck
 from easyproxy.engine.relay.channel import Channel
 from easyproxy.engine.relay.counters import Counters
 from easyproxy.engine.relay.worker import Worker
@@ -46,6 +48,7 @@ def main() -> None:
     # Ctrl-C and a supervisor's SIGTERM reach the whole group; the control process decides what they mean for us.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    stuck.prepare(int(sys.argv[2]))
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:  # noqa: PTH123 - what ps shows
         comm.write("easyproxy-relay")

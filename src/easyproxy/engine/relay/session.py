@@ -147,6 +147,13 @@ REASONS = tuple(sorted({transition.reason for transition in TABLE.values()} - {"
 """Every reason with which a session can end; the index is its place in the shared counters."""
 
 
+def client_text(host: str, port: int) -> str:
+    """Write a client's address for people."""
+    if not port:
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Session:
     """One client connection and its backend connection. Data only; the worker is its sole owner."""
 
@@ -156,6 +163,7 @@ class Session:
         "armed",
         "backend",
         "client_fd",
+        "connected_at",
         "dial",
         "host",
         "inbound",
@@ -166,6 +174,7 @@ class Session:
         "socket",
         "state",
         "tick",
+        "tried",
     )
 
     def __init__(
@@ -179,6 +188,7 @@ class Session:
         self.state = State.CONNECTING
         self.accepted_at = now
         self.active_at = now
+        self.connected_at = 0.0  # 0 while no backend stands
         self.armed = False  # keep-alive towards the backend is set when the session turns out not to be short
         self.tick = 0  # where it stands in the timer wheel
         self.backend: BackendRuntime | None = None
@@ -186,10 +196,10 @@ class Session:
         self.outbound: Flow | None = None  # client to backend
         self.inbound: Flow | None = None  # backend to client
         self.dial: Dial | None = None  # while CONNECTING
+        # Backends that were passed over, and why; None is the usual case.
+        self.tried: dict[str, str] | None = None
 
     @property
     def client(self) -> str:
         """The client's address for people: ``host:port``."""
-        if not self.port:
-            return self.host
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return client_text(self.host, self.port)

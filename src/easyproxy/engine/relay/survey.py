@@ -5,9 +5,11 @@ Whoever asks about ten thousand sessions must not make them wait.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import close
+from easyproxy.engine.relay.ends import BACKEND, HOST, LISTENER
 from easyproxy.engine.relay.session import Event, Session, State
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from easyproxy.engine.relay.channel import Frame
     from easyproxy.engine.relay.core import Core
+    from easyproxy.engine.relay.ends import Row
     from easyproxy.engine.relay.runtime import ListenerRuntime
 
     Send = Callable[[Frame], None]
@@ -52,7 +55,34 @@ def _describe(core: Core, session: Session) -> Frame:
         "bytes_from_client": outbound.moved if outbound is not None else 0,
         "bytes_from_backend": inbound.moved if inbound is not None else 0,
         "worker": core.index,
+        "connect_s": session.connected_at - session.accepted_at if session.connected_at else -1.0,
+        "tried": list(session.tried.items()) if session.tried else [],
     }
+
+
+def ends_head(core: Core) -> Frame:
+    """Return what goes with rows of ended sessions (``ends.Batch``)."""
+    return {"prefix": f"{core.index}.{core.generation}.", "epoch": time.time() - time.monotonic()}
+
+
+def list_ends(core: Core, request: int, where: dict[str, str], send: Send) -> Iterator[None]:
+    """Send the remembered ends that match, in the order in which they came."""
+    rows = list(core.recent_ends)
+    head = {"op": "recent", "request": request, **ends_head(core)}
+    for start in range(0, len(rows), SLICE):
+        found = [row for row in rows[start : start + SLICE] if _matches_row(core, row, where)]
+        send({**head, "rows": found, "more": True})
+        yield
+    send({**head, "rows": [], "more": False})
+
+
+def _matches_row(core: Core, row: Row, where: dict[str, str]) -> bool:
+    return (
+        where["backend"] in ("", row[BACKEND])
+        and where["client"] in ("", row[HOST])
+        and where["listener"] in ("", row[LISTENER])
+        and where["id"] in ("", core.session_id(row[0]))
+    )
 
 
 def close_sessions(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import time
 import traceback
@@ -19,9 +20,16 @@ from easyproxy.engine.relay.core import Core
 from easyproxy.engine.relay.inforce import InForce
 from easyproxy.engine.relay.keepalive import arm_keepalive
 from easyproxy.engine.relay.session import Event, Session, State
-from easyproxy.engine.relay.survey import close_sessions, list_sessions, look_again
+from easyproxy.engine.relay.survey import (
+    close_sessions,
+    ends_head,
+    list_ends,
+    list_sessions,
+    look_again,
+)
 from easyproxy.engine.relay.timers import TICK_S
 from easyproxy.engine.relay.wire import snapshot_from
+from easyproxy.stacks import stacks_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +38,9 @@ if TYPE_CHECKING:
     from easyproxy.engine.relay.counters import Counters
 
 REPORTS_PER_FRAME = 500
+ENDS_PER_FRAME = 128
 MAX_UNSENT_FRAMES = 32
+LAST_WORDS_S = 2.0
 RESERVED_DESCRIPTORS = 16
 
 
@@ -92,6 +102,8 @@ class Worker:
                     close.close_descriptors(core)
                 if core.reports:
                     self._hand_over()
+                if len(core.ends) >= ENDS_PER_FRAME:
+                    self._hand_over_ends()
                 if self._jobs:
                     self._work()
         finally:
@@ -138,6 +150,8 @@ class Worker:
             )
         for acceptor in tuple(core.paused):
             acceptor.resume()
+        if core.ends:
+            self._hand_over_ends()
         if self._is_draining and not core.sessions and not core.lingering:
             self.channel.send({"op": "drained"})
             self._is_draining = False
@@ -215,6 +229,25 @@ class Worker:
             batch, core.reports = core.reports[:REPORTS_PER_FRAME], core.reports[REPORTS_PER_FRAME:]
             self._send({"op": "reports", "items": batch})
 
+    def _hand_over_ends(self) -> None:
+        core = self.core
+        while core.ends and len(self.channel.outbox) < MAX_UNSENT_FRAMES:
+            batch, core.ends = core.ends[:ENDS_PER_FRAME], core.ends[ENDS_PER_FRAME:]
+            self._send({"op": "ends", **ends_head(core), "rows": batch})
+
+    def _hand_over_last(self) -> None:
+        """Wait until the control process has taken what is left to tell, but not for long."""
+        core, channel = self.core, self.channel
+        poll = select.poll()
+        poll.register(channel.fileno(), select.POLLOUT)
+        deadline = time.monotonic() + LAST_WORDS_S
+        while not channel.is_closed and (core.reports or core.ends or channel.outbox):
+            if core.reports:
+                self._hand_over()
+            self._hand_over_ends()
+            if not channel.flush() and not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                return
+
     def _send(self, frame: Frame) -> None:
         self.channel.send(frame)
         if self.channel.outbox and not self.channel.is_closed and not self._is_channel_blocked:
@@ -248,6 +281,17 @@ class Worker:
     def _do_sessions(self, frame: Frame, _fds: list[int]) -> None:
         self._jobs.append(list_sessions(self.core, frame["request"], self._send))
 
+    def _do_recent(self, frame: Frame, _fds: list[int]) -> None:
+        self._jobs.append(list_ends(self.core, frame["request"], frame["where"], self._send))
+
+    def _do_tell(self, frame: Frame, _fds: list[int]) -> None:
+        self.core.tells_clean_ends = frame["clean"]
+
+    def _do_stacks(self, frame: Frame, _fds: list[int]) -> None:
+        self._send(
+            {"op": "stacks", "request": frame["request"], "worker": self.core.index, "text": stacks_here()}
+        )
+
     def _do_close(self, frame: Frame, _fds: list[int]) -> None:
         event = Event(frame["reason"])
         if event is Event.DRAINED:  # the deadline is for those too whose bytes are under way
@@ -276,7 +320,7 @@ class Worker:
         for _deadline, fd, backend in core.lingering:
             close.reset(core, fd, backend)
         close.close_descriptors(core)
-        self._hand_over()
+        self._hand_over_last()
         for fd in self._reserve:
             os.close(fd)
         core.pipes.close()

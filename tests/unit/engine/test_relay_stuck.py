@@ -1,0 +1,86 @@
+"""Stacks of workers, also of one that answers nobody."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+from relay_rig import backend, relay, until
+
+from easyproxy.engine.relay import stuck
+from easyproxy.engine.relay.counters import anonymous_file
+from easyproxy.model import Pool
+from easyproxy.stacks import stacks_here
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_every_worker_says_what_it_is_doing():
+    async with relay(workers=2, processes=True) as rig:
+        found = await rig.engine.stacks()
+        assert sorted(found) == ["relay 0", "relay 1"]
+        assert all("worker.py" in text for text in found.values())
+
+
+async def test_a_worker_in_a_thread_is_told_from_the_programs_own_threads():
+    async with relay() as rig:
+        [text] = (await rig.engine.stacks()).values()
+        assert text.startswith("thread easyproxy-relay-0:")
+        assert "test_relay_stuck" not in text
+        assert "test_relay_stuck" in stacks_here()
+
+
+async def test_a_stopped_worker_is_named_with_its_state_and_the_others_answer():
+    async with relay(workers=2, processes=True) as rig:
+        await rig.engine.stacks()  # both have started
+        pid = rig.engine.worker_pids()[1]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            found = await rig.engine.stacks()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert found["relay 1"].startswith("does not answer: stopped")
+        assert "worker.py" in found["relay 0"]
+
+
+HANGING = '''
+import time
+from collections.abc import Iterator, Sequence
+from easyproxy.strategy.base import Strategy
+
+class Hanging(Strategy):
+    """Never comes to an end."""
+
+    def build(self, backends):
+        self.backends = backends
+
+    def candidates(self, client):
+        while True:
+            time.sleep(0)
+'''
+
+
+async def test_a_worker_in_an_endless_loop_is_seen_at_the_very_line(tmp_path, monkeypatch):
+    (tmp_path / "hanging_strategy.py").write_text(HANGING, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    async with relay(workers=1, processes=True) as rig:
+        server = rig.server()
+        rig.apply(Pool("p", strategy="hanging_strategy:Hanging", backends=(backend("p", "a", server),)))
+        await rig.client()
+        await until(lambda: rig.engine.statistics().listeners["front"].accepted == 1)
+        found = await rig.engine.stacks()
+        assert found["relay 0"].startswith("does not answer: ")
+        assert "hanging_strategy.py" in found["relay 0"]
+        os.kill(rig.engine.worker_pids()[0], signal.SIGKILL)
+        await until(lambda: rig.engine.statistics().worker_restarts == 1)
+    sys.modules.pop("hanging_strategy", None)
+
+
+async def test_a_process_that_is_not_prepared_is_left_alone():
+    fd = anonymous_file("stacks")
+    try:
+        assert "it has not finished starting" in await stuck.stacks_of(os.getpid(), fd)
+    finally:
+        os.close(fd)
