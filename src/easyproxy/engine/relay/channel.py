@@ -39,6 +39,7 @@ class Channel:
         self._fds: deque[int] = deque()
         self.outbox: deque[tuple[memoryview, list[int], bool]] = deque()
         self.is_closed = False
+        self.is_crowded = False  # too many descriptors are under way; being writable says nothing then
         self.is_truncated = False  # descriptors were lost, and with them what they belonged to
 
     def fileno(self) -> int:
@@ -75,10 +76,12 @@ class Channel:
             except BlockingIOError:
                 return False
             except OSError as error:
-                if error.errno == errno.ETOOMANYREFS:
+                self.is_crowded = error.errno == errno.ETOOMANYREFS
+                if self.is_crowded:
                     return False
                 self.is_closed = True
                 return True
+            self.is_crowded = False
             if not are_lent:
                 for fd in fds:
                     os.close(fd)

@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from easyproxy.engine.relay.counters import E_LOST, ENDS_SLOT
+from easyproxy.engine.relay.names import name_of, prefix_of
 from easyproxy.engine.relay.pipes import PipePool
 from easyproxy.engine.relay.poller import EdgePoller, LevelPoller, Poller, has_epoll
 from easyproxy.engine.relay.timers import Wheel
@@ -44,6 +45,7 @@ class Core:
     def __init__(self, index: int, generation: int, counters: Counters, *, portable: bool) -> None:
         self.index = index
         self.generation = generation
+        self.prefix = prefix_of(index, generation)
         self.counters = counters
         self.cells = counters.cells
         self.ends_cell = counters.base(ENDS_SLOT)  # where this worker counts session ends by reason
@@ -87,4 +89,4 @@ class Core:
 
     def session_id(self, number: int) -> str:
         """Name a session: unique over workers and their successors."""
-        return f"{self.index}.{self.generation}.{number}"
+        return name_of(self.prefix, number)

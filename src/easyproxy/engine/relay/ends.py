@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from easyproxy.engine.relay.names import name_of
 from easyproxy.engine.relay.session import client_text
 from easyproxy.engine.seam import Attempt, SessionEnd
 
@@ -53,7 +54,7 @@ class Batch:
             row
         )
         return SessionEnd(
-            f"{self._prefix}{number}",
+            name_of(self._prefix, number),
             listener,
             backend,
             client_text(host, port),

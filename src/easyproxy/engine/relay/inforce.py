@@ -28,16 +28,18 @@ if TYPE_CHECKING:
 class InForce:
     """What a worker serves now. Owns its listening sockets and ticket counters."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, *, is_dormant: bool = False) -> None:
         self.core = core
+        self.is_dormant = is_dormant  # accepts nobody before wake()
         self.listeners: dict[str, ListenerRuntime] = {}
         self.pools: dict[str, PoolRuntime] = {}
-        self._sockets: dict[str, socket.socket] = {}  # handed over, not yet in use
+        self._sockets: dict[str, list[socket.socket]] = {}  # handed over, not yet in use
         self._tickets: dict[str, Descriptor] = {}
 
     def bring_socket(self, listener: str, fd: int) -> None:
         """Take a listening socket for a listener of the next snapshot."""
-        self._sockets[listener] = sock = socket.socket(fileno=fd)
+        sock = socket.socket(fileno=fd)
+        self._sockets.setdefault(listener, []).append(sock)
         sock.setblocking(False)  # a program may have called socket.setdefaulttimeout
 
     def bring_ticket(self, pool: str, fd: int) -> None:
@@ -68,15 +70,28 @@ class InForce:
             slot = slots[f"listener:{listener.name}"]
             runtime = ListenerRuntime(listener, slot, self.core.counters.base(slot), pool)
             self.listeners[listener.name] = runtime
-        sock = self._sockets.pop(listener.name, None)
-        if sock is not None:  # a new listener, or one that has moved; none comes while the engine is draining
+        if listener.name in self._sockets and not self.is_dormant:
+            # A new listener, or one that has moved; none comes while the engine is draining.
             self._stop(runtime)
             runtime.listener = listener
-            runtime.acceptor = Acceptor(self.core, runtime, sock)
+            self._listen(runtime)
         runtime.listener = listener
         if runtime.pool is not pool:
             self._move(runtime, pool)
         return runtime if is_changed else None
+
+    def _listen(self, runtime: ListenerRuntime) -> None:
+        runtime.acceptor, *further = [
+            Acceptor(self.core, runtime, sock) for sock in self._sockets.pop(runtime.listener.name)
+        ]
+        runtime.further = tuple(further)
+
+    def wake(self) -> None:
+        """Accept from now on."""
+        self.is_dormant = False
+        for runtime in self.listeners.values():
+            if runtime.listener.name in self._sockets:
+                self._listen(runtime)
 
     @staticmethod
     def _move(runtime: ListenerRuntime, pool: PoolRuntime) -> None:
@@ -140,16 +155,21 @@ class InForce:
     @staticmethod
     def _stop(runtime: ListenerRuntime) -> None:
         """Close a listener, but take in who already waits in its backlog: closing it would reset them."""
-        acceptor, runtime.acceptor = runtime.acceptor, None
-        if acceptor is not None:
+        for acceptor in _take_acceptors(runtime):
             acceptor.empty_backlog()
             acceptor.close()
 
     def close(self) -> None:
         """Close every listening socket at once."""
         for runtime in self.listeners.values():
-            if runtime.acceptor is not None:
-                runtime.acceptor.close()
-                runtime.acceptor = None
-        for sock in self._sockets.values():
-            sock.close()
+            for acceptor in _take_acceptors(runtime):
+                acceptor.close()
+        for sockets in self._sockets.values():
+            for sock in sockets:
+                sock.close()
+
+
+def _take_acceptors(runtime: ListenerRuntime) -> list[Acceptor]:
+    acceptors = [runtime.acceptor, *runtime.further] if runtime.acceptor is not None else []
+    runtime.acceptor, runtime.further = None, ()
+    return acceptors

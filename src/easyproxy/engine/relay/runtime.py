@@ -107,7 +107,7 @@ class PoolRuntime:
 class ListenerRuntime:
     """One listener: its settings, its pool, and where to count."""
 
-    __slots__ = ("acceptor", "cell", "is_unix", "listener", "pool", "slot")
+    __slots__ = ("acceptor", "cell", "further", "is_unix", "listener", "pool", "slot")
 
     def __init__(self, listener: Listener, slot: int, cell: int, pool: PoolRuntime) -> None:
         self.listener = listener
@@ -116,3 +116,4 @@ class ListenerRuntime:
         self.pool = pool
         self.is_unix = bool(listener.bind.path)
         self.acceptor: Acceptor | None = None
+        self.further: tuple[Acceptor, ...] = ()  # on sockets that a predecessor with more workers has left

@@ -62,7 +62,7 @@ def _describe(core: Core, session: Session) -> Frame:
 
 def ends_head(core: Core) -> Frame:
     """Return what goes with rows of ended sessions (``ends.Batch``)."""
-    return {"prefix": f"{core.index}.{core.generation}.", "epoch": time.time() - time.monotonic()}
+    return {"prefix": core.prefix, "epoch": time.time() - time.monotonic()}
 
 
 def list_ends(core: Core, request: int, where: dict[str, str], send: Send) -> Iterator[None]:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay.accept import Acceptor
+from easyproxy.engine.relay.channel import Channel
 from easyproxy.engine.relay.core import Core
+from easyproxy.engine.relay.giving import Giving
 from easyproxy.engine.relay.inforce import InForce
 from easyproxy.engine.relay.keepalive import arm_keepalive
 from easyproxy.engine.relay.session import Event, Session, State
@@ -27,6 +29,7 @@ from easyproxy.engine.relay.survey import (
     list_sessions,
     look_again,
 )
+from easyproxy.engine.relay.taking import Taking
 from easyproxy.engine.relay.timers import TICK_S
 from easyproxy.engine.relay.wire import snapshot_from
 from easyproxy.stacks import stacks_here
@@ -34,7 +37,7 @@ from easyproxy.stacks import stacks_here
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from easyproxy.engine.relay.channel import Channel, Frame
+    from easyproxy.engine.relay.channel import Frame
     from easyproxy.engine.relay.counters import Counters
 
 REPORTS_PER_FRAME = 500
@@ -51,7 +54,8 @@ class Worker:
         self.channel = channel
         self.core = Core(hello["index"], hello["generation"], counters, portable=hello["portable"])
         self.orphan_drain_s: float = hello["drain_s"]
-        self.in_force = InForce(self.core)
+        self.in_force = InForce(self.core, is_dormant=hello.get("dormant", False))
+        self._takings: list[Taking] = []  # sessions of a predecessor that are not at work yet
         self._jobs: list[Iterator[None]] = []  # work on many sessions, a slice per turn of the loop
         self._is_running = True
         self._is_draining = False
@@ -220,6 +224,9 @@ class Worker:
         """Control is gone: free the addresses for its successor at once, and let the sessions end in peace."""
         self.core.poller.remove(self.channel.fileno())
         self.core.handlers[self.channel.fileno()] = None
+        if self.in_force.is_dormant:  # nothing is ours yet
+            self._is_running = False
+            return
         self._ends_at = self.core.now + self.orphan_drain_s
         self._do_drain({}, [])
 
@@ -299,6 +306,48 @@ class Worker:
             self.core.lingering = [(min(at, soon), fd, of) for at, fd, of in self.core.lingering]
         self._jobs.append(close_sessions(self.core, frame["request"], frame["where"], event, self._send))
 
+    # -- an upgrade
+
+    def _do_freeze(self, _frame: Frame, fds: list[int]) -> None:
+        self._jobs.append(self._give(fds))
+
+    def _give(self, fds: list[int]) -> Iterator[None]:
+        """Stand still between two turns of the loop, when nothing is half done."""
+        giving = Giving(self.core, self.in_force, [Channel(socket.socket(fileno=fd)) for fd in fds])
+        self._hand_over_last()
+        verdict, later = giving.stand_still(self.channel)
+        for frame, more in later:
+            self.obey(frame, more)
+        kept = len(self.core.sessions)
+        if verdict == "leave":
+            self._do_drain({}, [])
+            self._is_running = bool(kept or self.core.lingering)
+            self._send({"op": "left", "kept": kept})
+        elif verdict == "thaw":
+            self._send({"op": "thawed", "kept": kept})
+        self._is_running &= verdict != "stop"
+        yield
+
+    def _do_thaw(self, _frame: Frame, _fds: list[int]) -> None:
+        """Nothing: it does not stand still any more."""
+        self._send({"op": "thawed", "kept": len(self.core.sessions)})
+
+    def _do_leave(self, _frame: Frame, _fds: list[int]) -> None:
+        """Stay: it has lost patience, and its sessions are its own."""
+        self._send({"op": "left", "kept": len(self.core.sessions)})
+
+    def _do_adopt(self, frame: Frame, fds: list[int]) -> None:
+        for number, fd in zip(frame["links"], fds, strict=True):
+            link = socket.socket(fileno=fd)
+            self._takings.append(Taking(self.core, self.in_force, frame["slots"], link, number, self._send))
+
+    def _do_wake(self, _frame: Frame, _fds: list[int]) -> None:
+        self.core.now = time.monotonic()
+        taken = sum(taking.begin() for taking in self._takings)
+        self._takings.clear()
+        self.in_force.wake()
+        self._send({"op": "awake", "sessions": taken})
+
     # -- work on many sessions, in slices
 
     def _work(self) -> None:
@@ -313,6 +362,8 @@ class Worker:
 
     def _close(self) -> None:
         core = self.core
+        for taking in self._takings:
+            taking.drop()
         self.in_force.close()
         for session in list(core.sessions.values()):
             if session.state is not State.CLOSED:  # one that waited for a place may have ended with another
