@@ -323,7 +323,9 @@ class Balancer:
         # FastAPI and uvicorn are loaded only by those who use them.
         from easyproxy.admin.server import AdminServer  # noqa: PLC0415
 
-        server = AdminServer(self, admin.bind, token=read_token(admin))
+        server = AdminServer(
+            self, admin.bind, token=read_token(admin), haproxy_compatible=admin.haproxy_compatible
+        )
         await server.start()
         self._admin = server
 

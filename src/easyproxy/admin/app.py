@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from easyproxy.admin.assets import Asset, load_assets
 from easyproxy.admin.headline import Headline, summarise, unserved_pools
+from easyproxy.admin.scrape import add_scrape
 from easyproxy.admin.security import Guard
 from easyproxy.admin.statistic import Statistic, gather, render
 from easyproxy.control.status import ClientStatus, Status, View
@@ -34,7 +35,9 @@ class StatusReply(Status):
     headline: Headline
 
 
-def create_app(view: View, *, hosts: Collection[str] | None, token: str | None = None) -> ASGIApp:
+def create_app(
+    view: View, *, hosts: Collection[str] | None, token: str | None = None, haproxy_compatible: bool = False
+) -> ASGIApp:
     """Make the ASGI application.
 
     Args:
@@ -43,6 +46,7 @@ def create_app(view: View, *, hosts: Collection[str] | None, token: str | None =
             accept any, which is right for a unix socket only.
         token: what ``Authorization: Bearer`` must carry; None asks for none. The page's own files, ``/healthz`` and
             ``/readyz`` never need it: they name no backend and no client.
+        haproxy_compatible: whether ``/stats;csv`` and the metrics of HAProxy's exporter are there, too.
 
     Raises:
         EasyProxyError: the token is empty.
@@ -52,6 +56,7 @@ def create_app(view: View, *, hosts: Collection[str] | None, token: str | None =
     _add_api(app, view)
     _add_health(app, view)
     _add_statistic(app, view)
+    add_scrape(app, view, haproxy_compatible=haproxy_compatible)
     _add_page(app, load_assets())
     return Guard(app, hosts=hosts, token=token, public=_PUBLIC, public_prefix="/static/")
 

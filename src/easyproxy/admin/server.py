@@ -40,13 +40,20 @@ class AdminServer:
         bind: a TCP address (port 0 lets the system choose) or a unix socket, which is made with mode 0600.
         token: asked for with every request that tells something; None asks for none.
         hosts: further names that a Host header may carry.
+        haproxy_compatible: as :func:`easyproxy.admin.app.create_app` takes it.
 
     Raises:
         EasyProxyError: an address that other machines reach, without a token (behaviour 36); or an empty token.
     """
 
     def __init__(
-        self, view: View, bind: Address, *, token: str | None = None, hosts: Iterable[str] = ()
+        self,
+        view: View,
+        bind: Address,
+        *,
+        token: str | None = None,
+        hosts: Iterable[str] = (),
+        haproxy_compatible: bool = False,
     ) -> None:
         if token is None and not is_loopback(bind):
             raise EasyProxyError(
@@ -55,7 +62,9 @@ class AdminServer:
             )
         self.address = bind
         """Where it listens; after :meth:`start` with the port that the system chose."""
-        self._app = create_app(view, hosts=allowed_hosts(bind, hosts), token=token)
+        self._app = create_app(
+            view, hosts=allowed_hosts(bind, hosts), token=token, haproxy_compatible=haproxy_compatible
+        )
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._inode = (0, 0)

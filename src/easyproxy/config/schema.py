@@ -208,6 +208,9 @@ class AdminConfig(Settings):
     token_file: Annotated[str | None, Text(least=1, line=True)] = None
     """File that holds the token, instead of `token`."""
 
+    haproxy_compatible: Annotated[bool, Switch()] = False
+    """Also give HAProxy's statistics: `/stats;csv`, and `haproxy_*` among the metrics."""
+
 
 class LogConfig(Settings):
     """What is logged, and in which form."""
