@@ -8,29 +8,36 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from easyproxy.config.load import from_dict, load, read_token
-from easyproxy.config.schema import Config
+from easyproxy.config.schema import STATE_OFF, Config
+from easyproxy.control.asked import clean
+from easyproxy.control.events import Kind
 from easyproxy.control.journal import Journal, log
+from easyproxy.control.lookout import Lookout
+from easyproxy.control.masking import masked
+from easyproxy.control.naming import find_backend
+from easyproxy.control.operations import RefusedError, Stacks, UnknownError
 from easyproxy.control.overview import clients_of, overview
 from easyproxy.control.registry import Registry
-from easyproxy.discovery.names import RESOLVE_EVERY_S, resolve
+from easyproxy.control.stacks import stacks_of_this_process
+from easyproxy.control.state_file import StateFile
+from easyproxy.control.steering import Steering
+from easyproxy.discovery.names import RESOLVE_EVERY_S
 from easyproxy.engine.relay import RelayEngine
 from easyproxy.engine.seam import Engine, Observation, Report, SessionInfo, Statistics, Where
-from easyproxy.errors import ConfigError, Problem
-from easyproxy.health.checks import make as make_check
-from easyproxy.health.checks.base import Target
-from easyproxy.health.monitor import Monitor
-from easyproxy.model import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine
 
     from easyproxy.admin.server import AdminServer
-    from easyproxy.control.registry import Change, Entry
+    from easyproxy.control.operations import Action, Author, Event, Override
+    from easyproxy.control.registry import Change
     from easyproxy.control.status import ClientStatus, Status
+    from easyproxy.model import Address
 
 SLOW_START_STEP_S = 0.5
 
@@ -46,6 +53,7 @@ class Balancer:
         workers: ``thread`` runs one relay loop in a thread of this program; ``process`` runs the configured number
             of worker processes.
         on_change: called with every change of a backend's state.
+        state_file: where overrides survive a restart, unless the configuration names a place; None is nowhere.
 
     Raises:
         ConfigError: on construction, with every error at once.
@@ -58,24 +66,34 @@ class Balancer:
         *,
         workers: Literal["thread", "process"] = "thread",
         on_change: Callable[[Change], None] = lambda _change: None,
+        state_file: str | Path | None = None,
     ) -> None:
-        self.config = _config(config)
+        filed = _config(config)
         self._journal = Journal()
         self._on_change = on_change
         in_processes = workers == "process"
         self.engine: Engine = RelayEngine(
-            workers=worker_count(self.config) if in_processes else 1,
+            workers=worker_count(filed) if in_processes else 1,
             processes=in_processes,
-            orphan_drain_s=self.config.drain_timeout,
+            orphan_drain_s=filed.drain_timeout,
             complain=self._journal.trouble,
         )
-        self._registry = Registry(self.config)
-        self._monitor = Monitor(self._observed_by_probe, self._registry.is_changing)
+        self._registry = Registry(filed)
+        self._lookout = Lookout(self._registry, self._observed_by_probe, self._journal.trouble)
+        place = state_place(filed, state_file)
+        self._steering = Steering(
+            filed,
+            self._registry,
+            self._lookout,
+            self._journal,
+            apply=self._apply,
+            changed=self._tell,
+            state=StateFile(place) if place else None,
+        )
         # A program that embeds the balancer gets an admin server only when its configuration names one.
-        self._wants_admin = in_processes or "admin" in self.config.model_fields_set
+        self._wants_admin = in_processes or "admin" in filed.model_fields_set
         self._admin: AdminServer | None = None
         self._tasks: set[asyncio.Task[object]] = set()
-        self._reloading = asyncio.Lock()
         self._is_serving = False
         self.started_at = 0.0
 
@@ -83,10 +101,9 @@ class Balancer:
         """Start, and return when clients are accepted."""
         self.started_at = time.time()
         try:
+            self._steering.start()
             await self.engine.start(self._reported)
-            await self._resolve_names(self._registry, self._registry.entries)
-            self._monitor.watch(self._targets(self.config, self._registry.entries))
-            await self._monitor.first_round()
+            await self._lookout.start()
             self._is_serving = True
             self._apply()
             await self._start_admin()
@@ -96,6 +113,8 @@ class Balancer:
         self._spawn(self._every(RESOLVE_EVERY_S, self._follow_names))
         self._spawn(self._every(SLOW_START_STEP_S, self._follow_slow_start))
         self._spawn(self._every(1.0, self._journal.flush))
+        self._spawn(self._every(1.0, self._steering.expire))
+        self._journal.tell(Kind.STARTED, "", _started_words(self.status()))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -104,21 +123,36 @@ class Balancer:
 
     async def stop(self) -> None:
         """End every session, the workers, the probes and the admin server."""
+        if self._is_serving:
+            self._journal.tell(Kind.STOPPED, "", "every session is closed")
         self._is_serving = False
+        self._journal.events.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._admin is not None:
             await self._admin.stop()
             self._admin = None
-        await self._monitor.stop()
+        await self._lookout.stop()
         await self.engine.stop()
 
     async def drain(self, deadline_s: float | None = None) -> None:
         """Take no new sessions; return when the last has ended, or was closed at the deadline (seconds)."""
-        await self.engine.drain(self.config.drain_timeout if deadline_s is None else deadline_s)
+        deadline_s = self.config.drain_timeout if deadline_s is None else deadline_s
+        self._journal.tell(Kind.DRAINING, "", f"no new sessions; those that stand have {deadline_s:g} s")
+        await self.engine.drain(deadline_s)
 
     # -- what users read
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force, overrides included."""
+        return self._steering.effective
+
+    @property
+    def filed_config(self) -> Config:
+        """The configuration as the file, or the program, gives it."""
+        return self._steering.filed
 
     @property
     def addresses(self) -> Mapping[str, str]:
@@ -140,6 +174,7 @@ class Balancer:
             started_at=self.started_at,
             now=time.time(),
             clock=time.monotonic(),
+            overrides=self._steering.overrides,
         )
 
     def statistics(self) -> Statistics:
@@ -158,58 +193,129 @@ class Balancer:
         """List the clients with live sessions, most sessions first."""
         return clients_of(await self.engine.sessions())
 
+    def events(self, after: int = 0, limit: int = 200) -> list[Event]:
+        """The newest events with an id above ``after``, oldest first."""
+        return self._journal.events.newest(after, limit)
+
+    def follow_events(self) -> AsyncIterator[Event]:
+        """Events as they happen, from now on; a reader that is too slow misses the oldest."""
+        return self._journal.events.follow()
+
+    def overrides(self) -> list[Override]:
+        """What operators have laid over the file, oldest first."""
+        return list(self._steering.overrides)
+
+    def effective_config(self) -> Mapping[str, object]:
+        """The configuration in force, overrides included, in the file's shape; secrets are masked."""
+        return masked(self.config)
+
+    async def stacks(self) -> Stacks:
+        """What every thread of the control process and of every worker is doing."""
+        return Stacks({"control": stacks_of_this_process(), **await self.engine.stacks()})
+
     # -- changing it
 
     async def reload(self, config: Config | Mapping[str, object] | str | Path) -> None:
         """Put another configuration in force as a whole; established sessions stay where they are.
 
-        New backends are probed first. ``workers``, ``admin`` and ``log`` keep their values until the next start.
+        New backends are probed first, and what operators have laid over the former one stays (:meth:`overrides`).
+        ``workers``, ``admin``, ``log`` and ``state_file`` keep their values until the next start.
 
         Raises:
             ConfigError: it is wrong; nothing changes.
             EngineError: an address cannot be had; nothing changes.
         """
-        fresh = _config(config)
-        async with self._reloading:
-            # What is new is resolved and probed apart; the old configuration serves meanwhile, and follows its health.
-            trial = Registry(fresh)
-            self._targets(
-                fresh, trial.entries
-            )  # raises before anything is touched when a check cannot be made
-            new = {key: entry for key, entry in trial.entries.items() if not self._registry.knows(entry)}
-            await self._resolve_names(trial, new)
-            await self._look_at(trial, new)
-            old = self._registry.config, self._registry.entries
-            entries = {**self._registry.entries_for(fresh), **new}
-            self._registry.replace(fresh, {key: entries[key] for key in trial.entries})
-            try:
-                self._apply()
-            except BaseException:
-                self._registry.replace(*old)
-                raise
-            self.config = fresh
-            self._monitor.watch(self._targets(fresh, self._registry.entries))
+        source = str(config) if isinstance(config, str | Path) else ""
+        await self.put_in_force(_config(config), source=source)
+        self._journal.tell(Kind.RELOADED, source, "another configuration is in force")
 
-    async def _look_at(self, trial: Registry, new: Mapping[str, Entry]) -> None:
-        """Probe these backends once, so that the first verdict stands before the first client comes."""
+    async def put_in_force(self, config: Config, *, source: str) -> None:
+        """Do what :meth:`reload` does, and leave it to the caller to tell of it; ``source`` says where it comes from."""
+        log.debug("putting a configuration in force", extra={"source": source})
+        await self._steering.put_in_force(config)
 
-        def observe(observation: Observation) -> None:
-            trial.observe(observation, time.monotonic())
+    async def override(
+        self, backend: str, action: Action, author: Author, *, value: object = None, ttl_s: float = 0.0
+    ) -> Override:
+        """Lay a change over one backend (``pool/name``, or its name where only one pool has it).
 
-        monitor = Monitor(observe, trial.is_changing)
-        monitor.watch(self._targets(trial.config, new))
-        try:
-            await monitor.first_round()
-        finally:
-            await monitor.stop()
+        It replaces a former one of the same kind, and survives reloads and, with a state file, restarts. For ADD
+        ``backend`` is the pool, or ``pool/name``, and ``value`` an address or a mapping as in the file.
+
+        Args:
+            backend: which one.
+            action: what to do with it.
+            author: who wants it, and why.
+            value: the weight, or the backend to add; None otherwise.
+            ttl_s: after so many seconds it ends by itself; 0 is never.
+
+        Raises:
+            UnknownError: there is no such backend or pool.
+            RefusedError: the value is wrong, or the result would contradict itself; nothing has changed.
+            EngineError: the engine refuses it; nothing has changed.
+        """
+        return await self._steering.override(backend, action, author, value=value, ttl_s=ttl_s)
+
+    async def restore(self, backend: str, author: Author) -> list[Override]:
+        """End drain and maintenance of a backend; return what was taken away. Raises UnknownError.
+
+        After maintenance it gets sessions once a probe has succeeded.
+        """
+        return await self._steering.restore(backend, author)
+
+    async def forget(self, override: str, author: Author) -> Override:
+        """Take one override away, by its id. Raises UnknownError, or RefusedError when that is not possible."""
+        return await self._steering.forget(override, author)
+
+    async def close_sessions(self, where: Where, author: Author) -> int:
+        """Close the sessions that match, both sides, with a reset; return how many.
+
+        Raises:
+            RefusedError: ``where`` is empty, which would be all of them.
+            UnknownError: there is no such session, backend or listener, nor a session of it.
+        """
+        if where == Where():
+            raise RefusedError("say which sessions: by id, client, backend or listener")
+        backend = where.backend
+        if backend and "/" not in backend:
+            backend = find_backend(backend, self._registry.entries)
+        author = clean(author)
+        count = await self.engine.close_sessions(
+            Where(backend=backend, client=where.client, listener=where.listener, id=where.id)
+        )
+        if not count:
+            self._look_for(where, backend)
+        what = ", ".join(
+            f"{name} {value}"
+            for name, value in (
+                ("id", where.id),
+                ("client", where.client),
+                ("backend", backend),
+                ("listener", where.listener),
+            )
+            if value
+        )
+        text = f"{count} session{'' if count == 1 else 's'} closed: {what}"
+        subject = where.id or backend or where.client or where.listener
+        self._journal.tell(Kind.SESSIONS_CLOSED, subject, text, author=author)
+        return count
+
+    def _look_for(self, where: Where, backend: str) -> None:
+        """Raise UnknownError when nothing was closed because there is no such thing."""
+        if where.id:
+            raise UnknownError(f"there is no session {where.id} (any more)")
+        if backend:
+            find_backend(backend, self._registry.entries)
+        listeners = [listener.name for listener in self.config.listeners]
+        if where.listener and where.listener not in listeners:
+            raise UnknownError(f"there is no listener {where.listener}; there is {', '.join(listeners)}")
 
     # -- what comes in
 
     def _reported(self, report: Report) -> None:
         if isinstance(report, Observation):
             self._take(report, from_traffic=True)
-            if self._registry.is_changing(report.backend):
-                self._monitor.hurry(report.backend)
+            self._lookout.hurry(report.backend)
         else:
             self._journal.end(report)
 
@@ -218,23 +324,28 @@ class Balancer:
 
     def _take(self, observation: Observation, *, from_traffic: bool) -> None:
         change = self._registry.observe(observation, time.monotonic(), from_traffic=from_traffic)
-        if change is not None:
-            self._changed(change)
-
-    def _changed(self, change: Change) -> None:
-        self._journal.change(change)
+        if change is None:
+            return
         if self._is_serving:
             self._apply()
             entry = self._registry.entries[change.backend]
-            if change.state == "down" and self._registry.config.pools[entry.pool].close_sessions_on_down:
+            # Also one that an operator is draining: its sessions hang on a dead server all the same.
+            if change.is_healthy is False and self.config.pools[entry.pool].close_sessions_on_down:
                 self._spawn(self.engine.close_sessions(Where(backend=change.backend), "backend_down"))
+        self._tell(change, None)
+
+    def _tell(self, change: Change, author: Author | None) -> None:
+        self._journal.change(change, author)
+        if change.state == change.was:
+            return
         try:
             self._on_change(change)
         except Exception:  # noqa: BLE001 - a user's function may raise anything
             log.exception("on_change failed", extra={"backend": change.backend})
 
     def _apply(self) -> None:
-        self.engine.apply(self._registry.snapshot(time.monotonic()))
+        if self._is_serving:
+            self.engine.apply(self._registry.snapshot(time.monotonic()))
 
     # -- what goes on by itself
 
@@ -255,66 +366,12 @@ class Balancer:
                 log.exception("a periodic task failed; it goes on")
 
     def _follow_slow_start(self) -> None:
-        if self._is_serving and self._registry.is_any_rising(time.monotonic()):
+        if self._registry.is_any_rising(time.monotonic()):
             self._apply()
 
     async def _follow_names(self) -> None:
-        entries = self._registry.entries
-        if (
-            await self._resolve_names(self._registry, entries)
-            and self._is_serving
-            and entries is self._registry.entries
-        ):
-            self._monitor.watch(self._targets(self._registry.config, entries))
+        if await self._lookout.follow_names():
             self._apply()
-
-    async def _resolve_names(self, registry: Registry, entries: Mapping[str, Entry]) -> bool:
-        """Ask for every name; return whether an address changed. A failure keeps the address that was known."""
-        named = [entry for entry in entries.values() if not entry.config.address.is_numeric]
-        answers = await asyncio.gather(
-            *(resolve(entry.config.address, entry.address) for entry in named), return_exceptions=True
-        )
-        is_changed = False
-        for entry, answer in zip(named, answers, strict=True):
-            if registry.entries.get(entry.id) is not entry:
-                continue  # a reload has come in between
-            if isinstance(answer, Address):
-                is_changed |= answer != entry.address
-                registry.locate(entry.id, answer)
-            elif entry.address is None:
-                self._journal.trouble(f"backend {entry.id}: {answer}")
-        return is_changed
-
-    def _targets(self, config: Config, entries: Mapping[str, Entry]) -> list[Target]:
-        targets = []
-        for entry in entries.values():
-            check = config.pools[entry.pool].check
-            if not entry.is_checked:
-                continue
-            try:
-                made = make_check(check.type, check.options())
-            except ValueError as error:
-                raise ConfigError([Problem("", f"pools.{entry.pool}.check", str(error))]) from error
-            if entry.address is None:
-                continue
-            address = entry.address
-            if check.port and not address.path:
-                address = Address(address.host, check.port)
-            targets.append(
-                Target(
-                    backend=entry.id,
-                    pool=entry.pool,
-                    name=entry.config.name,
-                    address=address,
-                    check=made,
-                    interval_s=check.interval,
-                    fast_interval_s=check.fast_interval,
-                    timeout_s=check.timeout,
-                    jitter=check.jitter,
-                    host=entry.config.address.host,
-                )
-            )
-        return targets
 
     async def _start_admin(self) -> None:
         admin = self.config.admin
@@ -328,6 +385,19 @@ class Balancer:
         )
         await server.start()
         self._admin = server
+
+
+def state_place(config: Config, default: str | Path | None) -> Path | None:
+    """Say where overrides are kept: what the configuration says, else ``default``; None is nowhere."""
+    if config.state_file is not None:
+        return None if config.state_file == STATE_OFF else Path(config.state_file)
+    return Path(default) if default is not None else None
+
+
+def _started_words(status: Status) -> str:
+    ready = sum(backend.state == "ready" for pool in status.pools for backend in pool.backends)
+    total = sum(len(pool.backends) for pool in status.pools)
+    return f"version {status.version}, {ready} of {total} backends ready"
 
 
 def _config(source: Config | Mapping[str, object] | str | Path) -> Config:

@@ -223,6 +223,7 @@ class LogConfig(Settings):
 
 
 ADMIN_OFF = ("off", "none")
+STATE_OFF = "off"
 
 
 def _admin_or_off(schema: JsonSchema) -> None:
@@ -251,6 +252,10 @@ class Config(Settings):
 
     watch: Annotated[bool, Switch()] = False
     """Reload by itself when the content of the file changes; `easyproxy run --watch` and `--no-watch` overrule it."""
+
+    state_file: Annotated[str | None, Text(least=1, line=True)] = None
+    """File in which changes made at run time survive a restart; `off` keeps none. When left out, `easyproxy run FILE` takes
+    `overrides.json` in `$STATE_DIRECTORY` (systemd), else `FILE` with `.overrides.json` for its suffix."""
 
     log: LogConfig = Field(default_factory=LogConfig)
     """Logging of the control process and of sessions that broke."""

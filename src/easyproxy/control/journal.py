@@ -67,11 +67,11 @@ class Journal:
 
     def change(self, change: Change, author: Author | None = None) -> None:
         """Tell that a backend has changed its state, or its health while an operator keeps it out."""
-        kind, words = Kind(f"backend_{change.state}"), f"is {change.state}: {change.reason}"
+        kind, words = Kind(f"backend_{change.state}"), f"is {_in_words(change.state)}: {change.reason}"
         message, state = "backend %s", change.state
         if change.state == change.was:
             health = "healthy" if change.is_healthy else "not healthy"
-            kind, words = Kind.BACKEND_HEALTH, f"is {health} while {change.state}: {change.reason}"
+            kind, words = Kind.BACKEND_HEALTH, f"is {health} while {_in_words(change.state)}: {change.reason}"
             message, state = "backend is %s", health
         level = "warning" if change.state == "down" else "info"
         fields = {"backend": change.backend, "reason": change.reason}
@@ -110,3 +110,7 @@ class Journal:
         if self._lines > LINES_PER_SECOND:
             self._suppressed += 1
         return self._lines <= LINES_PER_SECOND
+
+
+def _in_words(state: str) -> str:
+    return "in maintenance" if state == "maintenance" else state

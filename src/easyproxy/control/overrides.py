@@ -94,6 +94,17 @@ def read_backend(pool: str, value: object) -> BackendConfig:
         ) from None
 
 
+def read_weight(value: object) -> int:
+    """Read a weight as the file has them.
+
+    Raises:
+        RefusedError: it is none.
+    """
+    if value == 0 and isinstance(value, int) and not isinstance(value, bool):
+        raise RefusedError("weight 0 is out of range; drain the backend to give it no new sessions")
+    return read_backend("pool", {"address": "127.0.0.1:1", "weight": value}).weight
+
+
 def stances(overrides: Iterable[Override]) -> dict[str, Override]:
     """Return the drains and maintenances, by backend."""
     return {override.backend: override for override in overrides if override.action in STANCES}
@@ -137,6 +148,7 @@ def effective(filed: Config, overrides: Overrides) -> Config:
 
     Raises:
         ConfigError: the result contradicts itself (two backends with one address, a pool without any).
+        RefusedError: the value of an override is wrong.
     """
     changes = [override for override in overrides if override.action not in STANCES]
     if not changes:
@@ -171,13 +183,16 @@ def _changed(backends: list[BackendConfig], name: str, override: Override) -> li
     """Carry one override out on the backends of its pool."""
     if override.action is Action.REMOVE:
         return [backend for backend in backends if backend.name != name]
+    pool = override.backend.partition("/")[0]
     if override.action is Action.WEIGHT:
+        weight = read_weight(override.value)
         return [
-            backend.model_copy(update={"weight": override.value}) if backend.name == name else backend
+            backend.model_copy(update={"weight": weight}) if backend.name == name else backend
             for backend in backends
         ]
-    pool = override.backend.partition("/")[0]
     added = read_backend(pool, override.value)
+    if added.name != name:
+        raise RefusedError(f"the backend of override {override.id} is called {added.name}, not {name}")
     if any(backend.name == name for backend in backends):
         return [added if backend.name == name else backend for backend in backends]
     return [*backends, added]

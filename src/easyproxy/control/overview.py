@@ -13,12 +13,13 @@ from easyproxy.control.status import (
     ProbeStatus,
     Status,
 )
-from easyproxy.engine.seam import BackendCounters, ListenerCounters
+from easyproxy.engine.seam import BackendCounters, BackendDistributions, ListenerCounters
 from easyproxy.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from easyproxy.control.operations import Override
     from easyproxy.control.registry import Entry, Registry
     from easyproxy.engine.seam import SessionInfo, Statistics
 
@@ -32,9 +33,16 @@ def overview(
     started_at: float,
     now: float,
     clock: float,
+    overrides: Iterable[Override] = (),
 ) -> Status:
     """Put together everything at one moment; ``now`` since the epoch, ``clock`` of the registry's clock."""
     config = registry.config
+    laid: dict[str, tuple[str, ...]] = {}
+    for override in overrides:
+        laid[override.backend] = (*laid.get(override.backend, ()), override.id)
+    entries: dict[str, list[Entry]] = {}
+    for entry in registry.entries.values():
+        entries.setdefault(entry.pool, []).append(entry)
     return Status(
         version=__version__,
         started_at=started_at,
@@ -59,9 +67,8 @@ def overview(
                 check=_check_words(pool.check.type, pool.check.interval),
                 queued=statistics.queued.get(name, 0),
                 backends=tuple(
-                    _backend(registry, entry, statistics, clock)
-                    for entry in registry.entries.values()
-                    if entry.pool == name
+                    _backend(registry, entry, statistics, clock, laid.get(entry.id, ()))
+                    for entry in entries.get(name, ())
                 ),
             )
             for name, pool in config.pools.items()
@@ -75,20 +82,20 @@ def _check_words(kind: str, interval_s: float) -> str:
     return "no check" if kind == "none" else f"{kind} every {interval_s:g} s"
 
 
-def _backend(registry: Registry, entry: Entry, statistics: Statistics, clock: float) -> BackendStatus:
+def _backend(
+    registry: Registry, entry: Entry, statistics: Statistics, clock: float, overrides: tuple[str, ...]
+) -> BackendStatus:
     verdict, config = entry.verdict, entry.config
     last = verdict.last
-    reason = verdict.reason if entry.is_checked else "no check is configured"
-    if entry.address is None:
-        reason = "its name cannot be resolved"
+    connect = statistics.distributions.get(entry.id, BackendDistributions()).connect_s
     share = rise(registry.standing(entry.id), registry.config.pools[entry.pool].slow_start, clock)
     return BackendStatus(
         id=entry.id,
         name=config.name,
         address=str(entry.address or config.address),
         state=entry.state,
-        since=verdict.since,
-        reason=reason,
+        since=entry.since,
+        reason=entry.reason,
         weight=config.weight,
         effective_weight=round(config.weight * share, 2),
         max_sessions=config.max_sessions,
@@ -99,6 +106,11 @@ def _backend(registry: Registry, entry: Entry, statistics: Statistics, clock: fl
         last_error=verdict.last_error,
         last_error_at=verdict.last_error_at,
         counters=statistics.backends.get(entry.id, BackendCounters()),
+        is_healthy=entry.is_healthy,
+        connect_p50_s=connect.percentile(0.5),
+        connect_p95_s=connect.percentile(0.95),
+        connect_p99_s=connect.percentile(0.99),
+        overrides=overrides,
     )
 
 

@@ -72,6 +72,16 @@ class Entry:
         return self.stance_since if self.stance else max(self.verdict.since, self.stance_since)
 
     @property
+    def reason(self) -> str:
+        """Why it is in its state, in words."""
+        if self.stance is not None:
+            author = self.stance.author
+            return f"by {author.who}" + (f": {author.why}" if author.why else "")
+        if self.address is None:
+            return "its name cannot be resolved"
+        return self.verdict.reason if self.is_checked else "no check is configured"
+
+    @property
     def state(self) -> str:
         """The word of the status. What the operator says stands before what the verdict says."""
         if self.stance is not None:
@@ -162,7 +172,7 @@ class Registry:
                 entry.is_returning = entry.is_probed
             if entry.state != was:
                 entry.stance_since = now
-                changes.append(Change(entry.id, entry.state, _why(entry), was, entry.is_healthy))
+                changes.append(Change(entry.id, entry.state, entry.reason, was, entry.is_healthy))
         return changes
 
     def locate(self, backend: str, address: Address | None) -> None:
@@ -217,16 +227,6 @@ class Registry:
             self._version += 1
             self._snapshot = compose(self.config, standings, now, self._version)
         return self._snapshot
-
-
-def _why(entry: Entry) -> str:
-    """Say why a backend is in its state after a stance has begun or ended."""
-    if entry.stance is not None:
-        author = entry.stance.author
-        return f"by {author.who}" + (f": {author.why}" if author.why else "")
-    if not entry.is_checked:
-        return "no check is configured"
-    return entry.verdict.reason if entry.address is not None else "its name cannot be resolved"
 
 
 def _entry(pool_name: str, pool: PoolConfig, backend: BackendConfig) -> Entry:
