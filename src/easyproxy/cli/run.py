@@ -127,6 +127,7 @@ async def serve(config: Config, path: Path | None) -> int:
     from easyproxy.balancer import Balancer, worker_count  # noqa: PLC0415
     from easyproxy.cli.log import set_up  # noqa: PLC0415
     from easyproxy.control.limits import raise_descriptor_limit, shortage  # noqa: PLC0415
+    from easyproxy.control.state_file import default_place  # noqa: PLC0415
 
     set_up(config.log.level, config.log.format)
     if missing := shortage(config, worker_count(config), raise_descriptor_limit()):
@@ -140,7 +141,8 @@ async def serve(config: Config, path: Path | None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
-    starting = asyncio.ensure_future(Balancer(config, workers="process").__aenter__())
+    state = default_place(path, os.environ) if path is not None else None
+    starting = asyncio.ensure_future(Balancer(config, workers="process", state_file=state).__aenter__())
     if await _first(starting, stop) is not starting:
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
