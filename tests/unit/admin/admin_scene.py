@@ -12,7 +12,7 @@ from easyproxy.control.status import (
     ProbeStatus,
     Status,
 )
-from easyproxy.engine.seam import BackendCounters, ListenerCounters, SessionInfo
+from easyproxy.engine.seam import BackendCounters, ListenerCounters, SessionInfo, Statistics
 
 NOW = 1_700_000_000.0
 
@@ -77,6 +77,12 @@ class Scene:
 
     def status(self) -> Status:
         return self.now
+
+    def statistics(self) -> Statistics:
+        return Statistics()
+
+    def processes(self) -> dict[str, int]:
+        return {}
 
     async def sessions(self) -> list[SessionInfo]:
         return self.live_sessions
