@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from easyproxy.control.overrides import Met, Note
     from easyproxy.engine.seam import Statistics
 
-NEEDS_RESTART = ("workers", "admin", "log")
+NEEDS_RESTART = ("workers", "admin", "log", "state_file")
 """Settings that are read once, when the program starts."""
 
 _PARTS = frozenset({"listeners", "pools"})  # compared piece by piece
@@ -241,22 +241,25 @@ def _settings(now: Config, then: Config, started: Config) -> Iterator[Difference
         if name in _PARTS:
             continue
         is_late = name in NEEDS_RESTART
-        old, new = getattr(started if is_late else now, name), getattr(then, name)
+        base = started if is_late else now
+        old, new = getattr(base, name), getattr(then, name)
         if old == new:
             continue
         if hasattr(old, "model_dump") and type(old) is type(new):
             text = ", ".join(_texts(old, new))
         else:
-            text = f"{_word(old)} -> {_word(new)}"
+            text = _texts(base, then, only=name)[0].removeprefix(f"{name} ")
         yield Difference("setting", name, "changed", text, needs_restart=is_late)
 
 
-def _texts(was: BaseModel, now: BaseModel, leave_out: tuple[str, ...] = ()) -> list[str]:
+def _texts(was: BaseModel, now: BaseModel, *, leave_out: tuple[str, ...] = (), only: str = "") -> list[str]:
     """Say of each setting that differs what it was and what it is, as the file writes them."""
     names = [
         name
         for name in type(now).model_fields
-        if name not in leave_out and getattr(was, name, None) != getattr(now, name)
+        if name not in leave_out
+        and (not only or name == only)
+        and getattr(was, name, None) != getattr(now, name)
     ]
     before, after = was.model_dump(include=set(names)), now.model_dump(include=set(names))
     return [
@@ -277,8 +280,6 @@ def _word(value: object) -> str:
         return _short(f"{{{text}}}")
     if isinstance(value, list | tuple):
         return _short(f"[{', '.join(_word(each) for each in value)}]")
-    if hasattr(value, "model_dump"):
-        return _word(value.model_dump())
     return _short(str(value))
 
 

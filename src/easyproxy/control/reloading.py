@@ -205,7 +205,7 @@ class Reloading:
         async with self._lock:
             if self._applied is None:
                 raise RefusedError("there is nothing to go back to: no reload has changed anything since")
-            if self._balancer.filed_config is not self._applied.config:
+            if self._balancer.filed_config != self._applied.config:
                 raise RefusedError("another configuration has been put in force since the last reload")
             try:
                 await self._go_back(f"{author.who} asked for it", author)
@@ -260,7 +260,7 @@ class Reloading:
         applied, deadline, now = self._applied, self._deadline, self._clock()
         if applied is None or deadline is None:
             return ""
-        if self._balancer.filed_config is not applied.config:
+        if self._balancer.filed_config != applied.config:
             self._deadline = None
             self._settle("applied", "another configuration has been put in force since")
             return ""
@@ -294,6 +294,7 @@ class Reloading:
     ) -> Plan:
         plan = self._compare(source, loaded)
         former = self._balancer.filed_config
+        is_change = loaded.config != former
         self._look_at_counters(self._clock())
         before, ready = self._record.connects(), self._ready()
         await self._balancer.put_in_force(loaded.config, source=source.name)
@@ -301,13 +302,15 @@ class Reloading:
         self._rejected.discard(source.digest)
         at = self._clock()
         self._look_at_counters(at)
-        if plan.differences:
+        if is_change:
             pools = changed_pools(former, loaded.config)
             self._applied = Applied(
                 former, self._balancer.filed_config, source, pools, before, ready, at, rollback_after_s
             )
+        if not is_change:
+            rollback_after_s = 0.0  # there is nothing to go back from
         self._tell_applied(plan, author, rollback_after_s)
-        if rollback_after_s and plan.differences:
+        if rollback_after_s:
             self._deadline = at + rollback_after_s
             self._again_at, self._trouble = 0.0, ""
             self._settle("applied", summary(plan), self._now() + rollback_after_s)
@@ -395,7 +398,7 @@ class Reloading:
 
     def _tell_applied(self, plan: Plan, author: Author, rollback_after_s: float) -> None:
         text = summary(plan)
-        if rollback_after_s and plan.differences:
+        if rollback_after_s:
             text += f"; it goes back in {format_duration(rollback_after_s)} unless it is confirmed"
         self._journal.tell(Kind.RELOADED, str(self.file), text, author=author, message="reloaded")
         for warning in plan.warnings:
