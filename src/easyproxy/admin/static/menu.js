@@ -33,22 +33,22 @@ function open(button, items) {
     event.preventDefault();
     entries.at(to % entries.length).focus();
   });
-  const close = () => list.hidePopover();
+  const follow = () => place(list, button.getBoundingClientRect());
   list.addEventListener("toggle", ({ newState }) => {
     if (newState === "open") return;
     button.setAttribute("aria-expanded", "false");
-    removeEventListener("scroll", close);
-    removeEventListener("resize", close);
+    removeEventListener("scroll", follow);
+    removeEventListener("resize", follow);
     if (list.contains(document.activeElement)) button.focus();
     list.remove();
   });
   document.body.append(list);
   list.showPopover();
-  place(list, button.getBoundingClientRect());
+  follow();
   button.setAttribute("aria-expanded", "true");
   entries[0]?.focus({ preventScroll: true });
-  addEventListener("scroll", close, { once: true, passive: true });
-  addEventListener("resize", close, { once: true });
+  addEventListener("scroll", follow, { passive: true });
+  addEventListener("resize", follow);
 }
 
 function place(list, { top, bottom, right }) {

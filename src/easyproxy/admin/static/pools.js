@@ -20,7 +20,7 @@ function poolPanel() {
   const ready = h("span");
   const pill = h("span", { class: "pill" }, mark, ready);
   const about = h("span", { class: "pool-about" });
-  const add = h("button", { type: "button", class: "plain small-button", onclick: () => addBackend(newest.pool.name) }, icon("plus"), "Add backend");
+  const add = h("button", { type: "button", class: "plain small-button", onclick: () => addBackend(newest.pool.name) }, icon("plus"), h("span", {}, "Add", h("span", { class: "wide" }, " backend")));
   const map = tiles(jumpTo);
   const filter = h("input", { type: "search", placeholder: "Find a backend", autocomplete: "off", spellcheck: "false", oninput: () => showRows() });
   const note = h("span", { class: "quiet small", role: "status" });

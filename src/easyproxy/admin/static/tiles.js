@@ -41,6 +41,7 @@ export function tiles(choose) {
     update(backends) {
       newest.clear();
       for (const backend of backends) newest.set(backend.id, backend);
+      node.classList.toggle("tiny", backends.length > 150);
       show(backends, ({ id }) => id);
       if (node.firstChild && !node.querySelector("[tabindex='0']")) node.firstChild.tabIndex = 0;
     },
