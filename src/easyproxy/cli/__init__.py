@@ -18,8 +18,34 @@ COMMANDS = {
     "schema": "Print the JSON Schema of the configuration.",
     "demo": "Try it: a balancer before three small backends.",
     "status": "Show the running balancer: backends, clients, sessions.",
+    "top": "The same, live, on the whole terminal.",
+    "sessions": "List the live sessions.",
+    "clients": "List the clients.",
+    "events": "Tell what happened, and why.",
+    "explain": "Why this backend, why down, who closed first.",
+    "simulate": "Where would this client go?",
+    "drain": "Give a backend no new sessions.",
+    "maintenance": "The same, and do not probe it.",
+    "ready": "End drain or maintenance.",
+    "weight": "Change a backend's share.",
+    "add": "Add a backend to a pool.",
+    "remove": "Take a backend out of its pool.",
+    "overrides": "List what operators have changed.",
+    "forget": "Take such a change away.",
+    "close": "End sessions now.",
+    "plan": "Show what a file would change.",
+    "reload": "Load the file again; confirm it, or go back.",
 }
 """Each subcommand with its line in ``--help``. The module of the same name in this package exports ``command``."""
+
+_ROOMS = {
+    **dict.fromkeys(
+        ("drain", "maintenance", "ready", "weight", "add", "remove", "overrides", "forget"), "backends"
+    ),
+    **dict.fromkeys(("sessions", "clients", "events"), "live"),
+    **dict.fromkeys(("explain", "simulate"), "explain"),
+}
+"""Subcommands that live together: their module exports each under its own name."""
 
 _EXAMPLES = """\b
 Examples:
@@ -48,9 +74,11 @@ class LazyGroup(click.Group):
         """Import the subcommand."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"easyproxy.cli.{cmd_name}").command
+        room = _ROOMS.get(cmd_name)
+        module = importlib.import_module(f"easyproxy.cli.{room or cmd_name}")
+        command = getattr(module, cmd_name if room else "command")
         if not isinstance(command, click.Command):
-            raise TypeError(f"easyproxy.cli.{cmd_name}.command is not a click command")
+            raise TypeError(f"{cmd_name} of {module.__name__} is not a click command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's

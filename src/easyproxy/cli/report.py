@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from easyproxy.cli.text import latency, printable, size, span, table
+from easyproxy.cli.text import counted, latency, printable, size, span, table
 
 Json = dict[str, Any]
 
@@ -19,9 +19,20 @@ _COLOURS = {
     "critical": "red",
     "warning": "yellow",
     "checking": "blue",
+    "draining": "yellow",
+    "maintenance": "yellow",
 }
-_SYMBOLS = {"ready": "✓", "ok": "✓", "down": "✗", "critical": "✗", "warning": "!", "checking": "…"}
-_ASCII = {"✓": "+", "✗": "x", "…": "~"}
+_SYMBOLS = {
+    "ready": "✓",
+    "ok": "✓",
+    "down": "✗",
+    "critical": "✗",
+    "warning": "!",
+    "checking": "…",
+    "draining": "↓",
+    "maintenance": "‖",
+}
+_ASCII = {"✓": "+", "✗": "x", "…": "~", "↓": "v", "‖": "="}
 _INDENT = "  "
 
 
@@ -66,8 +77,8 @@ def _lines(answers: Answers, rows: int | None) -> Iterator[str]:
     yield ""
     yield click.style("Listeners", bold=True)
     yield from _indented(_listeners(status["listeners"]))
-    yield from _section("Clients", answers.clients, rows, _clients)
-    yield from _section("Sessions", answers.sessions, rows, _sessions)
+    yield from _section("Clients", answers.clients, rows, client_table)
+    yield from _section("Sessions", answers.sessions, rows, session_table)
 
 
 def _headline(status: Json) -> Iterator[str]:
@@ -79,9 +90,9 @@ def _headline(status: Json) -> Iterator[str]:
     yield _INDENT + printable(headline["detail"])
     parts = [f"{status['engine']} engine"]
     if status["workers"]:
-        parts.append(_counted(status["workers"], "worker"))
+        parts.append(counted(status["workers"], "worker"))
     if status["worker_restarts"]:
-        parts.append(f"{_counted(status['worker_restarts'], 'worker')} restarted")
+        parts.append(f"{counted(status['worker_restarts'], 'worker')} restarted")
     parts += [f"up {span(status['now'] - status['started_at'])}", f"version {status['version']}"]
     yield click.style(_INDENT + printable(", ".join(parts)), dim=True)
 
@@ -92,7 +103,7 @@ def _pool(pool: Json, now: float) -> Iterator[str]:
     if pool["check"]:
         about.append(f"check: {pool['check']}")
     if pool["queued"]:
-        about.append(f"{_counted(pool['queued'], 'client')} waiting")
+        about.append(f"{counted(pool['queued'], 'client')} waiting")
     yield click.style(f"Pool {printable(pool['name'])}", bold=True) + "  " + printable(", ".join(about))
     headings = (
         "STATE",
@@ -151,7 +162,8 @@ def _listeners(listeners: Sequence[Json]) -> list[str]:
     return table(("ADDRESS", "POOL", "SESSIONS", "ACCEPTED", "TURNED AWAY"), rows, right=frozenset({2, 3, 4}))
 
 
-def _clients(clients: Sequence[Json]) -> list[str]:
+def client_table(clients: Sequence[Json]) -> list[str]:
+    """Render clients as a table."""
     rows = [
         (
             printable(client["address"]),
@@ -164,7 +176,8 @@ def _clients(clients: Sequence[Json]) -> list[str]:
     return table(("ADDRESS", "SESSIONS", "SENT", "RECEIVED"), rows, right=frozenset({1, 2, 3}))
 
 
-def _sessions(sessions: Sequence[Json]) -> list[str]:
+def session_table(sessions: Sequence[Json]) -> list[str]:
+    """Render live sessions as a table."""
     rows = [
         (
             printable(session["id"]),
@@ -199,7 +212,3 @@ def _indented(lines: list[str]) -> Iterator[str]:
 
 def _limited(sessions: int, most: int) -> str:
     return f"{sessions}/{most}" if most else str(sessions)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -59,6 +59,15 @@ def latency(seconds: float) -> str:
     return f"{milliseconds:.{digits}f} ms"
 
 
+def counted(number: int, noun: str) -> str:
+    """Put a number before a noun.
+
+    >>> counted(1, "session"), counted(0, "session")
+    ('1 session', '0 sessions')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def table(
     headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()
 ) -> list[str]:

@@ -1,0 +1,211 @@
+"""Commands that change what serves: drain, maintenance, ready, weight, add, remove, overrides, forget."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from easyproxy.cli.asking import EXIT_REFUSED, STATUSES, asks, authored
+from easyproxy.cli.naming import BackendName, PoolName, find_backend
+from easyproxy.cli.text import counted, printable, span, table
+
+if TYPE_CHECKING:
+    from easyproxy.cli.asking import Asker
+
+Json = dict[str, Any]
+
+_BACKEND = click.argument("backend", type=BackendName())
+_FOR = click.option(
+    "--for",
+    "ttl",
+    metavar="TIME",
+    default="",
+    help="End it by itself after 30s, 10m, 2h ...  [default: never]",
+)
+
+
+def _epilog(*examples: str) -> str:
+    return "\n".join(("\b", "Examples:", *(f"  easyproxy {example}" for example in examples), "", STATUSES))
+
+
+@click.command(
+    "drain",
+    epilog=_epilog(
+        "drain db/10.0.0.1:3306 --why 'kernel update' --for 30m", "drain 10.0.0.1:3306 && easyproxy top"
+    ),
+)
+@_BACKEND
+@_FOR
+@authored
+@asks
+def drain(asker: Asker, *, backend: str, ttl: str, author: Json) -> None:
+    """Give a backend no new sessions; established ones go on, and it is still probed."""
+    _lay_over(asker, "/api/drain", backend, {"ttl": ttl, **author})
+
+
+@click.command("maintenance", epilog=_epilog("maintenance db/10.0.0.1:3306 --why 'new disk'"))
+@_BACKEND
+@_FOR
+@click.option("--close", "close_sessions", is_flag=True, help="Close its sessions too, at once.")
+@authored
+@asks
+def maintenance(asker: Asker, *, backend: str, ttl: str, close_sessions: bool, author: Json) -> None:
+    """Give a backend no new sessions and do not probe it either."""
+    found = _lay_over(asker, "/api/maintenance", backend, {"ttl": ttl, **author})
+    if close_sessions:
+        closed = asker.post("/api/close", {"backend": found["id"], **author})
+        if not asker.as_json:
+            click.echo(f"{counted(closed['closed'], 'session')} closed")
+
+
+@click.command("ready", epilog=_epilog("ready db/10.0.0.1:3306"))
+@_BACKEND
+@authored
+@asks
+def ready(asker: Asker, *, backend: str, author: Json) -> None:
+    """End the drain or maintenance of a backend: it serves again when it is healthy."""
+    found = find_backend(asker, backend)
+    answer = asker.post("/api/ready", {"backend": found["id"], **author})
+    asker.show(answer, [f"{printable(found['id'])} is enabled again"])
+
+
+@click.command(
+    "weight", epilog=_epilog("weight db/10.0.0.1:3306 3", "weight db/10.0.0.1:3306 10 --for 1h --why test")
+)
+@_BACKEND
+@click.argument("weight", type=click.IntRange(1))
+@_FOR
+@authored
+@asks
+def weight(asker: Asker, *, backend: str, weight: int, ttl: str, author: Json) -> None:
+    """Change the weight of a backend: its share of new sessions."""
+    _lay_over(asker, "/api/weight", backend, {"weight": weight, "ttl": ttl, **author})
+
+
+@click.command(
+    "add", epilog=_epilog("add db 10.0.0.4:3306", "add db 10.0.0.5:3306 --weight 2 --backup --for 8h")
+)
+@click.argument("pool", type=PoolName())
+@click.argument("address")
+@click.option("--name", default="", help="What it is called.  [default: its address]")
+@click.option("--weight", type=click.IntRange(1), default=None, help="Its share of new sessions.")
+@click.option("--max-sessions", type=click.IntRange(0), default=None, help="Sessions at the same time.")
+@click.option("--backup", is_flag=True, help="Serve only while no other backend can.")
+@_FOR
+@authored
+@asks
+def add(
+    asker: Asker,
+    *,
+    pool: str,
+    address: str,
+    name: str,
+    weight: int | None,
+    max_sessions: int | None,
+    backup: bool,
+    ttl: str,
+    author: Json,
+) -> None:
+    """Add a backend to a pool; it is probed before it gets its first client."""
+    settings = {"name": name, "weight": weight, "max_sessions": max_sessions, "backup": backup or None}
+    backend = {"address": address} | {
+        key: value for key, value in settings.items() if value not in (None, "")
+    }
+    answer = asker.post("/api/backends/add", {"pool": pool, "backend": backend, "ttl": ttl, **author})
+    asker.show(answer, _made(answer))
+
+
+@click.command("remove", epilog=_epilog("remove db/10.0.0.4:3306"))
+@_BACKEND
+@_FOR
+@authored
+@asks
+def remove(asker: Asker, *, backend: str, ttl: str, author: Json) -> None:
+    """Take a backend out of its pool; its sessions go on until they end."""
+    _lay_over(asker, "/api/backends/remove", backend, {"ttl": ttl, **author})
+
+
+@click.command("overrides", epilog=_epilog("overrides", "overrides --json"))
+@asks
+def overrides(asker: Asker) -> None:
+    """List what operators have laid over the configuration file: by whom, why, until when."""
+    answer = asker.get("/api/overrides")
+    asker.show(answer, _listing(answer, time.time()))
+
+
+@click.command("forget", epilog=_epilog("overrides", "forget 7f3a"))
+@click.argument("override")
+@authored
+@asks
+def forget(asker: Asker, *, override: str, author: Json) -> None:
+    """Take one override away, by its id (easyproxy overrides lists them)."""
+    known = [item["id"] for item in asker.get("/api/overrides")]
+    found = [name for name in known if name == override] or [
+        name for name in known if name.startswith(override)
+    ]
+    if len(found) != 1:
+        what = "is the beginning of several overrides" if found else "is no override"
+        asker.fail(
+            f"{printable(override)} {what}; there is {', '.join(map(printable, found or known)) or 'none'}",
+            EXIT_REFUSED,
+        )
+    answer = asker.post("/api/overrides/forget", {"id": found[0], **author})
+    asker.show(answer, [f"{printable(found[0])} is taken away"])
+
+
+def _lay_over(asker: Asker, path: str, backend: str, body: Json) -> Json:
+    found = find_backend(asker, backend)
+    answer = asker.post(path, {"backend": found["id"], **body})
+    asker.show(answer, _made(answer, found["counters"]["sessions"]))
+    return found
+
+
+def _made(answer: Json, sessions: int | None = None) -> Iterator[str]:
+    line = f"{printable(answer['backend'])}: {described(answer)}"
+    if answer.get("until"):
+        line += f", for {span(answer['until'] - answer['at'])}"
+    yield line
+    if sessions and answer["action"] in ("drain", "maintenance", "remove"):
+        yield f"{counted(sessions, 'established session')} {'goes' if sessions == 1 else 'go'} on"
+    for warning in answer.get("warnings") or ():
+        yield click.style(f"warning: {printable(warning)}", fg="yellow")
+
+
+def described(override: Json) -> str:
+    """Say what an override does.
+
+    >>> described({"action": "weight", "value": 3}), described({"action": "drain", "value": None})
+    ('weight 3', 'drain')
+    """
+    if override["action"] == "weight":
+        return f"weight {override['value']}"
+    if override["action"] == "add" and isinstance(override["value"], dict):
+        rest = {key: value for key, value in override["value"].items() if key != "address"}
+        return "added" + (f" with {printable(json.dumps(rest))}" if rest else "")
+    return printable({"remove": "removed"}.get(override["action"], override["action"]))
+
+
+def _listing(overrides: list[Json], now: float) -> Iterator[str]:
+    if not overrides:
+        yield "No overrides: the configuration file is in force as it is."
+        return
+    rows = [
+        (
+            printable(item["id"]),
+            printable(item["backend"]),
+            described(item),
+            printable(item["author"]["who"]),
+            span(now - item["at"]) + " ago",
+            f"in {span(item['until'] - now)}" if item["until"] else "-",
+            printable(item["author"]["why"]) or "-",
+        )
+        for item in overrides
+    ]
+    yield from table(("ID", "BACKEND", "CHANGE", "BY", "MADE", "ENDS", "WHY"), rows)
+    for item in overrides:
+        if item["conflict"]:
+            yield click.style(f"! {printable(item['id'])}: {printable(item['conflict'])}", fg="yellow")
