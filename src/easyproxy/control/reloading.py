@@ -1,8 +1,8 @@
 """Reloading the configuration's file: whole or not at all, with a way back.
 
 At most one reload is unconfirmed at a time: while one is, every other is refused, whoever asks, so that "back" always
-means one thing. What is judged worse stands in :mod:`.worse`, what would change in :mod:`.plan`; here it is carried out
-and told. What is in force is the balancer's; this file holds the former one and the deadline.
+means one thing. What would change is :mod:`.plan`'s to say, whether it has become worse :mod:`.probation`'s; here it is
+carried out and told. What is in force is the balancer's; this file holds the former one and the deadline.
 """
 
 from __future__ import annotations
@@ -10,70 +10,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from easyproxy.config.load import FORMATS, Source, examine_source, read_source
 from easyproxy.config.words import format_duration
 from easyproxy.control.events import Kind
-from easyproxy.control.operations import Author, Override, Plan, RefusedError, ReloadState
+from easyproxy.control.operations import Author, Plan, RefusedError, ReloadState
 from easyproxy.control.overrides import effective, meet
-from easyproxy.control.plan import changed_pools, compare, summary
-from easyproxy.control.worse import WINDOW_S, Connects, Record, verdict
+from easyproxy.control.plan import compare, summary
+from easyproxy.control.probation import Applied, Probation
 from easyproxy.errors import ConfigError, EasyProxyError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from easyproxy.config.load import Loaded
-    from easyproxy.config.schema import Config
     from easyproxy.control.journal import Journal
-    from easyproxy.control.status import Status
-    from easyproxy.engine.seam import Engine
+    from easyproxy.control.probation import InForce
 
 log = logging.getLogger("easyproxy")
 
 REFUSED = "reload refused, nothing has changed"
 AGAIN_S = 5.0
 """When going back has failed (somebody has taken an address), it is tried again after so long."""
-
-
-class InForce(Protocol):
-    """What reloading needs of the balancer."""
-
-    engine: Engine
-
-    @property
-    def config(self) -> Config:
-        """What is in force, overrides included."""
-
-    @property
-    def filed_config(self) -> Config:
-        """The same as the file said it."""
-
-    async def put_in_force(self, config: Config, *, source: str) -> None:
-        """Serve another file's configuration from now on, as a whole; raises and changes nothing when it cannot."""
-
-    def overrides(self) -> list[Override]:
-        """What operators have laid over the file."""
-
-    def status(self) -> Status:
-        """What is ready now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """The last reload, and what is needed to judge it and to undo it. Times of the monotonic clock."""
-
-    former: Config
-    config: Config
-    source: Source
-    pools: frozenset[str]
-    before: Mapping[str, Connects]
-    ready_before: Mapping[str, int]
-    at: float
-    rollback_after_s: float
 
 
 class Reloading:
@@ -107,8 +67,7 @@ class Reloading:
         self._started = balancer.filed_config
         self._lock = asyncio.Lock()
         self._state = ReloadState()
-        self._record = Record()
-        self._last_look = float("-inf")
+        self._probation = Probation(balancer)
         self._applied: Applied | None = None
         self._deadline: float | None = None  # of the unconfirmed reload
         self._again_at = 0.0
@@ -246,9 +205,7 @@ class Reloading:
         """Judge an unconfirmed reload, and go back when it is time. To be called each second."""
         now = self._clock()
         if self._deadline is None:
-            # What was before is only compared: a look now and then is enough, and counters of many backends cost time.
-            if now - self._last_look >= WINDOW_S:
-                self._look_at_counters(now)
+            self._probation.look_seldom(now)
             return
         if self._lock.locked() or now < self._again_at:
             return
@@ -257,23 +214,14 @@ class Reloading:
 
     async def _judge(self) -> str:
         """Go back if the unconfirmed reload has run out of time or made things worse; return why it did."""
-        applied, deadline, now = self._applied, self._deadline, self._clock()
-        if applied is None or deadline is None:
+        applied = self._applied
+        if applied is None or self._deadline is None:
             return ""
         if self._balancer.filed_config != applied.config:
             self._deadline = None
             self._settle("applied", "another configuration has been put in force since")
             return ""
-        self._look_at_counters(now)
-        why = verdict(
-            applied.pools,
-            before=applied.before,
-            after=self._record.connects(applied.at),
-            ready_before=applied.ready_before,
-            ready_now=self._ready(),
-        )
-        if not why and now >= deadline:
-            why = f"nobody confirmed it within {format_duration(applied.rollback_after_s)}"
+        why = self._probation.why_back(applied, self._clock())
         if not why:
             return ""
         try:
@@ -295,18 +243,14 @@ class Reloading:
         plan = self._compare(source, loaded)
         former = self._balancer.filed_config
         is_change = loaded.config != former
-        self._look_at_counters(self._clock())
-        before, ready = self._record.connects(), self._ready()
+        before = self._probation.before(self._clock())
         await self._balancer.put_in_force(loaded.config, source=source.name)
         self._digest = source.digest
         self._rejected.discard(source.digest)
         at = self._clock()
-        self._look_at_counters(at)
+        self._probation.begin(at)
         if is_change:
-            pools = changed_pools(former, loaded.config)
-            self._applied = Applied(
-                former, self._balancer.filed_config, source, pools, before, ready, at, rollback_after_s
-            )
+            self._applied = Applied(former, self._balancer.filed_config, source, before, at, rollback_after_s)
         if not is_change:
             rollback_after_s = 0.0  # there is nothing to go back from
         self._tell_applied(plan, author, rollback_after_s)
@@ -343,22 +287,12 @@ class Reloading:
         return compare(
             self._balancer.config,
             effective(loaded.config, met.overrides),
-            self._balancer.engine.statistics(),
+            self._balancer.statistics(),
             source=source.name,
             started=self._started,
             overrides=met,
             warnings=map(str, loaded.warnings),
         )
-
-    def _look_at_counters(self, now: float) -> None:
-        self._last_look = now
-        self._record.look(now, self._balancer.engine.statistics())
-
-    def _ready(self) -> dict[str, int]:
-        return {
-            pool.name: sum(backend.state == "ready" for backend in pool.backends)
-            for pool in self._balancer.status().pools
-        }
 
     def _path(self) -> Path:
         if self.file is None:

@@ -33,7 +33,6 @@ class Scene:
         self.fails = None
         self.put = []
         self.time = 1000.0
-        self.engine = SimpleNamespace(statistics=lambda: Statistics(backends=dict(self.counters)))
         self.journal = Journal()
         self.reloading = Reloading(
             self, self.journal, file=file, clock=lambda: self.time, now=lambda: self.time + 1e9
@@ -58,6 +57,9 @@ class Scene:
     @property
     def config(self):
         return effective(self.filed_config, self.laid)
+
+    def statistics(self):
+        return Statistics(backends=dict(self.counters))
 
     def overrides(self):
         return list(self.laid)
