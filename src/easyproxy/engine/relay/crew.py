@@ -83,6 +83,7 @@ class Crew:
         on_frame: Callable[[Member, Frame], None],
         on_death: Callable[[Member, str], None],
         on_birth: Callable[[Member], None],
+        generation: int = 0,
     ) -> None:
         self._hello = hello
         self._counters_fd = counters_fd
@@ -91,12 +92,19 @@ class Crew:
         self._on_death = on_death
         self._on_birth = on_birth
         self._members: dict[int, Member] = {}
+        self._generation = generation  # beyond those of a predecessor: names of sessions stay unique
         self._is_stopping = False
+        self._leavers: list[Member] = []
         self._short_lives = 0
         self._burials: set[asyncio.Task[None]] = set()
         # Threads of our own: those of the loop may all be busy with name lookups that hang.
         self._gravediggers = ThreadPoolExecutor(thread_name_prefix="easyproxy-burial")
         self.restarts = 0
+
+    @property
+    def next_generation(self) -> int:
+        """A number that no worker of this crew has had."""
+        return self._generation + self.restarts + 1
 
     def members(self) -> list[Member]:
         """Return the living workers."""
@@ -109,7 +117,7 @@ class Crew:
     def start(self, workers: int) -> None:
         """Start so many workers. Raises EngineError when the system refuses."""
         for index in range(workers):
-            self._hire(index, generation=0)
+            self._hire(index, generation=self._generation)
 
     def _hire(self, index: int, generation: int) -> None:
         loop = asyncio.get_running_loop()
@@ -169,6 +177,7 @@ class Crew:
         if self._members.get(member.index) is member:
             del self._members[member.index]
         if self._is_stopping:
+            self._leavers.append(member)
             return
         task = asyncio.get_running_loop().create_task(self._replace(member))
         self._burials.add(task)
@@ -193,7 +202,7 @@ class Crew:
         pause = 0.1
         while not self._is_stopping:
             try:
-                self._hire(member.index, generation=self.restarts)
+                self._hire(member.index, generation=self._generation + self.restarts)
             except (EngineError, OSError) as error:  # the system refuses for now (EAGAIN, ENOMEM, EMFILE)
                 half_made = self._members.pop(member.index, None)
                 if half_made is not None:  # it could not be given what it needs; closing its channel ends it
@@ -221,6 +230,10 @@ class Crew:
             member.process.kill()
             return member.process.wait()
 
+    def dismiss(self) -> None:
+        """Replace nobody from now on: the workers leave, because a successor has their work."""
+        self._is_stopping = True
+
     async def stop(self) -> None:
         """End all workers at once and wait for them."""
         self._is_stopping = True
@@ -237,4 +250,7 @@ class Crew:
             with contextlib.suppress(ValueError):
                 member.close()
         self._members.clear()
+        for member in self._leavers:
+            await self._buried(member)
+        self._leavers.clear()
         self._gravediggers.shutdown(wait=False)

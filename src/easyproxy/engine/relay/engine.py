@@ -17,12 +17,14 @@ from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay import stuck, tally
 from easyproxy.engine.relay.crew import Crew, Member
 from easyproxy.engine.relay.ends import REASON, Batch
-from easyproxy.engine.relay.inherited import Inherited, LentSocket
+from easyproxy.engine.relay.inherited import Inherited, LentSocket, lend, own
 from easyproxy.engine.relay.listening import open_listener, tune
 from easyproxy.engine.relay.question import Question
 from easyproxy.engine.relay.runtime import socket_address
 from easyproxy.engine.relay.session import CLEAN, Event
 from easyproxy.engine.relay.slots import Slots
+from easyproxy.engine.relay.succession import Legacy, Succession
+from easyproxy.engine.relay.succession import legacy as legacy_of
 from easyproxy.engine.relay.wire import plain_snapshot
 from easyproxy.engine.seam import (
     Attempt,
@@ -42,7 +44,7 @@ from easyproxy.strategy import BUILTIN, StrategyError
 from easyproxy.strategy import load as load_strategy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from easyproxy.engine.relay.channel import Frame
 
@@ -63,6 +65,7 @@ class RelayEngine:
         orphan_drain_s: how long sessions may go on when the control process is killed.
         complain: takes a line of text about the engine itself (a worker died, a user's strategy failed).
         inherited: listening sockets that somebody else opened; the engine owns them and closes them with itself.
+        legacy: what a predecessor that still serves has left; the engine takes no client before :meth:`wake`.
     """
 
     name = "relay"
@@ -77,17 +80,19 @@ class RelayEngine:
         orphan_drain_s: float = 30.0,
         complain: Callable[[str], None] = lambda _text: None,
         inherited: Inherited | None = None,
+        legacy: Legacy | None = None,
     ) -> None:
         if not processes and workers != 1:
             raise EngineError(f"workers: {workers} needs processes; a thread is one worker")
         self._workers = workers
         self._complain = complain
-        self._inherited = inherited or Inherited()
+        self._inherited = legacy.inherited() if legacy is not None else inherited or Inherited()
+        self._is_dormant = legacy is not None
         self._slots = Slots()
         self._counters_fd = c.Counters.create(workers)
         self._counters = c.Counters(self._counters_fd, workers, workers)
         self._sockets: dict[str, list[socket.socket]] = {}
-        self._tickets: dict[str, int] = {}
+        self._tickets: dict[str, int] = legacy.take_tickets() if legacy is not None else {}
         self._snapshot: Snapshot | None = None
         self._sink: Sink = lambda _report: None
         self._ends_taker: EndsTaker | None = None
@@ -96,15 +101,23 @@ class RelayEngine:
         self._is_draining = False
         self._deaf: dict[int, asyncio.Event] = {}
         self._drained: dict[int, asyncio.Event] = {}
-        hello = {"workers": workers, "portable": portable, "drain_s": orphan_drain_s}
+        self._hello = {
+            "workers": workers,
+            "portable": portable,
+            "drain_s": orphan_drain_s,
+            "dormant": self._is_dormant,
+        }
         self._crew = Crew(
-            hello,
+            self._hello,
             self._counters_fd,
             processes=processes,
             on_frame=self._received,
             on_death=self._died,
             on_birth=self._equip,
+            generation=legacy.generation if legacy is not None else 0,
         )
+        self._succession = Succession(self._crew)
+        self._in_processes = processes
 
     # -- life
 
@@ -187,7 +200,8 @@ class RelayEngine:
                     undo.callback(_close_group, group)
                 else:
                     undo.callback(_close_group, group)
-                    tune(group, listener)
+                    if not self._is_dormant:
+                        tune(group, listener)
             sockets[listener.name] = group
         return sockets
 
@@ -227,8 +241,9 @@ class RelayEngine:
 
     def _send_listeners(self, member: Member, sockets: Mapping[str, list[socket.socket]]) -> None:
         for name, group in sockets.items():
-            sock = group[member.index % len(group)]
-            member.send({"op": "listen", "listener": name}, [sock.fileno()])
+            # As many as there are workers, unless a predecessor had fewer or more of them.
+            for sock in group[member.index :: self._workers] or [group[member.index % len(group)]]:
+                member.send({"op": "listen", "listener": name}, [sock.fileno()])
 
     def _send_snapshot(self, member: Member) -> None:
         assert self._snapshot is not None  # noqa: S101 - the caller looked
@@ -275,6 +290,8 @@ class RelayEngine:
                 event = (self._deaf if what == "deaf" else self._drained).get(member.index)
                 if event is not None:
                     event.set()
+            case "given" | "thawed" | "left" | "adopted" | "awake":
+                self._succession.received(member, frame)
 
     def _report(self, item: dict[str, Any]) -> None:
         kind = item.pop("kind")
@@ -299,6 +316,7 @@ class RelayEngine:
                 events[member.index].set()
         for request in self._requests.values():
             request.give_up(member.index)
+        self._succession.died(member)
         self._complain(
             f"relay worker {member.index} (pid {member.pid}) {how}; its sessions are lost, a successor starts"
         )
@@ -397,6 +415,62 @@ class RelayEngine:
         if not await _all(self._drained, deadline_s):
             await self.close_sessions(Where(), "drained")
             await _all(self._drained, ANSWER_WITHIN_S)
+
+    # -- an upgrade: see easyproxy.engine.seam.HandsOver
+
+    @property
+    def can_hand_over(self) -> bool:
+        """Whether sessions can be given to another process: a thread's cannot."""
+        return self._in_processes
+
+    def legacy(self) -> list[tuple[Frame, list[int]]]:
+        """Say what a successor begins with."""
+        return legacy_of(self._sockets, self._tickets, generation=self._crew.next_generation)
+
+    def keys(self) -> list[str]:
+        """Name everything whose sessions may be handed over."""
+        return list(self._slots.by_key)
+
+    async def give(self, links: Sequence[int], within_s: float) -> int:
+        """Stand still, and give every session over these links; raises EngineError, and then call :meth:`thaw`."""
+        return await self._succession.give(links, self._workers, within_s)
+
+    async def thaw(self) -> int:
+        """Go on with what was not taken; return how many sessions that is."""
+        return await self._succession.thaw()
+
+    async def leave(self, dropped: Collection[str]) -> int:
+        """Leave everything to the successor but the listeners that it has dropped; return how many sessions stay."""
+        self._is_draining = True
+        for name, group in self._sockets.items():
+            if name not in dropped:
+                lend(group)
+        return await self._succession.leave()
+
+    def dropped(self) -> list[str]:
+        """Name the listeners of the predecessor that are none here."""
+        return self._inherited.untaken()
+
+    async def adopt(self, links: Sequence[int], keys: Sequence[str], within_s: float) -> int:
+        """Take in the predecessor's sessions; return how many. Raises EngineError where that fails."""
+        assert self._snapshot is not None  # noqa: S101 - the successor has composed one
+        wanted = dict.fromkeys([*keys, *_keys(self._snapshot)])
+        self._slots.assign(wanted, self._is_slot_idle, self._counters.clear)
+        slots = {key: self._slots.by_key[key] for key in keys}
+        return await self._succession.adopt(links, slots, within_s)
+
+    async def wake(self, totals: tally.Totals) -> int:
+        """Go on where the predecessor has stopped; return how many sessions came along."""
+        assert self._snapshot is not None  # noqa: S101 - as above
+        self._hello["dormant"] = self._is_dormant = False
+        self.inherit(totals)
+        for group in self._sockets.values():
+            own(group)
+        sessions = await self._succession.wake()
+        for listener in self._snapshot.listeners:
+            tune(self._sockets[listener.name], listener)
+        self._inherited.close_untaken()
+        return sessions
 
 
 def _batch(frame: Frame) -> Batch:

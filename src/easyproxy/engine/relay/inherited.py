@@ -19,6 +19,22 @@ class LentSocket(socket.socket):
     """A listening socket that its lender keeps open, too: the file of a unix socket is not ours to remove."""
 
 
+class BorrowedSocket(LentSocket):
+    """One of a predecessor that still serves: its file becomes ours when the predecessor leaves (:func:`own`)."""
+
+
+def own(sockets: list[socket.socket]) -> None:
+    """Make borrowed sockets our own, in place."""
+    sockets[:] = [
+        socket.socket(fileno=sock.detach()) if isinstance(sock, BorrowedSocket) else sock for sock in sockets
+    ]
+
+
+def lend(sockets: list[socket.socket]) -> None:
+    """Leave the files of our sockets to somebody else, in place."""
+    sockets[:] = [LentSocket(fileno=sock.detach()) for sock in sockets]
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """The listening sockets of one address.
@@ -59,6 +75,17 @@ class Inherited:
             for group in self._groups
             if group.sockets and not any(_is_match(listener, group) for listener in wanted)
         ]
+
+    def untaken(self) -> list[str]:
+        """Names of the groups that were given and not taken."""
+        return [group.name for group in self._groups if not group.is_lent]
+
+    def close_untaken(self) -> None:
+        """Close what was given and not taken; what is lent stays."""
+        for group in self._groups:
+            for sock in () if group.is_lent else group.sockets:
+                sock.close()
+        self._groups = [group for group in self._groups if group.is_lent]
 
     def close(self) -> None:
         """Close what nobody has taken, and what is lent."""
