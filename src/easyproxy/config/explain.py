@@ -9,7 +9,15 @@ from pydantic_core import ErrorDetails
 
 from easyproxy.config.checks import CHECK_MODELS, CHECK_TYPES, CheckSettings
 from easyproxy.config.document import MAX_REPORTED, Document, Path, path_text, shown
-from easyproxy.config.schema import AdminConfig, BackendConfig, Config, ListenerConfig, LogConfig, PoolConfig
+from easyproxy.config.schema import (
+    AccessLogConfig,
+    AdminConfig,
+    BackendConfig,
+    Config,
+    ListenerConfig,
+    LogConfig,
+    PoolConfig,
+)
 from easyproxy.config.words import listing, nearest
 from easyproxy.errors import Problem
 
@@ -156,6 +164,7 @@ def model_at(path: Path, check: str = "tcp") -> type[BaseModel] | None:
         "pools": PoolConfig,
         "admin": AdminConfig,
         "log": LogConfig,
+        "access_log": AccessLogConfig,
     }
     return models.get(path[0])
 
@@ -212,6 +221,7 @@ _OWNERS: dict[str, type[BaseModel]] = {
     "a backend": BackendConfig,
     "a pool's check": CheckSettings,
     "log": LogConfig,
+    "access_log": AccessLogConfig,
 }
 
 
@@ -283,6 +293,8 @@ def _mapping_hint(path: Path) -> str:
         return ": bind: and pool:"
     if len(path) == 4 and path[2] == "backends":
         return "; write an address, or {address: 10.0.0.1:3306} with more settings"
+    if path == ("access_log",):
+        return "; write stdout, a path, or {path: /var/log/easyproxy/access.log, format: haproxy}"
     if path == ("log",):
         return ": level: and format:"
     return ""

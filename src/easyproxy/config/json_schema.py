@@ -10,7 +10,15 @@ from pydantic.fields import FieldInfo
 
 from easyproxy.config.checks import CHECK_MODELS, Settings
 from easyproxy.config.fields import Kind
-from easyproxy.config.schema import AdminConfig, BackendConfig, Config, ListenerConfig, LogConfig, PoolConfig
+from easyproxy.config.schema import (
+    AccessLogConfig,
+    AdminConfig,
+    BackendConfig,
+    Config,
+    ListenerConfig,
+    LogConfig,
+    PoolConfig,
+)
 
 MODELS: tuple[type[Settings], ...] = (
     Config,
@@ -20,6 +28,7 @@ MODELS: tuple[type[Settings], ...] = (
     *CHECK_MODELS.values(),
     AdminConfig,
     LogConfig,
+    AccessLogConfig,
 )
 """Every mapping that a file can hold."""
 

@@ -26,7 +26,7 @@ from easyproxy.model import Address
 from easyproxy.strategy import ALIASES
 
 _KEYS = ("service", "host", "port", "webport", "strategy", "heartbeat", "maxprocessor", "backends")
-_NEW_KEYS = frozenset({"listeners", "pools", "admin", "workers", "drain_timeout", "log"})
+_NEW_KEYS = frozenset({"listeners", "pools", "admin", "workers", "drain_timeout", "log", "access_log"})
 
 Host = Annotated[str, Text(most=253, line=True)]
 Port = Annotated[int, Whole(1, 65535)]

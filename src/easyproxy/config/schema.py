@@ -222,11 +222,42 @@ class LogConfig(Settings):
     """`text` for people, `json` for machines: one object on each line."""
 
 
+class AccessLogConfig(Settings):
+    """One line for every session; `stdout` or a path alone is the same as a mapping with `path` alone."""
+
+    path: Annotated[
+        str,
+        Text(
+            least=1, most=4096, line=True, pattern=r"stdout|/.+", form="stdout or a path that begins with /"
+        ),
+    ]
+    """Where the lines go: a file, which is opened again after SIGUSR1 or when it was moved, or `stdout`."""
+
+    format: Annotated[str, Word(("json", "haproxy"))] = "json"
+    """`json`: one object on each line; `haproxy`: as HAProxy's `option tcplog`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
+        """Allow the bare path."""
+        text = {
+            "type": "string",
+            "pattern": "^(stdout|/.+)$",
+            "description": "The path alone: /var/log/easyproxy/access.log or stdout.",
+        }
+        return {"anyOf": [text, handler(core)]}
+
+
 ADMIN_OFF = ("off", "none")
+_CAN_BE_OFF = ("admin", "access_log")
 STATE_OFF = "off"
 
 
-def _admin_or_off(schema: JsonSchema) -> None:
+def _or_off(schema: JsonSchema) -> None:
     schema["anyOf"] = [form for form in schema["anyOf"] if form.get("type") != "null"] + [
         {"enum": list(ADMIN_OFF)}
     ]
@@ -241,7 +272,7 @@ class Config(Settings):
     pools: Annotated[dict[PoolName, PoolConfig], Field(min_length=1, max_length=4096)]
     """Sets of backends, by name."""
 
-    admin: AdminConfig | None = Field(default_factory=AdminConfig, json_schema_extra=_admin_or_off)
+    admin: AdminConfig | None = Field(default_factory=AdminConfig, json_schema_extra=_or_off)
     """The admin server; `off` runs without one."""
 
     workers: Annotated[int | str, Whole(1, 256, ("auto",))] = "auto"
@@ -260,9 +291,12 @@ class Config(Settings):
     log: LogConfig = Field(default_factory=LogConfig)
     """Logging of the control process and of sessions that broke."""
 
-    @field_serializer("admin", mode="wrap")
-    def _admin_off(self, admin: AdminConfig | None, handler: SerializerFunctionWrapHandler) -> object:
-        return "off" if admin is None else handler(admin)
+    access_log: AccessLogConfig | None = Field(default=None, json_schema_extra=_or_off)
+    """A log with a line for every session; `off` is without one."""
+
+    @field_serializer(*_CAN_BE_OFF, mode="wrap")
+    def _off(self, part: Settings | None, handler: SerializerFunctionWrapHandler) -> object:
+        return "off" if part is None else handler(part)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -273,8 +307,9 @@ class Config(Settings):
             for finding in cross.problems(value)
         ]
         raw = value
-        if isinstance(raw, dict) and isinstance(raw.get("admin"), str) and raw["admin"] in ADMIN_OFF:
-            raw = {**raw, "admin": None}
+        for key in _CAN_BE_OFF:
+            if isinstance(raw, dict) and isinstance(raw.get(key), str) and raw[key] in ADMIN_OFF:
+                raw = {**raw, key: None}
         try:
             config = handler(raw)
         except ValidationError as error:
