@@ -34,6 +34,7 @@ def overview(
     now: float,
     clock: float,
     overrides: Iterable[Override] = (),
+    is_draining: bool = False,
 ) -> Status:
     """Put together everything at one moment; ``now`` since the epoch, ``clock`` of the registry's clock."""
     config = registry.config
@@ -75,6 +76,7 @@ def overview(
         ),
         ends=dict(statistics.ends),
         lost_reports=statistics.lost_reports,
+        is_draining=is_draining,
     )
 
 

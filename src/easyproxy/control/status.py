@@ -90,7 +90,11 @@ class ClientStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Everything at one moment. ``ends`` counts ended sessions by reason."""
+    """Everything at one moment. ``ends`` counts ended sessions by reason.
+
+    Attributes:
+        is_draining: a stop was asked for: no new sessions, those that stand may end.
+    """
 
     version: str
     started_at: float
@@ -102,6 +106,7 @@ class Status:
     pools: tuple[PoolStatus, ...]
     ends: dict[str, int]
     lost_reports: int
+    is_draining: bool = False
 
 
 class View(Protocol):
