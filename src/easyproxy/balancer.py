@@ -23,9 +23,11 @@ from easyproxy.control.naming import find_backend
 from easyproxy.control.operations import RefusedError, Stacks, UnknownError
 from easyproxy.control.overview import clients_of, overview
 from easyproxy.control.registry import Registry
+from easyproxy.control.reloading import Reloading
 from easyproxy.control.stacks import stacks_of_this_process
 from easyproxy.control.state_file import StateFile
 from easyproxy.control.steering import Steering
+from easyproxy.control.watch import LOOK_EVERY_S, Watch
 from easyproxy.discovery.names import RESOLVE_EVERY_S
 from easyproxy.engine.relay import RelayEngine
 from easyproxy.engine.seam import Engine, Observation, Report, SessionInfo, Statistics, Where
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from easyproxy.admin.server import AdminServer
-    from easyproxy.control.operations import Action, Author, Event, Override
+    from easyproxy.control.operations import Action, Author, Event, Override, Plan, ReloadState
     from easyproxy.control.registry import Change
     from easyproxy.control.status import ClientStatus, Status
     from easyproxy.model import Address
@@ -54,6 +56,8 @@ class Balancer:
             of worker processes.
         on_change: called with every change of a backend's state.
         state_file: where overrides survive a restart, unless the configuration names a place; None is nowhere.
+        file: what :meth:`reload_file` loads again; None is ``config`` where that is a path.
+        watch: whether to reload by itself when the file changes; None is what the configuration says.
 
     Raises:
         ConfigError: on construction, with every error at once.
@@ -67,6 +71,8 @@ class Balancer:
         workers: Literal["thread", "process"] = "thread",
         on_change: Callable[[Change], None] = lambda _change: None,
         state_file: str | Path | None = None,
+        file: str | Path | None = None,
+        watch: bool | None = None,
     ) -> None:
         filed = _config(config)
         self._journal = Journal()
@@ -90,11 +96,18 @@ class Balancer:
             changed=self._tell,
             state=StateFile(place) if place else None,
         )
+        if file is None and isinstance(config, str | Path):
+            file = config
+        self._reloading = Reloading(
+            self, self._journal, file=Path(file) if file else None, strategies=self.engine.strategies
+        )
+        self._watch = Watch(self._reloading, lambda: self.filed_config.watch if watch is None else watch)
         # A program that embeds the balancer gets an admin server only when its configuration names one.
         self._wants_admin = in_processes or "admin" in filed.model_fields_set
         self._admin: AdminServer | None = None
         self._tasks: set[asyncio.Task[object]] = set()
         self._is_serving = False
+        self._is_draining = False
         self.started_at = 0.0
 
     async def __aenter__(self) -> Self:
@@ -114,6 +127,7 @@ class Balancer:
         self._spawn(self._every(SLOW_START_STEP_S, self._follow_slow_start))
         self._spawn(self._every(1.0, self._journal.flush))
         self._spawn(self._every(1.0, self._steering.expire))
+        self._spawn(self._every(LOOK_EVERY_S, self._follow_file))
         self._journal.tell(Kind.STARTED, "", _started_words(self.status()))
         return self
 
@@ -138,6 +152,7 @@ class Balancer:
 
     async def drain(self, deadline_s: float | None = None) -> None:
         """Take no new sessions; return when the last has ended, or was closed at the deadline (seconds)."""
+        self._is_draining = True
         deadline_s = self.config.drain_timeout if deadline_s is None else deadline_s
         self._journal.tell(Kind.DRAINING, "", f"no new sessions; those that stand have {deadline_s:g} s")
         await self.engine.drain(deadline_s)
@@ -175,6 +190,7 @@ class Balancer:
             now=time.time(),
             clock=time.monotonic(),
             overrides=self._steering.overrides,
+            is_draining=self._is_draining,
         )
 
     def statistics(self) -> Statistics:
@@ -233,6 +249,34 @@ class Balancer:
         """Do what :meth:`reload` does, and leave it to the caller to tell of it; ``source`` says where it comes from."""
         log.debug("putting a configuration in force", extra={"source": source})
         await self._steering.put_in_force(config)
+
+    def reload_state(self) -> ReloadState:
+        """How the last reload stands."""
+        return self._reloading.state
+
+    async def plan(self, text: str | None = None, form: str = "yaml") -> Plan:
+        """Say what the file (or ``text``) would change. Raises ConfigError, RefusedError without a file."""
+        return self._reloading.plan(text, form)
+
+    async def reload_file(self, author: Author, *, rollback_after_s: float = 0.0) -> Plan:
+        """Load the file again; go back after so long unless :meth:`confirm` is called. See :class:`Reloading`.
+
+        Raises:
+            ConfigError: it is wrong; nothing changes.
+            EngineError: an address cannot be had; nothing changes.
+            RefusedError: there is no file, an unconfirmed reload is in force, or this one had to go back at once.
+        """
+        if self._is_draining:
+            raise RefusedError("the balancer is ending; it takes no other configuration")
+        return await self._reloading.reload_file(clean(author), rollback_after_s=rollback_after_s)
+
+    async def confirm(self, author: Author) -> ReloadState:
+        """Keep what an unconfirmed reload has put in force. Raises RefusedError when there is none."""
+        return await self._reloading.confirm(clean(author))
+
+    async def rollback(self, author: Author) -> ReloadState:
+        """Go back to the configuration before the last reload. Raises RefusedError, EngineError."""
+        return await self._reloading.rollback(clean(author))
 
     async def override(
         self, backend: str, action: Action, author: Author, *, value: object = None, ttl_s: float = 0.0
@@ -368,6 +412,11 @@ class Balancer:
     def _follow_slow_start(self) -> None:
         if self._registry.is_any_rising(time.monotonic()):
             self._apply()
+
+    async def _follow_file(self) -> None:
+        if not self._is_draining:
+            await self._reloading.look()
+            await self._watch.look()
 
     async def _follow_names(self) -> None:
         if await self._lookout.follow_names():

@@ -6,6 +6,7 @@ Signals are nginx's: SIGTERM or Ctrl-C drains (a second one ends at once), SIGHU
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -30,6 +31,7 @@ _EXAMPLES = """\b
 Examples:
   easyproxy run easyproxy.yaml
   easyproxy run --listen :3306 --backend 10.0.0.1:3306 --backend 10.0.0.2:3306
+  easyproxy run --watch /etc/easyproxy/easyproxy.yaml
   easyproxy run --listen 127.0.0.1:8080 --backend 127.0.0.1:8001 --check http --admin off
 
 \b
@@ -54,7 +56,13 @@ Exit status: 0 ended as asked, 1 could not start (an address in use, ...), 2 wro
 @click.option("--check", "check", default=None, metavar="TYPE", help="Health check: tcp, mysql, http, none.")
 @click.option("--admin", default=None, metavar="ADDRESS", help="Address of the status page, or off.")
 @click.option("--workers", default=None, metavar="N", help="Worker processes, or auto.")
+@click.option(
+    "--watch/--no-watch",
+    default=None,
+    help="Reload by itself when the file's content changes  [default: as the file says]",
+)
 def command(
+    *,
     config: Path | None,
     listen: tuple[str, ...],
     backend: tuple[str, ...],
@@ -62,6 +70,7 @@ def command(
     check: str | None,
     admin: str | None,
     workers: str | None,
+    watch: bool | None,
 ) -> None:
     """Run the balancer, from a configuration file or from options alone."""
     from easyproxy.errors import ConfigError, EasyProxyError  # noqa: PLC0415 - see easyproxy.cli
@@ -75,8 +84,10 @@ def command(
                 )
             loaded = _load(config)
         else:
+            if watch:
+                raise click.UsageError("there is no file to watch; write the options into one")
             loaded = _from_options(listen, backend, options)
-        code = asyncio.run(serve(loaded, config))
+        code = asyncio.run(serve(loaded, config, watch=watch))
     except ConfigError as error:
         click.echo(error, err=True)
         sys.exit(EXIT_CONFIG)
@@ -122,7 +133,7 @@ def _from_options(
     return from_dict(raw, strategies=RelayEngine.strategies)
 
 
-async def serve(config: Config, path: Path | None) -> int:
+async def serve(config: Config, path: Path | None, *, watch: bool | None = None) -> int:
     """Run until a signal ends it; return the exit status."""
     from easyproxy.balancer import Balancer, worker_count  # noqa: PLC0415
     from easyproxy.cli.log import set_up  # noqa: PLC0415
@@ -142,7 +153,8 @@ async def serve(config: Config, path: Path | None) -> int:
         loop.add_signal_handler(number, asked_to_stop)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     state = default_place(path, os.environ) if path is not None else None
-    starting = asyncio.ensure_future(Balancer(config, workers="process", state_file=state).__aenter__())
+    made = Balancer(config, workers="process", state_file=state, file=path, watch=watch)
+    starting = asyncio.ensure_future(made.__aenter__())
     if await _first(starting, stop) is not starting:
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
@@ -152,7 +164,7 @@ async def serve(config: Config, path: Path | None) -> int:
         _announce(balancer)
         while await _first(stop, reload) is reload:
             reload.clear()
-            reloading = asyncio.ensure_future(_reload(balancer, path))
+            reloading = asyncio.ensure_future(_reload(balancer))
             if await _first(reloading, stop) is not reloading:
                 reloading.cancel()
                 await asyncio.gather(reloading, return_exceptions=True)
@@ -208,23 +220,9 @@ def _announce(balancer: Balancer) -> None:
     log.info("serving", extra={"workers": status.workers, "pid": os.getpid(), "version": status.version})
 
 
-async def _reload(balancer: Balancer, path: Path | None) -> None:
-    from easyproxy.errors import ConfigError, EasyProxyError  # noqa: PLC0415
+async def _reload(balancer: Balancer) -> None:
+    from easyproxy.control.operations import Author  # noqa: PLC0415
 
-    if path is None:
-        log.warning("nothing to reload: started from options, without a file")
-        return
-    try:
-        await balancer.reload(path)
-    except ConfigError as error:
-        log.error(
-            "reload refused, nothing has changed", extra={"file": str(path), "errors": len(error.problems)}
-        )
-        for problem in error.problems:
-            log.error("%s", problem)
-    except EasyProxyError as error:
-        log.error("reload refused, nothing has changed: %s", error)
-    except Exception:
-        log.exception("reload failed, nothing has changed")
-    else:
-        log.info("reloaded", extra={"file": str(path)})
+    # Whatever went wrong has been told where it happened, and nothing has changed.
+    with contextlib.suppress(Exception):
+        await balancer.reload_file(Author("signal", "SIGHUP"))

@@ -284,9 +284,14 @@ class Reloading:
 
     def _compare(self, source: Source, loaded: Loaded) -> Plan:
         met = meet(loaded.config, tuple(self._balancer.overrides()))
+        try:
+            then = effective(loaded.config, met.overrides)
+        except ConfigError as error:
+            hint = "so it is with what operators have laid over the file: easyproxy overrides lists it"
+            raise ConfigError([*error.problems, Problem("", "", hint)]) from None
         return compare(
             self._balancer.config,
-            effective(loaded.config, met.overrides),
+            then,
             self._balancer.statistics(),
             source=source.name,
             started=self._started,
