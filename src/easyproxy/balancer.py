@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from easyproxy.config.load import from_dict, load, read_token
 from easyproxy.config.schema import STATE_OFF, Config
+from easyproxy.control.access_log import AccessLog
 from easyproxy.control.asked import clean
 from easyproxy.control.events import Kind
 from easyproxy.control.journal import Journal, log
@@ -62,6 +63,7 @@ class Balancer:
     Raises:
         ConfigError: on construction, with every error at once.
         EngineError: on entering, when an address is in use or not permitted.
+        ConfigError: on entering, when the access log cannot be opened.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Balancer:
             orphan_drain_s=filed.drain_timeout,
             complain=self._journal.trouble,
         )
+        self._access_log = AccessLog.of(filed, self._journal.trouble)
         self._registry = Registry(filed)
         self._lookout = Lookout(self._registry, self._observed_by_probe, self._journal.trouble)
         place = state_place(filed, state_file)
@@ -115,6 +118,9 @@ class Balancer:
         self.started_at = time.time()
         try:
             self._steering.start()
+            if self._access_log is not None:
+                self._access_log.start()
+                self.engine.tell_every_session(self._access_log.take)
             await self.engine.start(self._reported)
             await self._lookout.start()
             self._is_serving = True
@@ -149,6 +155,13 @@ class Balancer:
             self._admin = None
         await self._lookout.stop()
         await self.engine.stop()
+        if self._access_log is not None:
+            await self._access_log.stop()
+
+    def reopen_logs(self) -> None:
+        """Go on in a new file: that of the access log was moved away."""
+        if self._access_log is not None:
+            self._access_log.reopen()
 
     async def drain(self, deadline_s: float | None = None) -> None:
         """Take no new sessions; return when the last has ended, or was closed at the deadline (seconds)."""
@@ -191,6 +204,7 @@ class Balancer:
             clock=time.monotonic(),
             overrides=self._steering.overrides,
             is_draining=self._is_draining,
+            access_log=self._access_log.status() if self._access_log is not None else None,
         )
 
     def statistics(self) -> Statistics:

@@ -141,6 +141,13 @@ _BALANCER = (
         _one(lambda now: now.status.lost_reports),
     ),
     Metric(
+        "easyproxy_access_log_lines_total",
+        Kind.COUNTER,
+        "Lines of the access log; `lost` could not be written, and are not among the `written`.",
+        ("outcome",),
+        _access_log,
+    ),
+    Metric(
         "easyproxy_reload_outcome",
         Kind.GAUGE,
         "1 for the outcome of the last reload, 0 for the others.",

@@ -37,6 +37,7 @@ Examples:
 \b
 Signals:
   SIGHUP            load the configuration again; a wrong one changes nothing
+  SIGUSR1           open the access log again, after it was moved away
   SIGTERM, Ctrl-C   take no new sessions, let the others finish (drain_timeout); a second one ends at once
 
 \b
@@ -154,6 +155,7 @@ async def serve(config: Config, path: Path | None, *, watch: bool | None = None)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     state = default_place(path, os.environ) if path is not None else None
     made = Balancer(config, workers="process", state_file=state, file=path, watch=watch)
+    loop.add_signal_handler(signal.SIGUSR1, made.reopen_logs)
     starting = asyncio.ensure_future(made.__aenter__())
     if await _first(starting, stop) is not starting:
         starting.cancel()

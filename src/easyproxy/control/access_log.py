@@ -17,11 +17,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from easyproxy.control.access_lines import FORMATS
+from easyproxy.control.status import AccessLogStatus
 from easyproxy.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from easyproxy.config.schema import Config
     from easyproxy.engine.seam import Ends
 
 MAX_WAITING = 50_000
@@ -66,6 +68,16 @@ class AccessLog:
         self._ended: asyncio.Event | None = None
         self._watch: asyncio.Task[None] | None = None
         self.lines = 0
+
+    @classmethod
+    def of(cls, config: Config, complain: Callable[[str], None]) -> AccessLog | None:
+        """Make the one that a configuration asks for."""
+        asked = config.access_log
+        return cls(asked.path, asked.format, complain) if asked is not None else None
+
+    def status(self) -> AccessLogStatus:
+        """Where it writes, and how much."""
+        return AccessLogStatus(self._path, self.lines, self.lost)
 
     @property
     def lost(self) -> int:

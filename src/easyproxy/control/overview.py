@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from easyproxy.control.compose import rise
 from easyproxy.control.status import (
+    AccessLogStatus,
     BackendStatus,
     ClientStatus,
     ListenerStatus,
@@ -35,6 +36,7 @@ def overview(
     clock: float,
     overrides: Iterable[Override] = (),
     is_draining: bool = False,
+    access_log: AccessLogStatus | None = None,
 ) -> Status:
     """Put together everything at one moment; ``now`` since the epoch, ``clock`` of the registry's clock."""
     config = registry.config
@@ -77,6 +79,7 @@ def overview(
         ends=dict(statistics.ends),
         lost_reports=statistics.lost_reports,
         is_draining=is_draining,
+        access_log=access_log,
     )
 
 

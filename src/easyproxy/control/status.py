@@ -89,6 +89,15 @@ class ClientStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessLogStatus:
+    """Where the access log goes, how many lines it has, and how many could not be written."""
+
+    path: str
+    lines: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Everything at one moment. ``ends`` counts ended sessions by reason.
 
@@ -107,6 +116,7 @@ class Status:
     ends: dict[str, int]
     lost_reports: int
     is_draining: bool = False
+    access_log: AccessLogStatus | None = None
 
 
 class View(Protocol):
