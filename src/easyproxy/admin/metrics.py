@@ -89,6 +89,12 @@ def _reloads(moment: Moment) -> Iterator[Row]:
             yield (outcome,), float(moment.reload.outcome == outcome)
 
 
+def _access_log(moment: Moment) -> Iterator[Row]:
+    if (access_log := moment.status.access_log) is not None:
+        yield ("written",), access_log.lines
+        yield ("lost",), access_log.lost
+
+
 def _probe_time(backend: BackendStatus) -> float | None:
     return backend.last_probe.duration_s if backend.last_probe else None
 
@@ -143,7 +149,7 @@ _BALANCER = (
     Metric(
         "easyproxy_access_log_lines_total",
         Kind.COUNTER,
-        "Lines of the access log; `lost` could not be written, and are not among the `written`.",
+        "Lines of the access log; `lost` could not be written.",
         ("outcome",),
         _access_log,
     ),
