@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from easyproxy.control.operations import Action, Author, Event, Override, Plan, ReloadState
     from easyproxy.control.registry import Change
     from easyproxy.control.status import ClientStatus, Status
+    from easyproxy.engine.relay.inherited import Inherited
     from easyproxy.model import Address
 
 SLOW_START_STEP_S = 0.5
@@ -59,6 +60,7 @@ class Balancer:
         state_file: where overrides survive a restart, unless the configuration names a place; None is nowhere.
         file: what :meth:`reload_file` loads again; None is ``config`` where that is a path.
         watch: whether to reload by itself when the file changes; None is what the configuration says.
+        inherited: listening sockets that a service manager has opened; they are closed with the balancer.
 
     Raises:
         ConfigError: on construction, with every error at once.
@@ -75,6 +77,7 @@ class Balancer:
         state_file: str | Path | None = None,
         file: str | Path | None = None,
         watch: bool | None = None,
+        inherited: Inherited | None = None,
     ) -> None:
         filed = _config(config)
         self._journal = Journal()
@@ -84,6 +87,7 @@ class Balancer:
             workers=worker_count(filed) if in_processes else 1,
             processes=in_processes,
             orphan_drain_s=filed.drain_timeout,
+            inherited=inherited,
             complain=self._journal.trouble,
         )
         self._access_log = AccessLog.of(filed, self._journal.trouble)
