@@ -28,6 +28,7 @@ from easyproxy.control.reloading import Reloading
 from easyproxy.control.stacks import stacks_of_this_process
 from easyproxy.control.state_file import StateFile
 from easyproxy.control.steering import Steering
+from easyproxy.control.teller import Teller
 from easyproxy.control.watch import LOOK_EVERY_S, Watch
 from easyproxy.discovery.names import RESOLVE_EVERY_S
 from easyproxy.engine.relay import RelayEngine
@@ -37,7 +38,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from easyproxy.admin.server import AdminServer
-    from easyproxy.control.operations import Action, Author, Event, Override, Plan, ReloadState
+    from easyproxy.control.operations import (
+        Action,
+        Author,
+        Choice,
+        Event,
+        Explanation,
+        Override,
+        Plan,
+        ReloadState,
+    )
     from easyproxy.control.registry import Change
     from easyproxy.control.status import ClientStatus, Status
     from easyproxy.engine.relay.inherited import Inherited
@@ -109,6 +119,7 @@ class Balancer:
             self, self._journal, file=Path(file) if file else None, strategies=self.engine.strategies
         )
         self._watch = Watch(self._reloading, lambda: self.filed_config.watch if watch is None else watch)
+        self._teller = Teller(self._registry, self.engine, self._steering, self._journal.events, self.status)
         # A program that embeds the balancer gets an admin server only when its configuration names one.
         self._wants_admin = in_processes or "admin" in filed.model_fields_set
         self._admin: AdminServer | None = None
@@ -242,6 +253,24 @@ class Balancer:
     def effective_config(self) -> Mapping[str, object]:
         """The configuration in force, overrides included, in the file's shape; secrets are masked."""
         return masked(self.config)
+
+    async def explain(self, kind: str, subject: str) -> Explanation:
+        """Tell the story of a ``session`` (id), a ``backend`` (id or name) or a ``client`` (address).
+
+        Raises:
+            UnknownError: there is no such thing (any more).
+            RefusedError: ``kind`` is none of these, or the client is no address.
+        """
+        return await self._teller.explain(kind, subject)
+
+    def simulate(self, client: str, *, pool: str = "", without: frozenset[str] = frozenset()) -> list[Choice]:
+        """Say where a client would go now, in one pool or in each, as if ``without`` were not ready.
+
+        Raises:
+            UnknownError: there is no such pool or backend.
+            RefusedError: the client is no address.
+        """
+        return self._teller.simulate(client, pool=pool, without=without)
 
     async def stacks(self) -> Stacks:
         """What every thread of the control process and of every worker is doing."""

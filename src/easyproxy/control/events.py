@@ -121,6 +121,10 @@ class Events:
             reader.take(event)
         return event
 
+    def __len__(self) -> int:
+        """How many are kept."""
+        return len(self._kept)
+
     def newest(self, after: int = 0, limit: int = 200) -> list[Event]:
         """Return at most ``limit`` of the newest events with an id above ``after``, oldest first."""
         found: list[Event] = []

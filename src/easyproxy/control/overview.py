@@ -119,12 +119,20 @@ def _backend(
     )
 
 
+def host_of(client: str) -> str:
+    """Take the port from the text of a client's address.
+
+    >>> host_of("10.0.0.9:5"), host_of("[fd00::1]:5"), host_of("unix")
+    ('10.0.0.9', 'fd00::1', 'unix')
+    """
+    return client.rpartition(":")[0].strip("[]") or client
+
+
 def clients_of(sessions: Iterable[SessionInfo]) -> list[ClientStatus]:
     """Add up live sessions by client address, most sessions first."""
     totals: dict[str, list[int]] = {}
     for session in sessions:
-        host = session.client.rpartition(":")[0].strip("[]") or session.client
-        total = totals.setdefault(host, [0, 0, 0])
+        total = totals.setdefault(host_of(session.client), [0, 0, 0])
         total[0] += 1
         total[1] += session.bytes_from_client
         total[2] += session.bytes_from_backend
