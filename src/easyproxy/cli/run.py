@@ -26,8 +26,6 @@ log = logging.getLogger("easyproxy")
 
 EXIT_CONFIG = 2
 EXIT_FAILED = 1
-ENDING_S = 15.0
-"""What a service manager may wait beyond ``drain_timeout``: workers, probes and the admin server end, too."""
 
 _EXAMPLES = """\b
 Examples:
@@ -140,9 +138,8 @@ async def serve(config: Config, path: Path | None, *, watch: bool | None = None)
     """Run until a signal ends it; return the exit status."""
     from easyproxy.balancer import Balancer, worker_count  # noqa: PLC0415
     from easyproxy.cli.log import set_up  # noqa: PLC0415
-    from easyproxy.cli.service import sockets_given, words  # noqa: PLC0415
+    from easyproxy.cli.service import Told, sockets_given  # noqa: PLC0415
     from easyproxy.control.limits import raise_descriptor_limit, shortage  # noqa: PLC0415
-    from easyproxy.control.notify import Notifier  # noqa: PLC0415
     from easyproxy.control.state_file import default_place  # noqa: PLC0415
 
     set_up(config.log.level, config.log.format)
@@ -158,11 +155,8 @@ async def serve(config: Config, path: Path | None, *, watch: bool | None = None)
         loop.add_signal_handler(number, asked_to_stop)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     state = default_place(path, os.environ) if path is not None else None
-    notifier = Notifier.from_environment()
     given = sockets_given(config)
-    made = Balancer(
-        config, workers="process", state_file=state, file=path, watch=watch, inherited=given
-    )
+    made = Balancer(config, workers="process", state_file=state, file=path, watch=watch, inherited=given)
     loop.add_signal_handler(signal.SIGUSR1, made.reopen_logs)
     starting = asyncio.ensure_future(made.__aenter__())
     if await _first(starting, stop) is not starting:
@@ -170,19 +164,18 @@ async def serve(config: Config, path: Path | None, *, watch: bool | None = None)
         await asyncio.gather(starting, return_exceptions=True)
         return 0
     balancer = starting.result()
-    notifier.ready(words(balancer.status()))
-    living = asyncio.ensure_future(notifier.keep_alive(lambda: words(balancer.status())))
+    told = Told(balancer)
     try:
         _announce(balancer)
         while await _first(stop, reload) is reload:
             reload.clear()
-            notifier.reloading()
+            told.reloading()
             reloading = asyncio.ensure_future(_reload(balancer))
             if await _first(reloading, stop) is not reloading:
                 reloading.cancel()
                 await asyncio.gather(reloading, return_exceptions=True)
-            notifier.ready(words(balancer.status()))
-        notifier.stopping("draining", within_s=balancer.config.drain_timeout + ENDING_S)
+            told.ready()
+        told.stopping()
         log.info("draining", extra={"at_most_s": config.drain_timeout, "pid": os.getpid()})
         drained = asyncio.ensure_future(balancer.drain())
         if await _first(drained, at_once) is at_once:
@@ -190,9 +183,7 @@ async def serve(config: Config, path: Path | None, *, watch: bool | None = None)
             log.warning("ending at once")
     finally:
         await balancer.stop()
-        living.cancel()
-        await asyncio.gather(living, return_exceptions=True)
-        notifier.close()
+        await told.end()
     log.info("ended")
     return 0
 
