@@ -6,10 +6,10 @@ never the inside of an engine; an engine imports this module and never control, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from easyproxy.model import Snapshot
 
@@ -255,3 +255,42 @@ class Engine(Protocol):
 
     async def stop(self) -> None:
         """End at once, with everything it owns."""
+
+
+class HandsOver(Protocol):
+    """What an engine offers beyond :class:`Engine` when its sessions can go on in another process (an upgrade).
+
+    The old program calls ``give``, then ``thaw`` or ``leave``; the new one, whose engine was made to sleep until then,
+    ``adopt`` and ``wake``. *Links* are descriptors of socket pairs from a worker of one to a worker of the other.
+    """
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers there are to be."""
+
+    def session_count(self) -> int:
+        """How many sessions there are."""
+
+    def legacy(self) -> list[tuple[dict[str, Any], list[int]]]:
+        """What a successor's engine begins with: frames with descriptors that stay the engine's."""
+
+    def keys(self) -> list[str]:
+        """Names of everything that a session may refer to."""
+
+    async def give(self, links: Sequence[int], within_s: float) -> int:
+        """Stand still and give every session; return how many. Raises EngineError."""
+
+    async def thaw(self) -> int:
+        """Go on with every session that the successor has not taken; return how many those are."""
+
+    async def leave(self, dropped: Collection[str]) -> int:
+        """End the workers; the successor has everything but these listeners. Return how many sessions have stayed."""
+
+    def dropped(self) -> list[str]:
+        """Names of the predecessor's listeners that the snapshot does not have."""
+
+    async def adopt(self, links: Sequence[int], keys: Sequence[str], within_s: float) -> int:
+        """Take sessions in, without touching them; return how many. Raises EngineError."""
+
+    async def wake(self, totals: Any) -> int:  # noqa: ANN401 - the engine's own, from its predecessor
+        """Begin; return how many sessions have come along. ``totals`` are what the predecessor had counted."""

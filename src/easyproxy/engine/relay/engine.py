@@ -423,6 +423,15 @@ class RelayEngine:
         """Whether sessions can be given to another process: a thread's cannot."""
         return self._in_processes
 
+    @property
+    def worker_count(self) -> int:
+        """How many workers there are to be."""
+        return self._workers
+
+    def session_count(self) -> int:
+        """How many sessions there are."""
+        return sum(listener.sessions for listener in self.statistics().listeners.values())
+
     def legacy(self) -> list[tuple[Frame, list[int]]]:
         """Say what a successor begins with."""
         return legacy_of(self._sockets, self._tickets, generation=self._crew.next_generation)
