@@ -12,9 +12,10 @@ import ipaddress
 from collections.abc import Collection, Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from easyproxy.admin.replies import refusal
 from easyproxy.errors import EasyProxyError
 from easyproxy.model import Address
 
@@ -33,6 +34,7 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN_SITE = frozenset({"same-origin", "none"})  # none: typed, or from a bookmark
 
 
 def is_loopback(address: Address) -> bool:
@@ -106,17 +108,22 @@ class Guard:
         refusal = self._refuse(scope["method"], scope["path"], Headers(scope=scope))
         await (refusal or self._app)(scope, receive, send_with_headers)
 
-    def _refuse(self, method: str, path: str, headers: Headers) -> PlainTextResponse | None:
+    def _refuse(self, method: str, path: str, headers: Headers) -> Response | None:
         if not self._is_host_allowed(headers.getlist("host")):
-            return PlainTextResponse(
-                "This Host is not served here. Use the address that the admin server is bound to.\n", 403
+            return refusal(
+                403,
+                "this Host is not served here; use the address that the admin server is bound to, "
+                "or add the name to admin.hosts",
             )
-        if method not in _SAFE_METHODS and self._is_cross_site(headers):
-            return PlainTextResponse("A page of another site may not change anything here.\n", 403)
+        if method not in _SAFE_METHODS:
+            if _is_cross_site(headers):
+                return refusal(403, "a page of another site may not change anything here")
+        elif not self._is_public(path) and _is_cross_site_read(headers):
+            return refusal(403, "a page of another site may not read anything here")
         if self._token is not None and not self._is_public(path) and not self._has_token(headers):
-            return PlainTextResponse(
-                "This needs the token of the admin server: send it as Authorization: Bearer TOKEN.\n",
+            return refusal(
                 401,
+                "this needs the token of the admin server: send it as Authorization: Bearer TOKEN",
                 headers={"WWW-Authenticate": 'Bearer realm="easyproxy"'},
             )
         return None
@@ -131,15 +138,6 @@ class Guard:
             return True
         return _is_numeric(host) and (self._any_numeric or ipaddress.ip_address(host).is_loopback)
 
-    def _is_cross_site(self, headers: Headers) -> bool:
-        # Browsers since 2020 say it themselves; an older one sends Origin with every cross-site POST.
-        # https://www.w3.org/TR/fetch-metadata/
-        site = headers.get("sec-fetch-site")
-        if site is not None:
-            return site not in {"same-origin", "none"}
-        origin = headers.get("origin")
-        return origin is not None and origin.partition("://")[2] != headers.get("host")
-
     def _is_public(self, path: str) -> bool:
         return path in self._public or path.startswith(self._public_prefix)
 
@@ -148,6 +146,21 @@ class Guard:
         # compare_digest takes the same time wherever the first difference is.
         sent = credential.strip().encode("utf-8", "surrogateescape")
         return scheme.lower() == "bearer" and hmac.compare_digest(sent, self._token or b"")
+
+
+def _is_cross_site(headers: Headers) -> bool:
+    # Browsers since 2020 say it themselves (https://www.w3.org/TR/fetch-metadata/), but only to a trustworthy
+    # origin, which plain HTTP to another machine is not; every browser sends Origin with a cross-site POST.
+    if headers.get("sec-fetch-site", "none") not in _OWN_SITE:
+        return True
+    origins = headers.getlist("origin")
+    return any(origin.partition("://")[2].lower() != headers.get("host", "").lower() for origin in origins)
+
+
+def _is_cross_site_read(headers: Headers) -> bool:
+    # It could not see the answer, but it could make us work, or hold a stream open. Following a link is no such thing.
+    is_link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    return headers.get("sec-fetch-site", "none") not in _OWN_SITE and not is_link
 
 
 def host_without_port(value: str) -> str:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import os
+import pwd
 import socket
 import stat
+import struct
 from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +24,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from easyproxy.admin.app import create_app
 from easyproxy.admin.security import allowed_hosts, is_loopback
-from easyproxy.control.status import View
+from easyproxy.admin.stream import Stream
+from easyproxy.control.operations import Operations
 from easyproxy.errors import EasyProxyError
 from easyproxy.model import Address
 
@@ -29,6 +33,9 @@ MAX_CONNECTIONS = 128
 PATIENCE_S = 10.0
 """How long a client may take to send a request, to stay idle, or to take up more of an answer."""
 _REQUEST_BYTES = 16 * 1024  # request line and headers
+_UNACKNOWLEDGED_MS = (
+    30_000  # after so long without an answer a client is gone; one that follows a stream says nothing
+)
 _BACKLOG = 128
 
 
@@ -36,7 +43,7 @@ class AdminServer:
     """Serves the admin application on one address, in the event loop that :meth:`start` runs in.
 
     Args:
-        view: what it shows.
+        operations: the balancer that it shows and changes.
         bind: a TCP address (port 0 lets the system choose) or a unix socket, which is made with mode 0600.
         token: asked for with every request that tells something; None asks for none.
         hosts: further names that a Host header may carry.
@@ -48,7 +55,7 @@ class AdminServer:
 
     def __init__(
         self,
-        view: View,
+        operations: Operations,
         bind: Address,
         *,
         token: str | None = None,
@@ -62,24 +69,43 @@ class AdminServer:
             )
         self.address = bind
         """Where it listens; after :meth:`start` with the port that the system chose."""
+        self._stream = Stream(operations)
         self._app = create_app(
-            view, hosts=allowed_hosts(bind, hosts), token=token, haproxy_compatible=haproxy_compatible
+            operations,
+            self._stream,
+            hosts=allowed_hosts(bind, hosts),
+            token=token,
+            haproxy_compatible=haproxy_compatible,
         )
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._inode = (0, 0)
+        self._socket: socket.socket | None = None
 
-    async def start(self) -> None:
-        """Bind and serve. Returns when connections are accepted.
+    async def bind(self, given: socket.socket | None = None) -> None:
+        """Take the address without serving yet: ``given`` is a socket that a predecessor listens on.
 
         Raises:
             EasyProxyError: the address is in use, or may not be bound.
         """
-        sock = await _bind(self.address)
+        self._socket = given or await _bind(self.address)
+        if not self.address.path:
+            self.address = Address(self.address.host, self._socket.getsockname()[1])
+        elif given is None:
+            self._inode = _inode(self.address.path)
+
+    async def start(self) -> None:
+        """Bind, if that is still to be done, and serve. Returns when connections are accepted.
+
+        Raises:
+            EasyProxyError: the address is in use, or may not be bound.
+        """
+        if self._socket is None:
+            await self.bind()
+        sock, self._socket = self._socket, None
+        assert sock is not None  # noqa: S101 - bound above
         if self.address.path:
             self._inode = _inode(self.address.path)
-        else:
-            self.address = Address(self.address.host, sock.getsockname()[1])
         self._server = _Server(
             uvicorn.Config(
                 self._app,
@@ -107,16 +133,36 @@ class AdminServer:
             await self._task  # raises what went wrong
 
     async def stop(self) -> None:
-        """Finish what is being answered (a second at most), close everything. Stopping twice is harmless."""
+        """Finish what is being answered (a second at most), close everything. Stopping twice is harmless.
+
+        A stopped server does not start again.
+        """
         server, task = self._server, self._task
         self._server = self._task = None
+        if self._socket is not None:  # bound, and never started
+            self._socket.close()
+            self._socket = None
+            _remove_own(self.address.path, self._inode)
         if server is None or task is None:
             return
+        self._stream.close()
         server.should_exit = True
         await task
         server.abort_connections()
-        if self.address.path:
-            _remove_own(self.address.path, self._inode)
+        _remove_own(self.address.path, self._inode)
+
+    def descriptor(self) -> int:
+        """Return the listening socket's descriptor, for a successor; it stays ours."""
+        assert self._server is not None  # noqa: S101 - started
+        return int(self._server.servers[0].sockets[0].fileno())
+
+    def leave(self, *, to_successor: bool) -> None:
+        """Accept no more; ``to_successor``: it has the address, and the file of a unix socket."""
+        if self._server is not None:
+            for server in self._server.servers:
+                server.close()
+        if to_successor:
+            self._inode = (0, 0)
 
     async def __aenter__(self) -> Self:
         """Start."""
@@ -162,6 +208,11 @@ class _BoundedProtocol(H11Protocol):
         if len(self.connections) >= MAX_CONNECTIONS:
             transport.abort()
         super().connection_made(transport)
+        sock = transport.get_extra_info("socket")
+        if sock.family == socket.AF_UNIX:
+            self.app_state = {**self.app_state, "peer": _peer(sock)}
+        elif hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
         self._expect_progress()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -235,6 +286,22 @@ def _bind_unix(path: str) -> socket.socket:
     return sock
 
 
+def _peer(sock: socket.socket) -> str:
+    """Name the user at the other end: root or our own, for nobody else may connect; anybody else is a number."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return ""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return _user_name(struct.unpack("3i", credentials)[1])
+
+
+@functools.cache
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name if uid in {0, os.getuid()} else str(uid)
+    except KeyError:
+        return str(uid)
+
+
 def _remove_stale(path: str) -> None:
     """Remove a socket that a killed predecessor left behind; one that answers stays, and binding fails."""
     try:
@@ -252,7 +319,7 @@ def _remove_stale(path: str) -> None:
 
 def _remove_own(path: str, inode: tuple[int, int]) -> None:
     """Remove the socket that we made, but not one that somebody put in its place since."""
-    if _inode(path) == inode:
+    if path and inode != (0, 0) and _inode(path) == inode:
         Path(path).unlink()
 
 

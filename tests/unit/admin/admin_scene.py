@@ -1,8 +1,10 @@
-"""A view with something of everything, at a moment that stands still."""
+"""A balancer with something of everything, at a moment that stands still."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+
+from admin_balancer import MemoryBalancer
 
 from easyproxy.control.status import (
     BackendStatus,
@@ -12,7 +14,7 @@ from easyproxy.control.status import (
     ProbeStatus,
     Status,
 )
-from easyproxy.engine.seam import BackendCounters, ListenerCounters, SessionInfo, Statistics
+from easyproxy.engine.seam import BackendCounters, ListenerCounters, SessionInfo
 
 NOW = 1_700_000_000.0
 
@@ -62,11 +64,11 @@ def status(*pools: PoolStatus) -> Status:
     )
 
 
-class Scene:
-    """A View whose answers a test sets."""
+class Scene(MemoryBalancer):
+    """A balancer with sessions and clients, whose status a test sets (``now``)."""
 
     def __init__(self, now: Status | None = None) -> None:
-        self.now = now or status()
+        super().__init__(now or status())
         self.live_clients = [ClientStatus("10.1.0.1", 4, 100, 2000), ClientStatus("10.1.0.2", 1, 10, 20)]
         self.live_sessions = [
             SessionInfo(
@@ -74,18 +76,3 @@ class Scene:
             )
             for number in range(12)
         ]
-
-    def status(self) -> Status:
-        return self.now
-
-    def statistics(self) -> Statistics:
-        return Statistics()
-
-    def processes(self) -> dict[str, int]:
-        return {}
-
-    async def sessions(self) -> list[SessionInfo]:
-        return self.live_sessions
-
-    async def clients(self) -> list[ClientStatus]:
-        return self.live_clients
