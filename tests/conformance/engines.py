@@ -50,6 +50,7 @@ CLAIMS: Mapping[int | str, str] = {
     "urgent": "urgent data stays in the stream",
     "counters": "every session and byte is accounted for",
     "operator": "sessions are listed, and closed on demand",
+    "ends": "ended sessions are remembered, and each is told to whoever wants every one",
     "own strategy": "a user's class as a strategy",
     "snapshots": "snapshots are whole, idempotent, all or nothing",
 }
