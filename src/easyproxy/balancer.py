@@ -18,6 +18,7 @@ from easyproxy.control.access_log import AccessLog
 from easyproxy.control.desk import Desk
 from easyproxy.control.events import Kind
 from easyproxy.control.journal import Journal, log
+from easyproxy.control.keeping import Keeper
 from easyproxy.control.lookout import Lookout
 from easyproxy.control.registry import Registry
 from easyproxy.control.reloading import Reloading
@@ -97,7 +98,7 @@ class Balancer(Desk):
             self._journal,
             apply=self._apply,
             changed=self._tell,
-            state=StateFile(place) if place else None,
+            keeper=Keeper(StateFile(place) if place else None, self._journal),
         )
         if file is None and isinstance(config, str | Path):
             file = config
@@ -268,7 +269,11 @@ class Balancer(Desk):
         from easyproxy.admin.server import AdminServer  # noqa: PLC0415
 
         server = AdminServer(
-            self, admin.bind, token=read_token(admin), haproxy_compatible=admin.haproxy_compatible
+            self,
+            admin.bind,
+            token=read_token(admin),
+            hosts=admin.hosts,
+            haproxy_compatible=admin.haproxy_compatible,
         )
         await server.start()
         self._admin = server

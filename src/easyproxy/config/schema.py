@@ -56,6 +56,17 @@ PoolName = Annotated[
     ),
 ]
 
+HostName = Annotated[
+    str,
+    Text(
+        least=1,
+        most=253,
+        line=True,
+        pattern=r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?",
+        form="the name of a host, without port: lb.example.org",
+    ),
+]
+
 
 class ListenerConfig(Settings):
     """An address that accepts clients, and the pool that serves it."""
@@ -207,6 +218,10 @@ class AdminConfig(Settings):
 
     token_file: Annotated[str | None, Text(least=1, line=True)] = None
     """File that holds the token, instead of `token`."""
+
+    hosts: Annotated[tuple[HostName, ...], Field(max_length=100)] = ()
+    """Further names by which browsers and programs may ask for it, without port: every request with another `Host`
+    is refused, so that no name on the internet can be led here."""
 
     haproxy_compatible: Annotated[bool, Switch()] = False
     """Also give HAProxy's statistics: `/stats;csv`, and `haproxy_*` among the metrics."""
