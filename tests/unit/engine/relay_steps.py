@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay.channel import Channel
 from easyproxy.engine.relay.counters import Counters, anonymous_file
+from easyproxy.engine.relay.poller import MAX_EVENTS
 from easyproxy.engine.relay.session import REASONS, Session
 from easyproxy.engine.relay.wire import plain_snapshot
 from easyproxy.engine.relay.worker import Worker
@@ -59,7 +60,7 @@ class Steps:
     def step(self, wait_s: float = 0.0) -> int:
         """Do what one turn of the worker's loop does, without a tick; return the number of events."""
         core = self.core
-        events = core.poller.poll(wait_s)
+        events = core.poller.poll(wait_s, MAX_EVENTS)
         for fd, mask in events:
             handler = core.handlers[fd]
             if handler is not None:

@@ -23,7 +23,7 @@ def test_a_full_pipe_is_not_taken_for_an_empty_socket():
         client, backend, session = steps.connect()
         client.settimeout(20)
         backend.sendall(b"rest" * 2500)
-        assert steps.core.poller.poll(5.0), "the edge of these bytes is used up: no other will come"
+        assert steps.core.poller.poll(5.0, 8), "the edge of these bytes is used up: no other will come"
         flow = session.inbound
         flow.is_bulk = True
         flow.pipe = pipe = _one_slot_pipe()

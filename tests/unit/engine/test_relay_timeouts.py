@@ -103,6 +103,6 @@ def test_a_worker_without_its_control_process_does_not_run_hot():
         steps.control.close()
         steps.until(lambda: steps.worker._is_draining)
         steps.settle()
-        assert steps.core.poller.poll(0) == []
+        assert steps.core.poller.poll(0, 8) == []
         steps.worker._tick()
-        assert steps.core.poller.poll(0) == []
+        assert steps.core.poller.poll(0, 8) == []

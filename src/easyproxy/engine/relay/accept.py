@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.dial import EXHAUSTED, Dial
-from easyproxy.engine.relay.session import Event, Session
+from easyproxy.engine.relay.session import Session
 
 if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core
@@ -37,6 +37,7 @@ OF_ONE_CLIENT = frozenset(
     | ({errno.ENONET} if hasattr(errno, "ENONET") else set())
 )
 MAX_BURST = 64
+_set_blocking = os.set_blocking
 
 
 class Acceptor:
@@ -81,14 +82,14 @@ class Acceptor:
             self._admit(fd, address, has_place=has_place)
         self._burst = min(self._burst * 2, MAX_BURST)
 
-    def _admit(self, fd: int, address: tuple[str, int] | str, *, has_place: bool) -> None:
+    def _admit(self, fd: int, address: tuple[str, int], *, has_place: bool) -> None:
         core, runtime = self.core, self.runtime
-        if isinstance(address, tuple):
+        if runtime.is_unix:
+            host, port = "unix", 0
+        else:
             host, port = address[0], address[1]
             if host[0] == ":":  # perhaps an IPv4 client of a socket for both (RFC 4291, section 2.5.5.2)
                 host = host.removeprefix("::ffff:")
-        else:
-            host, port = "unix", 0
         core.accepted = number = core.accepted + 1
         session = Session(number, runtime, fd, host, port, core.now)
         if not has_place:
@@ -97,13 +98,11 @@ class Acceptor:
         core.cells[runtime.cell + c.L_ACCEPTED] += 1
         core.sessions[number] = session
         session.dial = dial = Dial(core, session)
-        core.handle(fd, dial)
-        os.set_blocking(fd, False)
         try:
-            core.poller.add_stream(fd)
-        except OSError as error:  # epoll_ctl(2): ENOSPC, ENOMEM
-            close.cut(core, session, Event.CONNECT_FAILED, f"cannot watch the client: {error.strerror}")
-            return
+            core.handlers[fd] = dial
+        except IndexError:
+            core.handle(fd, dial)
+        _set_blocking(fd, False)
         dial.start()
         if not core.is_edge_triggered:
             core.poller.refresh(session)

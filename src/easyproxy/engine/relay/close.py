@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.core import MAX_ENDS
 from easyproxy.engine.relay.ranges import BYTES_OF, LENGTH_OF
-from easyproxy.engine.relay.session import CLEAN, REASONS, TABLE, Ending, Event, Session, State, Transition
+from easyproxy.engine.relay.session import (
+    CLEAN,
+    NEWCOMER,
+    REASONS,
+    TABLE,
+    Ending,
+    Event,
+    Session,
+    State,
+    Transition,
+)
 
 if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core
@@ -42,7 +52,7 @@ _RESETS = {
 
 
 # Looking a member up on its Enum costs a call (Python 3.11), and these are needed for every session.
-_CLOSED, _RELAYING = State.CLOSED, State.RELAYING
+_CLOSED = State.CLOSED
 _FIN, _CLOSE = Ending.FIN, Ending.CLOSE
 _CLIENT_FIN, _BACKEND_FIN = Event.CLIENT_FIN, Event.BACKEND_FIN
 
@@ -59,11 +69,9 @@ def socket_of(fd: int) -> raw_socket:
 def happened(core: Core, session: Session, event: Event) -> None:
     """Move a session along its table, and do to both sides what the table says."""
     transition = TABLE[session.state, event]
-    session.state = state = transition.state
-    if state is _CLOSED:
+    session.state = transition.state
+    if transition.state is _CLOSED:
         _close(core, session, transition, "")
-        return
-    if state is _RELAYING:
         return
     if transition.client is _FIN:
         client = socket_of(session.client_fd)
@@ -83,7 +91,11 @@ def happened(core: Core, session: Session, event: Event) -> None:
         return
     session.active_at = core.now  # the time-out begins with the end, not with the last byte before it
     limit = session.listener.listener.half_closed_timeout_s
-    if limit and (not session.tick or core.wheel.is_later(session, core.now + limit)):
+    if (
+        limit
+        and session.tick != NEWCOMER
+        and (not session.tick or core.wheel.is_later(session, core.now + limit))
+    ):
         core.wheel.place(session, core.now + limit)
 
 
@@ -102,7 +114,8 @@ def cut(core: Core, session: Session, event: Event, detail: str = "") -> None:
 
 
 def _close(core: Core, session: Session, transition: Transition, detail: str) -> None:
-    core.wheel.remove(session)
+    if session.tick > 0:
+        core.wheel.remove(session)
     del core.sessions[session.number]
     dial, outbound, inbound = session.dial, session.outbound, session.inbound
     if dial is not None:
@@ -110,8 +123,9 @@ def _close(core: Core, session: Session, transition: Transition, detail: str) ->
     from_client = from_backend = 0
     if outbound is not None and inbound is not None:
         from_client, from_backend = outbound.moved, inbound.moved
-        outbound.release()
-        inbound.release()
+        if transition.client is not _CLOSE:  # else both have ended, and hold nothing
+            outbound.release()
+            inbound.release()
         # Break the cycles here, so that the garbage collector has nothing to find.
         outbound.back = inbound.back = None
         session.outbound = session.inbound = None

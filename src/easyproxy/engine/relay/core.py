@@ -51,6 +51,7 @@ class Core:
         self.ends_cell = counters.base(ENDS_SLOT)  # where this worker counts session ends by reason
         self.is_edge_triggered = has_epoll() and not portable
         self.poller: Poller = EdgePoller() if self.is_edge_triggered else LevelPoller()
+        self.watch = self.poller.watch
         self.can_splice = self.is_edge_triggered
         self.handlers: list[Handler | None] = [None] * 1024
         self.now = time.monotonic()

@@ -1,7 +1,9 @@
 """From a client to a backend: candidates in order, connects, retries, and the queue when every place is taken.
 
 A dial lives while its session is CONNECTING. Nothing is read from the client before a backend stands, so a failed
-attempt costs the client nothing: its bytes wait in the kernel for the next candidate.
+attempt costs the client nothing: its bytes wait in the kernel for the next candidate. Nor is the client watched
+before, unless it has to wait for longer than a tick: most backends answer at once, and then its first event already
+belongs to a flow.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from typing import TYPE_CHECKING
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.flow import TAIL_UNSURE, Flow
-from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, RDHUP
+from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, RDHUP, STREAM
 from easyproxy.engine.relay.ranges import CONNECT_OF
-from easyproxy.engine.relay.session import Event, Session, State
+from easyproxy.engine.relay.session import NEWCOMER, TABLE, Event, Session, State
 from easyproxy.engine.seam import Outcome
 from easyproxy.strategy.base import StrategyError
 
@@ -36,7 +38,7 @@ _BIND_ADDRESS_NO_PORT = getattr(
     socket, "IP_BIND_ADDRESS_NO_PORT", 24 if os.uname().sysname == "Linux" else None
 )
 _FIONREAD = 0x541B if os.uname().sysname == "Linux" else 0x4004667F
-_UNDER_WAY = frozenset({0, errno.EINPROGRESS})
+_EINPROGRESS = errno.EINPROGRESS
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errors that stay until somebody closes something."""
 OURS = EXHAUSTED | frozenset(
@@ -49,7 +51,8 @@ OURS = EXHAUSTED | frozenset(
 )
 """Errors of connect(2) that say something about this machine and nothing about the backend."""
 
-_CLOSED, _CONNECTED = State.CLOSED, Event.CONNECTED
+_CLOSED = State.CLOSED
+_STANDS = TABLE[State.CONNECTING, Event.CONNECTED].state
 _FULL = "every candidate is at its max_sessions"
 
 MAX_TRIED = 32
@@ -146,6 +149,7 @@ class Dial:
         """Begin to connect; return whether an attempt is under way."""
         core, session = self.core, self.session
         sock = None
+        fd = -1
         try:
             sock = raw_socket(backend.family, _STREAM)
             if not core.is_edge_triggered:
@@ -160,20 +164,25 @@ class Dial:
                     sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
                 sock.bind(source[1])
             code = sock.connect_ex(backend.address)
-            if code in _UNDER_WAY:
-                core.poller.add_stream(sock.fileno())
+            if code == _EINPROGRESS or not code:
+                fd = sock.fileno()
+                core.watch(fd, STREAM)
         except OSError as error:
-            code = error.errno or errno.EIO
-        if code in _UNDER_WAY and sock is not None:
+            code, fd = error.errno or errno.EIO, -1
+        if fd >= 0:
             self._left -= 1
             self._attempted_at = core.now
             self._deadline = core.now + session.listener.pool.pool.connect_timeout_s
             session.backend = backend
             session.socket = sock
-            core.handle(sock.fileno(), self)
+            try:
+                core.handlers[fd] = self
+            except IndexError:
+                core.handle(fd, self)
             if not core.is_edge_triggered:
                 core.poller.refresh(session)
-            self._place()
+            if session.tick != NEWCOMER:
+                self._place()
             return True
         core.counters.give(backend.slot)
         if sock is not None:
@@ -203,6 +212,9 @@ class Dial:
 
     def ready(self, fd: int, mask: int) -> None:
         """Take an event of the client's or of the backend's socket."""
+        if mask == OUT and self.core.is_edge_triggered and fd != self.session.client_fd:
+            self._connected(fd, mask, 0)
+            return
         if fd == self.session.client_fd:
             self._client_ready(fd, mask)
             return
@@ -293,6 +305,8 @@ class Dial:
         if backend.may_meet_itself and sock.getsockname()[:2] == backend.address[:2]:
             self._attempt_failed(Outcome.REFUSED, errno.ECONNREFUSED)
             return
+        if session.tick == NEWCOMER and not self._watch_client():
+            return
         cells, cell = core.cells, backend.cell
         cells[cell + c.B_TOTAL] += 1
         took = int((core.now - self._attempted_at) * 1_000_000)
@@ -313,11 +327,12 @@ class Dial:
             inbound.tail = TAIL_UNSURE
         session.outbound, session.inbound = outbound, inbound
         session.dial = None
+        session.state = _STANDS
         session.active_at = core.now
-        limit = session.listener.listener.idle_timeout_s
-        if limit and core.wheel.is_later(session, core.now + limit):  # than the time it had to connect
-            core.wheel.place(session, core.now + limit)
-        close.happened(core, session, _CONNECTED)
+        if session.tick != NEWCOMER:
+            limit = session.listener.listener.idle_timeout_s
+            if limit and core.wheel.is_later(session, core.now + limit):  # than the time it had to connect
+                core.wheel.place(session, core.now + limit)
         core.handlers[client_fd] = outbound
         core.handlers[fd] = inbound
         if broke:
@@ -343,7 +358,8 @@ class Dial:
         if not self._queue_until:
             self._queue_until = core.now + pool.pool.queue_timeout_s
         self._deadline = self._queue_until
-        self._place()
+        if session.tick != NEWCOMER or self._watch_client():
+            self._place()
 
     @property
     def is_starved(self) -> bool:
@@ -388,6 +404,23 @@ class Dial:
             close.cut(self.core, self.session, self._no_place(), self._why)
         else:
             self._attempt_failed(Outcome.TIMEOUT, errno.ETIMEDOUT)
+
+    def settle(self) -> None:
+        """It takes longer than a tick: have the client watched, and the time."""
+        if self._watch_client():
+            self.expired()
+
+    def _watch_client(self) -> bool:
+        """Be told of the client's events; return whether the session lives on."""
+        if not self.core.is_edge_triggered:  # refresh() has seen to it
+            return True
+        try:
+            self.core.watch(self.session.client_fd, STREAM)
+        except OSError as error:  # epoll_ctl(2): ENOSPC, ENOMEM
+            detail = f"cannot watch the client: {error.strerror}"
+            close.cut(self.core, self.session, Event.CONNECT_FAILED, detail)
+            return False
+        return True
 
     def _place(self) -> None:
         deadline = min(self._deadline, self.gave_up_at) if self.gave_up_at else self._deadline

@@ -265,6 +265,7 @@ class Taker:
         session = Session(number_elsewhere(name), listener, fds.pop(0), "", 0, core.now)
         for field, value in zip(self._names[0], values, strict=True):
             setattr(session, field, value)
+        session.tick = 0  # no newcomer: the taker has its client watched, and places it
         session.state = State(state)
         session.backend = backend
         if family >= 0:

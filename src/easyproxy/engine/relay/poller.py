@@ -10,7 +10,6 @@ would report a blocked peer for ever. ``refresh`` does that, and is empty for ep
 
 from __future__ import annotations
 
-import functools
 import select
 import selectors
 from typing import TYPE_CHECKING, Protocol
@@ -39,8 +38,8 @@ class Poller(Protocol):
     """What a worker needs of the system's readiness interface."""
 
     @property
-    def add_stream(self) -> Callable[[int], None]:
-        """Watch one side of a session."""
+    def watch(self) -> Callable[[int, int], None]:
+        """Watch one side of a session, for the bits of ``STREAM``."""
 
     def add(self, fd: int, *, writable: bool = False, shared: bool = False) -> None:
         """Watch a listening socket or the channel, level-triggered; ``shared`` wakes one of several workers."""
@@ -51,8 +50,9 @@ class Poller(Protocol):
     def forget(self, fd: int) -> None:
         """Note that a stream is about to be closed (epoll needs no call: close(2) removes it)."""
 
-    def poll(self, timeout: float) -> list[tuple[int, int]]:
-        """Wait at most ``timeout`` seconds; return (descriptor, bits)."""
+    @property
+    def poll(self) -> Callable[[float, int], list[tuple[int, int]]]:
+        """Wait at most so many seconds; return at most so many pairs of descriptor and bits."""
 
     def refresh(self, session: Session) -> None:
         """Note that what the session waits for may have changed."""
@@ -66,16 +66,15 @@ class EdgePoller:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._register = self._epoll.register
-        self._poll = self._epoll.poll
-        # Watch one side of a session: called twice in every session's life, so nothing stands in between.
-        self.add_stream: Callable[[int], None] = functools.partial(self._register, eventmask=STREAM)
+        # Called twice in every session's life, and once for every batch of events: nothing stands in between.
+        self.watch: Callable[[int, int], None] = self._epoll.register
+        self.poll: Callable[[float, int], list[tuple[int, int]]] = self._epoll.poll
 
     def add(self, fd: int, *, writable: bool = False, shared: bool = False) -> None:
         """Watch a listening socket or the channel."""
         bits = IN | (OUT if writable else 0) | (EXCLUSIVE if shared else 0)
         try:
-            self._register(fd, bits)
+            self.watch(fd, bits)
         except FileExistsError:
             self._epoll.modify(fd, bits)
 
@@ -85,10 +84,6 @@ class EdgePoller:
 
     def forget(self, fd: int) -> None:
         """Nothing to do."""
-
-    def poll(self, timeout: float) -> list[tuple[int, int]]:
-        """Wait."""
-        return self._poll(timeout, MAX_EVENTS)
 
     def refresh(self, session: Session) -> None:
         """Nothing to do: edges are remembered by the flows."""
@@ -104,10 +99,10 @@ class LevelPoller:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._interest: dict[int, int] = {}
-        # Until the session is known better, a side is watched for everything.
-        self.add_stream: Callable[[int], None] = functools.partial(
-            self._want, events=selectors.EVENT_READ | selectors.EVENT_WRITE
-        )
+
+    def watch(self, fd: int, _bits: int) -> None:
+        """Watch one side of a session for everything, until the session is known better."""
+        self._want(fd, selectors.EVENT_READ | selectors.EVENT_WRITE)
 
     def add(self, fd: int, *, writable: bool = False, shared: bool = False) -> None:  # noqa: ARG002 - no such notion
         """Watch a listening socket or the channel."""
@@ -121,7 +116,7 @@ class LevelPoller:
         """Stop watching a stream before it is closed."""
         self._want(fd, 0)
 
-    def poll(self, timeout: float) -> list[tuple[int, int]]:
+    def poll(self, timeout: float, _limit: int) -> list[tuple[int, int]]:
         """Wait."""
         ready = self._selector.select(timeout)
         return [

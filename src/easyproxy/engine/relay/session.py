@@ -140,6 +140,9 @@ TABLE: dict[tuple[State, Event], Transition] = {
     ),
 }
 
+NEWCOMER = -1
+"""Instead of a place in the timer wheel: who has come since the last tick gets one with the next."""
+
 CLEAN = frozenset({Event.CLIENT_FIN.value, Event.BACKEND_FIN.value})
 """Reasons of sessions that ended as both sides wished."""
 
@@ -190,7 +193,7 @@ class Session:
         self.active_at = now
         self.connected_at = 0.0  # 0 while no backend stands
         self.armed = False  # keep-alive towards the backend is set when the session turns out not to be short
-        self.tick = 0  # where it stands in the timer wheel
+        self.tick = NEWCOMER  # where it stands in the timer wheel; 0 is nowhere
         self.backend: BackendRuntime | None = None
         self.socket: socket | None = None  # the backend's connection
         self.outbound: Flow | None = None  # client to backend

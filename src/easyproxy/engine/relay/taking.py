@@ -15,6 +15,7 @@ from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.channel import Channel
 from easyproxy.engine.relay.handover import Given, HandoverError, Taker
+from easyproxy.engine.relay.poller import STREAM
 from easyproxy.engine.relay.session import Event
 
 if TYPE_CHECKING:
@@ -166,10 +167,10 @@ class Taking:
         core = self._core
         # epoll_ctl(2) looks at a descriptor when it is added: what was ready before is told once more.
         core.handle(session.client_fd, session.outbound or session.dial)
-        core.poller.add_stream(session.client_fd)
+        core.watch(session.client_fd, STREAM)
         if session.socket is not None:
             core.handle(session.socket.fileno(), session.inbound or session.dial)
-            core.poller.add_stream(session.socket.fileno())
+            core.watch(session.socket.fileno(), STREAM)
 
     def _go_on(self, given: Given) -> None:
         core, session, dial = self._core, given.session, given.session.dial

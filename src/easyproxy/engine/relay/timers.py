@@ -31,7 +31,7 @@ class Wheel:
 
     def place(self, session: Session, deadline: float) -> None:
         """Put a session where ``deadline`` (seconds of the worker's clock) is, and out of where it stood."""
-        if session.tick:
+        if session.tick > 0:
             self.remove(session)
         tick = int(deadline / TICK_S) + 1
         if tick <= self.tick:

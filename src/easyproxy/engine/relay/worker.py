@@ -21,7 +21,8 @@ from easyproxy.engine.relay.core import Core
 from easyproxy.engine.relay.giving import Giving
 from easyproxy.engine.relay.inforce import InForce
 from easyproxy.engine.relay.keepalive import arm_keepalive
-from easyproxy.engine.relay.session import Event, Session, State
+from easyproxy.engine.relay.poller import MAX_EVENTS
+from easyproxy.engine.relay.session import NEWCOMER, Event, Session, State
 from easyproxy.engine.relay.survey import (
     close_sessions,
     ends_head,
@@ -57,6 +58,7 @@ class Worker:
         self.in_force = InForce(self.core, is_dormant=hello.get("dormant", False))
         self._takings: list[Taking] = []  # sessions of a predecessor that are not at work yet
         self._jobs: list[Iterator[None]] = []  # work on many sessions, a slice per turn of the loop
+        self._settled = 0  # sessions up to this number have had their place in the timer wheel
         self._is_running = True
         self._is_draining = False
         self._reserve: list[int] = []
@@ -73,13 +75,12 @@ class Worker:
         handlers = core.handlers
         is_level = not core.is_edge_triggered
         clock = time.monotonic
-        next_tick = core.now
+        next_tick = now = core.now
         try:
             for frame, fds in early:
                 self.obey(frame, fds)
             while self._is_running:
-                timeout = 0.0 if core.again or self._jobs else max(0.0, next_tick - core.now)
-                events = poll(timeout)
+                events = poll(0.0 if core.again or self._jobs else next_tick - now, MAX_EVENTS)
                 core.now = now = clock()
                 for fd, mask in events:
                     handler = handlers[fd]
@@ -133,6 +134,7 @@ class Worker:
 
     def _tick(self) -> None:
         core = self.core
+        self._settle()
         for session in core.wheel.due(core.now):
             if session.state is not State.CLOSED:
                 try:
@@ -164,6 +166,29 @@ class Worker:
         if self._ends_at and core.now >= self._ends_at:
             self._is_running = False
 
+    def _settle(self) -> None:
+        """Give those who have come since the last tick a place in the wheel. Who is gone again never needed one."""
+        core = self.core
+        if core.accepted == self._settled:
+            return
+        newcomers = []
+        for session in reversed(core.sessions.values()):
+            if session.number <= self._settled:
+                break
+            if session.tick == NEWCOMER:
+                newcomers.append(session)
+        self._settled = core.accepted
+        for session in reversed(newcomers):
+            session.tick = 0
+            if session.dial is None:
+                self._place(session, by=session.accepted_at + session.listener.pool.pool.connect_timeout_s)
+                continue
+            try:
+                session.dial.settle()
+            except Exception as error:  # noqa: BLE001 - see _fault
+                self._fault(session.dial, error)
+            self._refresh(session.dial or session.outbound)
+
     def _expire(self, session: Session) -> None:
         """Look at a session whose place in the wheel has come up."""
         core, listener, now = self.core, session.listener.listener, self.core.now
@@ -177,16 +202,31 @@ class Worker:
         if not session.armed:
             session.armed = True
             self._arm(session)
-        event, limit = Event.IDLE_TIMEOUT, listener.idle_timeout_s
-        if session.state is not State.RELAYING:
-            half = listener.half_closed_timeout_s
-            if half and (not limit or half <= limit):
-                event, limit = Event.HALF_CLOSED_TIMEOUT, half
+        event, limit = self._patience(session)
         if limit and now >= session.active_at + limit:
             close.cut(core, session, event)
-        elif limit or life:
-            deadlines = ([session.active_at + limit] if limit else []) + ([life] if life else [])
-            core.wheel.place(session, min(deadlines))
+        else:
+            self._place(session)
+
+    @staticmethod
+    def _patience(session: Session) -> tuple[Event, float]:
+        """For how many seconds a session may be silent (0: for ever), and what happens then."""
+        listener = session.listener.listener
+        limit, half = listener.idle_timeout_s, listener.half_closed_timeout_s
+        if session.state is not State.RELAYING and half and (not limit or half <= limit):
+            return Event.HALF_CLOSED_TIMEOUT, half
+        return Event.IDLE_TIMEOUT, limit
+
+    def _place(self, session: Session, by: float = float("inf")) -> None:
+        """Put a session that stands where its next deadline is, or earlier."""
+        _event, limit = self._patience(session)
+        life = session.listener.listener.life_timeout_s
+        if limit:
+            by = min(by, session.active_at + limit)
+        if life:
+            by = min(by, session.accepted_at + life)
+        if by < float("inf"):
+            self.core.wheel.place(session, by)
 
     @staticmethod
     def _arm(session: Session) -> None:
