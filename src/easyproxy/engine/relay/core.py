@@ -73,6 +73,7 @@ class Core:
         self.recent_ends: deque[Row] = deque(maxlen=REMEMBERED_ENDS)
         self.ends: list[Row] = []  # that wait to be handed over
         self.tells_clean_ends = False
+        self.epoch = 0.0  # what the calendar has more than the monotonic clock
 
     def handle(self, fd: int, handler: Handler | None) -> None:
         """Name who is called for a descriptor."""

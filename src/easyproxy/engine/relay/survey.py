@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SLICE = 250
 """Sessions per turn of the loop."""
+CLOCK_SLACK_S = 0.05
+"""The calendar follows the monotonic clock unless it was set: a session's beginning is the same whenever one asks."""
 
 
 def _slices(core: Core) -> Iterator[list[Session]]:
@@ -62,7 +64,10 @@ def _describe(core: Core, session: Session) -> Frame:
 
 def ends_head(core: Core) -> Frame:
     """Return what goes with rows of ended sessions (``ends.Batch``)."""
-    return {"prefix": core.prefix, "epoch": time.time() - time.monotonic()}
+    epoch = time.time() - time.monotonic()
+    if abs(epoch - core.epoch) > CLOCK_SLACK_S:
+        core.epoch = epoch
+    return {"prefix": core.prefix, "epoch": core.epoch}
 
 
 def list_ends(core: Core, request: int, where: dict[str, str], send: Send) -> Iterator[None]:
