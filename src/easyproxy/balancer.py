@@ -25,15 +25,18 @@ from easyproxy.control.reloading import Reloading
 from easyproxy.control.state_file import StateFile
 from easyproxy.control.steering import Steering
 from easyproxy.control.teller import Teller
+from easyproxy.control.upgrading import Upgrading
 from easyproxy.control.watch import LOOK_EVERY_S, Watch
 from easyproxy.discovery.names import RESOLVE_EVERY_S
 from easyproxy.engine.relay import RelayEngine
-from easyproxy.engine.seam import Engine, Observation, Report, Where
+from easyproxy.engine.relay.succession import Legacy
+from easyproxy.engine.seam import Engine, HandsOver, Observation, Report, Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from easyproxy.admin.server import AdminServer
+    from easyproxy.control.heir import Heir
     from easyproxy.control.operations import Author
     from easyproxy.control.registry import Change
     from easyproxy.control.status import Status
@@ -58,6 +61,7 @@ class Balancer(Desk):
         file: what :meth:`reload_file` loads again; None is ``config`` where that is a path.
         watch: whether to reload by itself when the file changes; None is what the configuration says.
         inherited: listening sockets that a service manager has opened; they are closed with the balancer.
+        heir: what a predecessor hands over; entering returns when it has done so.
 
     Raises:
         ConfigError: on construction, with every error at once.
@@ -75,6 +79,7 @@ class Balancer(Desk):
         file: str | Path | None = None,
         watch: bool | None = None,
         inherited: Inherited | None = None,
+        heir: Heir | None = None,
     ) -> None:
         filed = _config(config)
         self._journal = Journal()
@@ -85,8 +90,10 @@ class Balancer(Desk):
             processes=in_processes,
             orphan_drain_s=filed.drain_timeout,
             inherited=inherited,
+            legacy=Legacy.of(heir.take_frames(Legacy.KINDS)) if heir is not None else None,
             complain=self._journal.trouble,
         )
+        self._heir = heir
         self._access_log = AccessLog.of(filed, self._journal.trouble)
         self._registry = Registry(filed)
         self._lookout = Lookout(self._registry, self._observed_by_probe, self._journal.trouble)
@@ -107,6 +114,9 @@ class Balancer(Desk):
         )
         self._watch = Watch(self._reloading, lambda: self.filed_config.watch if watch is None else watch)
         self._teller = Teller(self._registry, self.engine, self._steering, self._journal.events, self.status)
+        self._upgrading = Upgrading(
+            self.engine, self._steering, self._registry, self._reloading, self._journal
+        )
         # A program that embeds the balancer gets an admin server only when its configuration names one.
         self._wants_admin = in_processes or "admin" in filed.model_fields_set
         self._admin: AdminServer | None = None
@@ -119,7 +129,10 @@ class Balancer(Desk):
         """Start, and return when clients are accepted."""
         self.started_at = time.time()
         try:
-            self._steering.start()
+            heir = self._heir
+            self._steering.start(heir.overrides() if heir is not None else ())
+            if heir is not None:
+                heir.leave_verdicts(self._registry)
             if self._access_log is not None:
                 self._access_log.start()
                 self.engine.tell_every_session(self._access_log.take)
@@ -127,7 +140,13 @@ class Balancer(Desk):
             await self._lookout.start()
             self._is_serving = True
             self._apply()
-            await self._start_admin()
+            await self._make_admin()
+            if heir is not None:
+                await self._take_over(heir)
+            if self._admin is not None:
+                await self._admin.start()
+            if heir is not None:
+                await heir.say_serving()
         except BaseException:
             await self.stop()
             raise
@@ -136,8 +155,17 @@ class Balancer(Desk):
         self._spawn(self._every(1.0, self._journal.flush))
         self._spawn(self._every(1.0, self._steering.expire))
         self._spawn(self._every(LOOK_EVERY_S, self._follow_file))
-        self._journal.tell(Kind.STARTED, "", _started_words(self.status()))
+        if heir is None:
+            self._journal.tell(Kind.STARTED, "", _started_words(self.status()))
+        else:
+            self._journal.tell(Kind.UPGRADED, "", heir.words())
         return self
+
+    async def _take_over(self, heir: Heir) -> None:
+        assert isinstance(self.engine, HandsOver)  # noqa: S101 - made with what the predecessor has left
+        has_admin = self._admin is not None and heir.has_given_admin
+        await heir.take_over(self.engine, dropped={"dropped": self.engine.dropped(), "admin": has_admin})
+        self._journal.events.restore(heir.events())
 
     async def __aexit__(self, *_: object) -> None:
         """End at once."""
@@ -145,7 +173,8 @@ class Balancer(Desk):
 
     async def stop(self) -> None:
         """End every session, the workers, the probes and the admin server."""
-        if self._is_serving:
+        is_ours = self._upgrading.successor is None and (self._heir is None or self._heir.is_done)
+        if self._is_serving and is_ours:
             self._journal.tell(Kind.STOPPED, "", "every session is closed")
         self._is_serving = False
         self._journal.events.close()
@@ -164,6 +193,19 @@ class Balancer(Desk):
         """Go on in a new file: that of the access log was moved away."""
         if self._access_log is not None:
             self._access_log.reopen()
+
+    async def upgrade(self, author: Author) -> str:
+        """Start the new program and hand everything over, established sessions included; this one ends then.
+
+        Raises:
+            RefusedError: this program cannot be relieved, or its successor has failed; it goes on as before.
+        """
+        return await self._upgrading.run(author, self._admin)
+
+    @property
+    def upgrading(self) -> Upgrading:
+        """Whether and by whom this program is relieved."""
+        return self._upgrading
 
     async def drain(self, deadline_s: float | None = None) -> None:
         """Take no new sessions; return when the last has ended, or was closed at the deadline (seconds)."""
@@ -261,7 +303,8 @@ class Balancer(Desk):
         if await self._lookout.follow_names():
             self._apply()
 
-    async def _start_admin(self) -> None:
+    async def _make_admin(self) -> None:
+        """Take the admin server's address; it answers later."""
         admin = self.config.admin
         if admin is None or not self._wants_admin:
             return
@@ -275,8 +318,8 @@ class Balancer(Desk):
             hosts=admin.hosts,
             haproxy_compatible=admin.haproxy_compatible,
         )
-        await server.start()
         self._admin = server
+        await server.bind(self._heir.admin_socket(str(admin.bind)) if self._heir is not None else None)
 
 
 def state_place(config: Config, default: str | Path | None) -> Path | None:

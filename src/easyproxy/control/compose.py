@@ -24,12 +24,12 @@ class Standing:
     """What is known of one backend.
 
     Attributes:
-        is_healthy: what the verdict says.
+        is_ready: it may get sessions: healthy, and its operator lets it.
         address: where it is, numeric; None while its name is not resolved.
         rising_since: when it came back from being down, in seconds of the caller's clock; 0 for no slow start.
     """
 
-    is_healthy: bool
+    is_ready: bool
     address: Address | None
     rising_since: float = 0.0
 
@@ -80,7 +80,7 @@ def _pool(name: str, config: PoolConfig, standings: Mapping[str, Standing], now:
     ready: list[tuple[Backend, float]] = []
     for backend in config.backends:
         standing = standings[backend_id(name, backend)]
-        if standing.is_healthy and standing.address is not None:
+        if standing.is_ready and standing.address is not None:
             share = rise(standing, config.slow_start, now)
             ready.append((_backend(name, backend, standing.address), share))
     if any(share < 1 for _, share in ready):

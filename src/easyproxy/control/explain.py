@@ -72,7 +72,7 @@ def explain_backend(
         lines.append(f"apart from that it is {'healthy' if backend.is_healthy else 'not healthy'}")
     lines.append(f"it serves at {backend.address}; {check}")
     if entry.seen:
-        lines.append(f"the last {counted(len(entry.seen), 'look')} at it, newest first:")
+        lines.append("the last looks at it, newest first:")
         lines += [
             f"  {clock(one.at, now)}  {one.outcome.value}: {one.detail or one.outcome.value}"
             + (f" ({span(one.duration_s)})" if one.duration_s else "")

@@ -12,12 +12,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from easyproxy.control.events import Events, Kind
+from easyproxy.control.overrides import words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
-    from easyproxy.control.operations import Author, Event
-    from easyproxy.control.registry import Change
+    from easyproxy.control.operations import Author, Event, Override
+    from easyproxy.control.overrides import Note
+    from easyproxy.control.registry import Change, Entry
     from easyproxy.engine.seam import SessionEnd
 
 LINES_PER_SECOND = 20
@@ -80,6 +82,33 @@ class Journal:
         log.log(_LEVELS[level], message, state, extra=fields)
         self.events.add(kind, change.backend, words, level=level, author=author)
 
+    def notes(self, notes: Iterable[Note]) -> None:
+        """Tell what became of overrides when they met a file."""
+        for note in notes:
+            loud = note.kind in (Kind.OVERRIDE_CONFLICT, Kind.OVERRIDE_DISSOLVED)
+            level = "warning" if loud else "info"
+            override = note.override
+            self.tell(note.kind, override.backend, note.text, level=level, author=override.author)
+
+    def expired(self, override: Override) -> None:
+        """Tell that the time of an override is over."""
+        text = f"{words(override)} has ended: its time was over at {stamp(override.until)}"
+        self.tell(Kind.OVERRIDE_EXPIRED, override.backend, text, author=override.author)
+
+    def membership(self, old: Mapping[str, Entry], new: Mapping[str, Entry]) -> None:
+        """Tell which backends have come, gone and moved."""
+        for key in old.keys() - new.keys():
+            self.tell(Kind.BACKEND_REMOVED, key, "gets no new sessions; those it has go on")
+        for key, entry in new.items():
+            before, where = old.get(key), entry.config.address
+            if before is None:
+                self.tell(Kind.BACKEND_ADDED, key, f"at {where}, {_in_words(entry.state)}: {entry.reason}")
+            elif before.config.address != where:
+                text = (
+                    f"moved from {before.config.address} to {where}, {_in_words(entry.state)}: {entry.reason}"
+                )
+                self.tell(Kind.BACKEND_ADDED, key, text)
+
     def end(self, end: SessionEnd) -> None:
         """Tell how a session broke."""
         if not self._has_room():
@@ -99,10 +128,10 @@ class Journal:
 
     def trouble(self, text: str) -> None:
         """Tell what went wrong in the engine itself."""
-        if self._has_room():
+        has_died = "its sessions are lost" in text
+        if self._has_room() or has_died:  # never suppressed: it explains why many sessions broke
             log.error("%s", text)
-            kind = Kind.WORKER_DIED if text.startswith("relay worker ") else Kind.TROUBLE
-            self.events.add(kind, "", text, level="error")
+            self.events.add(Kind.WORKER_DIED if has_died else Kind.TROUBLE, "", text, level="error")
 
     def _has_room(self) -> bool:
         self.flush()
@@ -110,6 +139,11 @@ class Journal:
         if self._lines > LINES_PER_SECOND:
             self._suppressed += 1
         return self._lines <= LINES_PER_SECOND
+
+
+def stamp(at: float) -> str:
+    """Write a moment for the log and for events."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def _in_words(state: str) -> str:

@@ -202,6 +202,8 @@ def _whys(name: str, tier: Sequence[Backend], known: Mapping[str, BackendStatus]
         }
     if name in BY_ADDRESS or name not in BUILTIN:
         return {backend.id: f"strategy {name}" for backend in tier}
+    if len(tier) == 1:
+        return {tier[0].id: "the only one that can take it"}
     shares = _shares(name, tier, known)
     return {backend.id: f"{percent(shares[backend.id])} of new sessions" for backend in tier}
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from easyproxy.control import overrides as o
 from easyproxy.control.asked import clean, lifetime
 from easyproxy.control.events import Kind
+from easyproxy.control.journal import stamp
 from easyproxy.control.lookout import targets
 from easyproxy.control.naming import find_backend
 from easyproxy.control.operations import Action, Override, RefusedError, UnknownError
 from easyproxy.control.registry import Registry
-from easyproxy.control.state_file import StateFileError
 from easyproxy.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -28,13 +28,11 @@ if TYPE_CHECKING:
 
     from easyproxy.config.schema import Config
     from easyproxy.control.journal import Journal
+    from easyproxy.control.keeping import Keeper
     from easyproxy.control.lookout import Lookout
     from easyproxy.control.operations import Author
-    from easyproxy.control.registry import Change, Entry
-    from easyproxy.control.state_file import StateFile
+    from easyproxy.control.registry import Change
 
-SAVE_AGAIN_S = 30.0
-"""How long after a failure the state file is tried again."""
 MOST_OVERRIDES = 10_000
 
 
@@ -45,7 +43,7 @@ class Steering:
         filed: the configuration as the file (or the program) gives it.
         apply: hands the registry's snapshot to the engine; raises EngineError when that refuses it.
         changed: takes every change of state that follows, with who caused it.
-        state: where overrides survive a restart; None for nowhere.
+        keeper: what makes overrides survive a restart.
     """
 
     def __init__(
@@ -57,7 +55,7 @@ class Steering:
         *,
         apply: Callable[[], None],
         changed: Callable[[Change, Author | None], None],
-        state: StateFile | None = None,
+        keeper: Keeper,
     ) -> None:
         self.filed = filed
         self.overrides: o.Overrides = ()
@@ -67,8 +65,7 @@ class Steering:
         self._journal = journal
         self._apply = apply
         self._changed = changed
-        self._state = state
-        self._save_again_at = 0.0
+        self._keeper = keeper
         self._set_aside: tuple[Config, o.Overrides] | None = None  # what was in force before the last file
         self._taken_away: set[str] = set()  # by operators, since then
 
@@ -84,18 +81,10 @@ class Steering:
 
         One that does not go with the file any more is told and left out: a start never fails because of it.
         """
-        found = tuple(given)
-        if self._state is not None:
-            try:
-                found = found or self._state.read()
-            except StateFileError as error:
-                self._journal.tell(Kind.STATE_FILE, str(self._state.path), str(error), level="error")
-            if self._state.shortage:
-                text = f"overrides will not survive a restart: {self._state.shortage}"
-                self._journal.tell(Kind.STATE_FILE, str(self._state.path), text, level="warning")
+        found = tuple(given) or self._keeper.read()
         late = o.expired(found, time.time())
         for override in late:
-            self._tell_expired(override)
+            self._journal.expired(override)
         kept: o.Overrides = ()
         for override in o.without(found, (one.id for one in late)):
             try:
@@ -107,11 +96,16 @@ class Steering:
             else:
                 kept = o.lay(kept, override)
         met = o.meet(self.filed, kept)
-        self._tell_notes(met.notes)
+        self._journal.notes(met.notes)
         self.overrides = met.overrides
         config = o.effective(self.filed, self.overrides)
         self._registry.replace(config, self._registry.entries_for(config))
-        self._registry.take_stances(o.stances(self.overrides), time.time())
+        for change in self._registry.take_stances(o.stances(self.overrides), time.time()):
+            stance = self._registry.entries[change.backend].stance
+            self._changed(change, stance.author if stance else None)
+        if self.overrides:
+            laid = "; ".join(o.words(override) for override in self.overrides)
+            self._journal.tell(Kind.STATE_FILE, "", f"overrides of the last run are in force again: {laid}")
 
     # -- the whole configuration
 
@@ -132,16 +126,15 @@ class Steering:
             try:
                 o.effective(filed, met.overrides)
             except ConfigError as error:
-                o.effective(filed, ())
                 raise ConfigError([*error.problems, _hint(met.overrides)]) from None
             changes = await self._enforce(filed, met.overrides)
             self._set_aside, self._taken_away = (before, former), set()
             for override in returned:
                 text = f"{o.words(override)} is back, with the configuration before the last one"
                 self._journal.tell(Kind.OVERRIDE_SET, override.backend, text, author=override.author)
-            self._tell_notes(met.notes)
+            self._journal.notes(met.notes)
             self._tell_changes(changes, None)
-            await self._save()
+            await self._keeper.save(self.overrides)
             return met
 
     def _with_those_set_aside(self, filed: Config) -> tuple[o.Overrides, o.Overrides]:
@@ -178,7 +171,7 @@ class Steering:
             raise
         self.filed, self.overrides = filed, overrides
         self._lookout.watch()
-        self._tell_membership(old[1], self._registry.entries)
+        self._journal.membership(old[1], self._registry.entries)
         return changes
 
     # -- single overrides
@@ -212,15 +205,16 @@ class Steering:
                     f"there are {MOST_OVERRIDES} overrides already; write changes into the file"
                 )
             notes, changes = await self._change(wanted)
-            warning = self._unserved(fresh.backend)
-            text = o.words(fresh) + (f", until {_stamp(fresh.until)}" if fresh.until else "")
+            takes = action not in (Action.WEIGHT, Action.ADD)
+            warning = self._unserved(fresh.backend) if takes else ""
+            text = o.words(fresh) + (f", until {stamp(fresh.until)}" if fresh.until else "")
             text += f"; it replaces {o.words(former)}" if former else ""
             text += f"; {warning}" if warning else ""
             level = "warning" if warning else "info"
             self._journal.tell(Kind.OVERRIDE_SET, fresh.backend, text, level=level, author=author)
-            self._tell_notes(notes)
+            self._journal.notes(notes)
             self._tell_changes(changes, author)
-            await self._save()
+            await self._keeper.save(self.overrides)
             return replace(fresh, warning=warning)
 
     def _made(self, backend: str, action: Action, value: object, author: Author) -> Override:
@@ -308,32 +302,32 @@ class Steering:
                         await self._take_away([override], Kind.OVERRIDE_EXPIRED, None)
                     except RefusedError as error:
                         await self._cannot_expire(override, str(error))
-        elif self._save_again_at and time.monotonic() >= self._save_again_at:
+        elif self._keeper.is_owing:
             async with self.lock:
-                await self._save()
+                await self._keeper.save(self.overrides)
 
     async def _cannot_expire(self, override: Override, why: str) -> None:
         """Keep what cannot end, in conflict, so that somebody decides."""
-        conflict = f"it should have ended at {_stamp(override.until)}, but without it: {why}"
+        conflict = f"it should have ended at {stamp(override.until)}, but without it: {why}"
         marked = replace(override, until=0.0, conflict=conflict)
         self.overrides = tuple(marked if one.id == override.id else one for one in self.overrides)
         text = f"{o.words(override)} stays in force: {conflict}"
-        self._tell_notes((o.Note(Kind.OVERRIDE_CONFLICT, marked, text),))
-        await self._save()
+        self._journal.notes((o.Note(Kind.OVERRIDE_CONFLICT, marked, text),))
+        await self._keeper.save(self.overrides)
 
     async def _take_away(self, gone: list[Override], kind: Kind, author: Author | None) -> None:
         notes, changes = await self._change(o.without(self.overrides, (one.id for one in gone)))
         self._taken_away.update(one.id for one in gone)
         for override in gone:
             if kind is Kind.OVERRIDE_EXPIRED:
-                self._tell_expired(override)
+                self._journal.expired(override)
             else:
                 self._journal.tell(
                     kind, override.backend, f"{o.words(override)} is taken away", author=author
                 )
-        self._tell_notes(notes)
+        self._journal.notes(notes)
         self._tell_changes(changes, author)
-        await self._save()
+        await self._keeper.save(self.overrides)
 
     async def _change(self, wanted: o.Overrides) -> tuple[tuple[o.Note, ...], list[Change]]:
         """Put other overrides in force with the same file."""
@@ -357,54 +351,6 @@ class Steering:
         for change in changes:
             self._changed(change, author)
 
-    def _tell_notes(self, notes: Iterable[o.Note]) -> None:
-        for note in notes:
-            loud = note.kind in (Kind.OVERRIDE_CONFLICT, Kind.OVERRIDE_DISSOLVED)
-            self._journal.tell(
-                note.kind,
-                note.override.backend,
-                note.text,
-                level="warning" if loud else "info",
-                author=note.override.author,
-            )
-
-    def _tell_expired(self, override: Override) -> None:
-        text = f"{o.words(override)} has ended: its time was over at {_stamp(override.until)}"
-        self._journal.tell(Kind.OVERRIDE_EXPIRED, override.backend, text, author=override.author)
-
-    def _tell_membership(self, old: Mapping[str, Entry], new: Mapping[str, Entry]) -> None:
-        """Tell which backends have come, gone and moved."""
-        for key in old.keys() - new.keys():
-            self._journal.tell(Kind.BACKEND_REMOVED, key, "gets no new sessions; those it has go on")
-        for key, entry in new.items():
-            before = old.get(key)
-            where = entry.config.address
-            if before is None:
-                text = f"at {where}, {entry.state}" + (
-                    f": {entry.verdict.reason}" if entry.is_checked else ""
-                )
-                self._journal.tell(Kind.BACKEND_ADDED, key, text)
-            elif before.config.address != where:
-                text = f"moved from {before.config.address} to {where}, {entry.state}"
-                self._journal.tell(Kind.BACKEND_ADDED, key, text)
-
-    async def _save(self) -> None:
-        """Write the state file; when that fails, say so and try again later."""
-        if self._state is None:
-            return
-        had_failed, self._save_again_at = bool(self._save_again_at), 0.0
-        path = str(self._state.path)
-        try:
-            await asyncio.to_thread(self._state.write, self.overrides)
-        except StateFileError as error:
-            self._save_again_at = time.monotonic() + SAVE_AGAIN_S
-            if not had_failed:
-                text = f"the change is in force but will not survive a restart: {error}"
-                self._journal.tell(Kind.STATE_FILE, path, text, level="warning")
-        else:
-            if had_failed:
-                self._journal.tell(Kind.STATE_FILE, path, "overrides survive a restart again")
-
 
 def _is_as_filed(override: Override) -> bool:
     """Whether the file already says what an ADD or REMOVE wants."""
@@ -414,7 +360,3 @@ def _is_as_filed(override: Override) -> bool:
 def _hint(overrides: o.Overrides) -> Problem:
     laid = ", ".join(f"{one.id} ({o.words(one)})" for one in overrides if one.action not in o.STANCES)
     return Problem("", "", f"with the overrides in force: {laid}; forget what does not go with the file")
-
-
-def _stamp(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

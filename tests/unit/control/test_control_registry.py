@@ -184,20 +184,20 @@ def standings(**addresses):
     return {f"p/{name}": standing for name, standing in addresses.items()}
 
 
-A = Standing(is_healthy=True, address=Address("10.0.0.1", 1))
+A = Standing(is_ready=True, address=Address("10.0.0.1", 1))
 TWO = (
     {"name": "a", "address": "10.0.0.1:1", "weight": 3},
     {"name": "b", "address": "10.0.0.2:1", "weight": 2},
 )
 
 
-def test_only_healthy_backends_with_an_address_enter_in_the_order_of_the_configuration():
+def test_only_ready_backends_with_an_address_enter_in_the_order_of_the_configuration():
     made = config(*TWO, {"name": "c", "address": "10.0.0.3:1", "backup": True, "max_sessions": 7})
     snapshot = compose(
         made,
         standings(
-            c=Standing(is_healthy=True, address=Address("10.0.0.3", 1)),
-            b=Standing(is_healthy=True, address=None),
+            c=Standing(is_ready=True, address=Address("10.0.0.3", 1)),
+            b=Standing(is_ready=True, address=None),
             a=A,
         ),
         now=0.0,
@@ -209,7 +209,7 @@ def test_only_healthy_backends_with_an_address_enter_in_the_order_of_the_configu
         ("p/a", 3, 0, 0),
         ("p/c", 1, 1, 7),
     ]
-    sick = Standing(is_healthy=False, address=Address("10.0.0.1", 1))
+    sick = Standing(is_ready=False, address=Address("10.0.0.1", 1))
     assert compose(made, standings(a=sick, b=sick, c=sick), 0.0).pools[0].backends == ()
 
 
@@ -233,7 +233,7 @@ def test_every_setting_of_listeners_and_pools_arrives():
 
 
 def shares(slow_start, since, now):
-    back = Standing(is_healthy=True, address=Address("10.0.0.2", 1), rising_since=since)
+    back = Standing(is_ready=True, address=Address("10.0.0.2", 1), rising_since=since)
     made = config(*TWO, slow_start=slow_start)
     weights = {b.name: b.weight for b in compose(made, standings(a=A, b=back), now).pools[0].backends}
     return weights["b"] / weights["a"]
