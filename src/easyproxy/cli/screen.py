@@ -101,7 +101,8 @@ class Screen(App[None]):
     #headline { padding: 0 1; height: 2; }
     #filter { display: none; }
     #filter.shown { display: block; }
-    DataTable { height: 1fr; }
+    TabbedContent, ContentSwitcher, TabPane, DataTable { height: 1fr; }
+    TabPane { padding: 0; }
     Question { align: center middle; }
     #question { width: 70; height: auto; padding: 1 2; border: round $accent; background: $surface; }
     #question Label { width: 100%; margin-bottom: 1; }

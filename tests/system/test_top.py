@@ -1,0 +1,87 @@
+"""The live screen: keys pressed in it, against the running program."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from proxy import simple
+from textual.widgets import DataTable, Input, Static
+from traffic import Visit
+
+from easyproxy.cli.asking import Asker
+from easyproxy.cli.screen import Screen
+
+pytestmark = pytest.mark.anyio
+PATIENCE_S = 30
+
+
+async def until(condition, what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def balancer(start, nginxes):
+    return start(simple(*nginxes))
+
+
+@pytest.fixture
+def screen(balancer):
+    return Screen(Asker(balancer.admin, None, as_json=False, command="top"), every_s=0.2)
+
+
+def rows(screen: Screen, name: str) -> list[list[str]]:
+    table = screen.query_one(f"#table-{name}", DataTable)
+    return [[cell.plain for cell in table.get_row_at(number)] for number in range(table.row_count)]
+
+
+async def test_it_follows_the_backends_and_drains_one_with_a_reason(screen, balancer):
+    async with screen.run_test(size=(140, 30)) as pilot:
+        await until(
+            lambda: [row[1] for row in rows(screen, "backends")] == ["a", "b", "c"], "backends are shown"
+        )
+        assert "ready" in str(screen.query_one("#headline", Static).render())
+        await pilot.press("down", "d")
+        await until(lambda: isinstance(screen.focused, Input), "it asks for the reason")
+        await pilot.press(*"disk", "enter")
+        await until(lambda: rows(screen, "backends")[1][2] == "draining", "the row says so")
+        assert balancer.backends()["b"]["state"] == "draining"
+        await pilot.press("m")
+        await until(lambda: isinstance(screen.focused, Input), "it asks again")
+        await pilot.press("escape", "r")
+        await until(lambda: isinstance(screen.focused, Input), "it asks a third time")
+        await pilot.press("enter")
+        await until(
+            lambda: rows(screen, "backends")[1][2] == "ready", "it is ready, and never was in maintenance"
+        )
+
+
+async def test_sessions_are_filtered_and_closed(screen, balancer):
+    with Visit(balancer.port()) as one, Visit(balancer.port()) as two:
+        one.ask()
+        two.ask()
+        async with screen.run_test(size=(140, 30)) as pilot:
+            await pilot.press("2")
+            await until(lambda: len(rows(screen, "sessions")) == 2, "both sessions are shown")
+            await pilot.press("slash", *one.local.rpartition(":")[2], "enter")
+            await until(lambda: [row[1] for row in rows(screen, "sessions")] == [one.local], "one is left")
+            await pilot.press("c")
+            await until(lambda: isinstance(screen.focused, Input), "it asks")
+            await pilot.press("enter")
+            await until(lambda: rows(screen, "sessions") == [], "it is gone")
+        assert not one.is_alive()
+        assert two.is_alive()
+
+
+async def test_who_stops_answering_is_told_and_the_screen_goes_on(screen, balancer):
+    async with screen.run_test(size=(140, 30)):
+        await until(lambda: rows(screen, "backends"), "backends are shown")
+        balancer.stop()
+        await until(
+            lambda: "no balancer answers" in str(screen.query_one("#headline", Static).render()), "it says so"
+        )
+        assert len(rows(screen, "backends")) == 3
