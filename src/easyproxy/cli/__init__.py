@@ -35,6 +35,7 @@ COMMANDS = {
     "close": "End sessions now.",
     "plan": "Show what a file would change.",
     "reload": "Load the file again; confirm it, or go back.",
+    "upgrade": "Let the program that is installed now take over.",
 }
 """Each subcommand with its line in ``--help``. The module of the same name in this package exports ``command``."""
 

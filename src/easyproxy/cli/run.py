@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping
 
     from easyproxy.balancer import Balancer
+    from easyproxy.cli.service import Told
     from easyproxy.config.schema import Config
+    from easyproxy.control.heir import Heir
 
 log = logging.getLogger("easyproxy")
 
@@ -38,6 +41,7 @@ Examples:
 Signals:
   SIGHUP            load the configuration again; a wrong one changes nothing
   SIGUSR1           open the access log again, after it was moved away
+  SIGUSR2           start the new program and hand everything over (see: easyproxy upgrade --help)
   SIGTERM, Ctrl-C   take no new sessions, let the others finish (drain_timeout); a second one ends at once
 
 \b
@@ -74,8 +78,11 @@ def command(
     watch: bool | None,
 ) -> None:
     """Run the balancer, from a configuration file or from options alone."""
+    from easyproxy.control.heir import failing, predecessor  # noqa: PLC0415
     from easyproxy.errors import ConfigError, EasyProxyError  # noqa: PLC0415 - see easyproxy.cli
 
+    before = predecessor()
+    tell = failing(before)
     options = {"strategy": strategy, "check": check, "admin": admin, "workers": workers}
     try:
         if config is not None:
@@ -88,11 +95,13 @@ def command(
             if watch:
                 raise click.UsageError("there is no file to watch; write the options into one")
             loaded = _from_options(listen, backend, options)
-        code = asyncio.run(serve(loaded, config, watch=watch))
+        code = asyncio.run(serve(loaded, config, watch=watch, before=before))
     except ConfigError as error:
+        tell(error)
         click.echo(error, err=True)
         sys.exit(EXIT_CONFIG)
     except EasyProxyError as error:
+        tell(error)
         click.echo(f"easyproxy: {error}", err=True)
         sys.exit(EXIT_FAILED)
     sys.exit(code)
@@ -134,58 +143,125 @@ def _from_options(
     return from_dict(raw, strategies=RelayEngine.strategies)
 
 
-async def serve(config: Config, path: Path | None, *, watch: bool | None = None) -> int:
-    """Run until a signal ends it; return the exit status."""
+class Signals:
+    """What has been asked for by a signal. Made in the running event loop."""
+
+    def __init__(self) -> None:
+        self.stop, self.at_once, self.reload, self.upgrade = (asyncio.Event() for _ in range(4))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
+        loop.add_signal_handler(signal.SIGUSR2, self.upgrade.set)
+
+    def _asked_to_stop(self) -> None:
+        (self.at_once if self.stop.is_set() else self.stop).set()
+
+
+async def serve(
+    config: Config, path: Path | None, *, watch: bool | None = None, before: socket.socket | None = None
+) -> int:
+    """Run until a signal or a successor ends it; return the exit status.
+
+    Args:
+        config: what to begin with.
+        path: of its file; None where there is none.
+        watch: whether to reload by itself when the file changes; None is as the configuration says.
+        before: leads to the program that this one relieves.
+    """
     from easyproxy.balancer import Balancer, worker_count  # noqa: PLC0415
     from easyproxy.cli.log import set_up  # noqa: PLC0415
     from easyproxy.cli.service import Told, sockets_given  # noqa: PLC0415
+    from easyproxy.control.heir import Heir  # noqa: PLC0415
     from easyproxy.control.limits import raise_descriptor_limit, shortage  # noqa: PLC0415
     from easyproxy.control.state_file import default_place  # noqa: PLC0415
+    from easyproxy.control.upgrade import command_line  # noqa: PLC0415
 
     set_up(config.log.level, config.log.format)
     if missing := shortage(config, worker_count(config), raise_descriptor_limit()):
         log.warning("%s", missing)
-    loop = asyncio.get_running_loop()
-    stop, at_once, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    def asked_to_stop() -> None:
-        (at_once if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked_to_stop)
-    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    signals = Signals()
     state = default_place(path, os.environ) if path is not None else None
+    heir = await Heir.met(before) if before is not None else None
     given = sockets_given(config)
-    made = Balancer(config, workers="process", state_file=state, file=path, watch=watch, inherited=given)
-    loop.add_signal_handler(signal.SIGUSR1, made.reopen_logs)
-    starting = asyncio.ensure_future(made.__aenter__())
-    if await _first(starting, stop) is not starting:
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
+    balancer = Balancer(
+        config, workers="process", state_file=state, file=path, watch=watch, inherited=given, heir=heir
+    )
+    balancer.upgrading.command = command_line()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, balancer.reopen_logs)
+    if not await _has_started(balancer, heir, signals):
         return 0
-    balancer = starting.result()
     told = Told(balancer)
     try:
         _announce(balancer)
-        while await _first(stop, reload) is reload:
-            reload.clear()
-            told.reloading()
-            reloading = asyncio.ensure_future(_reload(balancer))
-            if await _first(reloading, stop) is not reloading:
-                reloading.cancel()
-                await asyncio.gather(reloading, return_exceptions=True)
-            told.ready()
-        told.stopping()
-        log.info("draining", extra={"at_most_s": config.drain_timeout, "pid": os.getpid()})
-        drained = asyncio.ensure_future(balancer.drain())
-        if await _first(drained, at_once) is at_once:
-            drained.cancel()
-            log.warning("ending at once")
+        if await _obey(balancer, told, signals):
+            await _leave(balancer, told, signals)
+        else:
+            await _drain(balancer, told, signals)
     finally:
         await balancer.stop()
         await told.end()
     log.info("ended")
     return 0
+
+
+async def _has_started(balancer: Balancer, heir: Heir | None, signals: Signals) -> bool:
+    """Start; return False when it was told to stop before it served."""
+    from easyproxy.errors import EasyProxyError  # noqa: PLC0415
+
+    starting = asyncio.ensure_future(balancer.__aenter__())
+    if await _first(starting, signals.stop) is not starting:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return False
+    try:
+        starting.result()
+    except EasyProxyError as error:
+        if heir is not None:
+            heir.fail(str(error))
+        raise
+    return True
+
+
+async def _obey(balancer: Balancer, told: Told, signals: Signals) -> bool:
+    """Do what signals ask for until the end; return whether a successor goes on."""
+    ends = (signals.stop, balancer.upgrading.handed_over)
+    while (asked := await _first(*ends, signals.reload, signals.upgrade)) not in ends:
+        if asked is signals.reload:
+            signals.reload.clear()
+            told.reloading()
+            doing = asyncio.ensure_future(_reload(balancer))
+        else:
+            signals.upgrade.clear()
+            doing = asyncio.ensure_future(_upgrade(balancer))
+        if await _first(doing, signals.stop) is not doing:
+            doing.cancel()
+            await asyncio.gather(doing, return_exceptions=True)
+        if not balancer.upgrading.handed_over.is_set():
+            told.ready()
+    return balancer.upgrading.handed_over.is_set()
+
+
+async def _drain(balancer: Balancer, told: Told, signals: Signals) -> None:
+    told.stopping()
+    log.info("draining", extra={"at_most_s": balancer.config.drain_timeout, "pid": os.getpid()})
+    drained = asyncio.ensure_future(balancer.drain())
+    if await _first(drained, signals.at_once) is signals.at_once:
+        drained.cancel()
+        log.warning("ending at once")
+
+
+async def _leave(balancer: Balancer, told: Told, signals: Signals) -> None:
+    """End after an upgrade: at once, or when the sessions have ended that the successor could not take."""
+    successor = balancer.upgrading.successor
+    assert successor is not None  # noqa: S101 - it has been handed over
+    told.successor(successor.pid)
+    if balancer.upgrading.kept:
+        log.warning("sessions have stayed here; they may end", extra={"sessions": balancer.upgrading.kept})
+        drained = asyncio.ensure_future(balancer.drain())
+        if await _first(drained, signals.stop) is signals.stop:
+            drained.cancel()
+    log.info("a successor goes on", extra={"pid": os.getpid(), "successor": successor.pid})
 
 
 async def _first(*things: asyncio.Event | asyncio.Future[Balancer] | asyncio.Future[None]) -> object:
@@ -235,3 +311,10 @@ async def _reload(balancer: Balancer) -> None:
     # Whatever went wrong has been told where it happened, and nothing has changed.
     with contextlib.suppress(Exception):
         await balancer.reload_file(Author("signal", "SIGHUP"))
+
+
+async def _upgrade(balancer: Balancer) -> None:
+    from easyproxy.control.operations import Author  # noqa: PLC0415
+
+    with contextlib.suppress(Exception):  # as above
+        await balancer.upgrade(Author("signal", "SIGUSR2"))

@@ -72,6 +72,10 @@ class Told:
         """It drains, which may take as long as is configured."""
         self._notifier.stopping("draining", within_s=self._balancer.config.drain_timeout + ENDING_S)
 
+    def successor(self, pid: int) -> None:
+        """Another process is the main one from now on."""
+        self._notifier.main_process(pid)
+
     async def end(self) -> None:
         """Say nothing more."""
         self._living.cancel()

@@ -296,6 +296,9 @@ class Config(Settings):
     drain_timeout: Annotated[float, Duration(least=0.001, most=86400, zero="no waiting")] = 30.0
     """How long sessions may go on after a stop was asked for; then they are closed. 0 is no waiting."""
 
+    upgrade_timeout: Annotated[float, Duration(least=0.1, most=3600)] = 30.0
+    """How long a new program may take to get ready before an upgrade is given up and the old one goes on."""
+
     watch: Annotated[bool, Switch()] = False
     """Reload by itself when the content of the file changes; `easyproxy run --watch` and `--no-watch` overrule it."""
 

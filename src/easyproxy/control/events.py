@@ -9,13 +9,14 @@ import asyncio
 import time
 import weakref
 from collections import deque
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
 from easyproxy.control.operations import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from easyproxy.control.operations import Author
 
@@ -124,6 +125,14 @@ class Events:
     def __len__(self) -> int:
         """How many are kept."""
         return len(self._kept)
+
+    def restore(self, events: Iterable[Event]) -> None:
+        """Begin with what has happened in a former program; ids go on after the last."""
+        own, self._kept = self._kept, deque(events, maxlen=KEPT)
+        self._last = max([event.id for event in self._kept], default=0)
+        for event in own:
+            self._last += 1
+            self._kept.append(replace(event, id=self._last))
 
     def newest(self, after: int = 0, limit: int = 200) -> list[Event]:
         """Return at most ``limit`` of the newest events with an id above ``after``, oldest first."""

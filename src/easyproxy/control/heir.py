@@ -9,9 +9,10 @@ import os
 import socket
 import stat
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from easyproxy.control.upgrade import ENVIRONMENT, PROTOCOL, SERVING_WITHIN_S
+from easyproxy.control.will import events_from, inherit_verdicts, overrides_from
 from easyproxy.control.wire import Frame, Wire, WireError
 from easyproxy.errors import EasyProxyError
 from easyproxy.version import __version__
@@ -19,6 +20,8 @@ from easyproxy.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from easyproxy.control.operations import Event, Override
+    from easyproxy.control.registry import Registry
     from easyproxy.engine.seam import HandsOver
 
 HELLO_WITHIN_S = 10.0
@@ -47,6 +50,8 @@ class Heir:
 
     Attributes:
         will: what the predecessor knew, by the name of the frame that brought it.
+        is_done: this program serves.
+        has_given_admin: the admin server listens on the predecessor's socket.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -56,11 +61,23 @@ class Heir:
         self._sessions = 0
         self.will: dict[str, Frame] = {}
         self.last_words: Frame = {}
+        self.has_given_admin = False
+        self.is_done = False
         self.pid = 0
         self.version = ""
 
-    async def meet(self) -> None:
-        """Agree on how to speak, and receive what to begin with. Raises WireError."""
+    @classmethod
+    async def met(cls, sock: socket.socket) -> Self:
+        """Agree with the predecessor on how to speak, and receive what to begin with. Raises WireError."""
+        heir = cls(sock)
+        try:
+            await heir._meet()
+        except WireError as error:
+            heir.fail(str(error))
+            raise
+        return heir
+
+    async def _meet(self) -> None:
         hello = await self._wire.expect("hello", HELLO_WITHIN_S)
         self._wire.send({"op": "hello", "protocol": PROTOCOL, "version": __version__, "pid": os.getpid()})
         if hello.get("protocol") != PROTOCOL:
@@ -82,6 +99,39 @@ class Heir:
         taken = [item for item in self._frames if item[0]["op"] in kinds]
         self._frames = [item for item in self._frames if item[0]["op"] not in kinds]
         return taken
+
+    # -- what the predecessor knew
+
+    def overrides(self) -> list[Override]:
+        """Return what operators have laid over the file."""
+        return overrides_from(self.will.get("overrides", {}).get("overrides", ()))
+
+    def leave_verdicts(self, registry: Registry) -> None:
+        """Let a registry know what is known of the backends."""
+        inherit_verdicts(registry, self.will.get("verdicts", {}).get("verdicts", {}))
+
+    def events(self) -> list[Event]:
+        """Return what has happened; known once it has taken over."""
+        return events_from(self.last_words.get("events", ()))
+
+    def admin_socket(self, bind: str) -> socket.socket | None:
+        """Return the socket of the predecessor's admin server when it listens on that address."""
+        for frame, fds in self.take_frames(frozenset({"admin"})):
+            if frame["bind"] == bind:
+                self.has_given_admin = True
+                return socket.socket(fileno=fds[0])
+            os.close(fds[0])
+        return None
+
+    def words(self) -> str:
+        """Say whom this program has relieved."""
+        plural = "" if self._sessions == 1 else "s"
+        return (
+            f"version {__version__} goes on for version {self.version} (pid {self.pid}) "
+            f"with {self._sessions} session{plural}"
+        )
+
+    # -- taking over
 
     async def take_over(self, engine: HandsOver, *, dropped: Frame) -> None:
         """Take the sessions and let the engine wake; returns when its workers serve.
@@ -106,6 +156,7 @@ class Heir:
         self.last_words = await self._wire.expect("commit", NEXT_WITHIN_S)
         self._sessions = await engine.wake(self.last_words["totals"])
         self._woke_at = time.monotonic()
+        self.is_done = True
 
     async def say_serving(self) -> None:
         """Tell the predecessor that it may go; it has gone, or is about to, when this returns."""

@@ -87,6 +87,12 @@ def command_line() -> list[str]:
     return [sys.executable, *arguments]
 
 
+def _environment(fd: int) -> dict[str, str]:
+    # sd_watchdog_enabled(3): signs of life are the successor's duty, too, and WATCHDOG_PID is not its number.
+    kept = {name: value for name, value in os.environ.items() if name != "WATCHDOG_PID"}
+    return {**kept, ENVIRONMENT: str(fd)}
+
+
 @dataclass(frozen=True, slots=True)
 class Estate:
     """What the old program hands over beside the engine's part.
@@ -144,7 +150,7 @@ class Upgrade:
                 self._process = subprocess.Popen(
                     self._command,
                     pass_fds=[theirs.fileno()],
-                    env={**os.environ, ENVIRONMENT: str(theirs.fileno())},
+                    env=_environment(theirs.fileno()),
                 )
             except (OSError, ValueError) as error:
                 ours.close()
@@ -192,7 +198,7 @@ class Upgrade:
                 other.close()
         if adopted["sessions"] != sessions:
             raise WireError(f"{adopted['sessions']} of {sessions} sessions have arrived")
-        wire.send({"op": "commit", **estate.last_words()})
+        wire.send({"op": "commit", "totals": self._engine.totals(), **estate.last_words()})
         serving = await wire.expect("serving", SERVING_WITHIN_S)
         still_s = serving["woke_at"] - began
         return Successor(serving["pid"], serving["version"], serving["sessions"], still_s)

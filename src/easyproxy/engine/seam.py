@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from easyproxy.model import Snapshot
 
@@ -257,6 +257,7 @@ class Engine(Protocol):
         """End at once, with everything it owns."""
 
 
+@runtime_checkable
 class HandsOver(Protocol):
     """What an engine offers beyond :class:`Engine` when its sessions can go on in another process (an upgrade).
 
@@ -265,8 +266,15 @@ class HandsOver(Protocol):
     """
 
     @property
+    def can_hand_over(self) -> bool:
+        """Whether it can, as it was made."""
+
+    @property
     def worker_count(self) -> int:
         """How many workers there are to be."""
+
+    def totals(self) -> Any:  # noqa: ANN401 - the engine's own, for its successor
+        """All that was counted."""
 
     def session_count(self) -> int:
         """How many sessions there are."""

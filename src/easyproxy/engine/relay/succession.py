@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from easyproxy.engine.relay.inherited import BorrowedSocket, Group, Inherited, LentSocket
 from easyproxy.errors import EngineError
@@ -43,6 +43,16 @@ def legacy(
 
 class Legacy:
     """What a predecessor has left. Owns the descriptors until an engine takes them, or :meth:`close`."""
+
+    KINDS = frozenset({"engine", "listener", "ticket"})
+
+    @classmethod
+    def of(cls, frames: Iterable[tuple[Frame, list[int]]]) -> Self:
+        """Make one of the frames of :func:`legacy`."""
+        made = cls()
+        for frame, fds in frames:
+            made.take(frame, fds)
+        return made
 
     def __init__(self) -> None:
         self.generation = 0
