@@ -153,7 +153,7 @@ class Desk:
 
     async def plan(self, text: str | None = None, form: str = "yaml") -> Plan:
         """Say what the file (or ``text``) would change. Raises ConfigError, RefusedError without a file."""
-        return self._reloading.plan(text, form)
+        return await self._reloading.plan(text, form)
 
     async def reload_file(self, author: Author, *, rollback_after_s: float = 0.0) -> Plan:
         """Load the file again; go back after so long unless :meth:`confirm` is called. See :class:`Reloading`.

@@ -87,7 +87,7 @@ class Reloading:
 
     # -- what operators ask for
 
-    def plan(self, text: str | None = None, form: str = "yaml") -> Plan:
+    async def plan(self, text: str | None = None, form: str = "yaml") -> Plan:
         """Say what the file, or a text, would change.
 
         Raises:
@@ -95,12 +95,12 @@ class Reloading:
             RefusedError: there is no file.
         """
         if text is None:
-            source = read_source(self._path())
+            source = await self._read()
         elif form in FORMATS:
             source = Source(f"<{form}>", form, text)
         else:
             raise ConfigError([Problem("", "form", f"{form!r} is not known; write {', '.join(FORMATS)}")])
-        return self._compare(source, examine_source(source, strategies=self._strategies))
+        return self._compare(source, await self._examine(source))
 
     async def reload_file(self, author: Author, *, rollback_after_s: float = 0.0) -> Plan:
         """Load the file again and put it in force as a whole.
@@ -119,8 +119,8 @@ class Reloading:
         async with self._lock:
             self._refuse_while_waiting(author)
             try:
-                source = read_source(self._path())
-                loaded = examine_source(source, strategies=self._strategies)
+                source = await self._read()
+                loaded = await self._examine(source)
                 return await self._put_in_force(source, loaded, author, rollback_after_s)
             except RefusedError as error:
                 if self.file is None:
@@ -177,17 +177,23 @@ class Reloading:
 
     # -- what happens by itself
 
-    async def follow(self, source: Source, author: Author) -> None:
-        """Put in force what the file has become; told, never raised. Content that was taken back is not taken up."""
-        if source.digest in self._rejected:
-            text = "the file holds again what was taken back; it is not loaded by itself"
-            self._journal.tell(Kind.RELOAD_REFUSED, source.name, text, level="warning", author=author)
-            return
-        if source.digest == self._digest:
-            return
+    async def follow(self, source: Source, author: Author) -> bool:
+        """Put in force what the file has become; told, never raised. Content that was taken back is not taken up.
+
+        Returns:
+            Whether that is settled; False while an unconfirmed reload is in force: ask again.
+        """
         async with self._lock:
+            if self._deadline is not None:
+                return False
+            if source.digest in self._rejected:
+                text = "the file holds again what was taken back; it is not loaded by itself"
+                self._journal.tell(Kind.RELOAD_REFUSED, source.name, text, level="warning", author=author)
+                return True
+            if source.digest == self._digest:
+                return True
             try:
-                loaded = examine_source(source, strategies=self._strategies)
+                loaded = await self._examine(source)
                 if loaded.config != self._balancer.filed_config:
                     await self._put_in_force(source, loaded, author, 0.0)
                 self._digest = source.digest  # also when only comments have changed
@@ -196,6 +202,7 @@ class Reloading:
             except Exception as error:
                 log.exception("reload failed")
                 self._refused(error, author)
+            return True
 
     def unreadable(self, error: ConfigError, author: Author) -> None:
         """Tell that the file cannot be read any more."""
@@ -274,7 +281,7 @@ class Reloading:
         self._applied = self._deadline = None
         self._digest = ""
         text = why
-        if self._still_holds(applied.source):
+        if await self._still_holds(applied.source):
             text += "; the file still holds what was taken back, and the next reload or start would load it"
         self._settle("rolled_back", text)
         self._journal.tell(
@@ -299,14 +306,22 @@ class Reloading:
             warnings=map(str, loaded.warnings),
         )
 
+    async def _read(self) -> Source:
+        path = self._path()
+        return await asyncio.to_thread(read_source, path)
+
+    async def _examine(self, source: Source) -> Loaded:
+        # A large file takes a second to judge; probes and the admin server go on meanwhile.
+        return await asyncio.to_thread(examine_source, source, strategies=self._strategies)
+
     def _path(self) -> Path:
         if self.file is None:
             raise RefusedError("started from options, without a file")
         return self.file
 
-    def _still_holds(self, source: Source) -> bool:
+    async def _still_holds(self, source: Source) -> bool:
         try:
-            return read_source(self._path()).digest == source.digest
+            return (await self._read()).digest == source.digest
         except (ConfigError, RefusedError):
             return False
 

@@ -8,6 +8,7 @@ still being written does not; one that is wrong then is told once.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,16 +86,20 @@ class Watch:
         path = self._reloading.file
         if path is None or not self._is_on():
             return
-        self._steady.look(mark_of(path), lambda: _read(path))
+        # In a thread: a network file system that hangs must not hold up probes and the admin server.
+        await asyncio.to_thread(self._look_at, path)
         found = self._steady.found
         # An unconfirmed reload is let alone: the change waits until somebody has decided.
         if found is None or key_of(found) == self._handled or self._reloading.is_waiting:
             return
-        self._handled = key_of(found)
-        if isinstance(found, Source):
-            await self._reloading.follow(found, AUTHOR)
-        else:
+        if isinstance(found, ConfigError):
             self._reloading.unreadable(found, AUTHOR)
+        elif not await self._reloading.follow(found, AUTHOR):
+            return
+        self._handled = key_of(found)
+
+    def _look_at(self, path: Path) -> None:
+        self._steady.look(mark_of(path), lambda: _read(path))
 
 
 def key_of(found: Found) -> str:

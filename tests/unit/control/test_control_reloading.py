@@ -118,8 +118,8 @@ async def test_a_reload_puts_the_file_in_force_and_tells_what_changed(scene):
 
 async def test_planning_changes_nothing(scene):
     scene.write("c")
-    assert len(scene.reloading.plan().differences) == 3
-    assert scene.reloading.plan(json.dumps(json.loads(scene.file.read_text())), "json").differences
+    assert len((await scene.reloading.plan()).differences) == 3
+    assert (await scene.reloading.plan(json.dumps(json.loads(scene.file.read_text())), "json")).differences
     assert scene.names == "ab"
     assert scene.put == []
     assert scene.told() == []
@@ -127,7 +127,7 @@ async def test_planning_changes_nothing(scene):
 
 async def test_a_text_of_an_unknown_form_cannot_be_planned(scene):
     with pytest.raises(ConfigError, match="'ini' is not known"):
-        scene.reloading.plan("x", "ini")
+        await scene.reloading.plan("x", "ini")
 
 
 async def test_a_wrong_file_changes_nothing_and_tells_every_error(scene, caplog):
@@ -163,7 +163,7 @@ async def test_an_override_in_conflict_is_part_of_the_plan(scene):
     scene.laid = (Override("1", "p/a", Action.WEIGHT, ANN, 1.0, value=5, base=1),)
     backends = [{"address": "127.0.0.1:9097", "name": "a", "weight": 3}, "127.0.0.1:1"]
     scene.write(pools={"p": {"backends": backends}})
-    conflict = next(each for each in scene.reloading.plan().differences if each.what == "override")
+    conflict = next(each for each in (await scene.reloading.plan()).differences if each.what == "override")
     assert conflict.change == "conflict"
 
 
@@ -337,6 +337,17 @@ async def test_what_was_taken_back_is_not_taken_up_by_itself_but_on_request(scen
     scene.write("c")
     await scene.reloading.follow(read_source(scene.file), ANN)
     assert scene.names == "c"
+
+
+async def test_following_waits_for_the_decision_on_an_unconfirmed_reload(scene):
+    scene.write("c")
+    await scene.reloading.reload_file(ANN, rollback_after_s=30)
+    scene.write("d")
+    assert not await scene.reloading.follow(read_source(scene.file), ANN)
+    assert scene.names == "c"
+    await scene.reloading.confirm(ANN)
+    assert await scene.reloading.follow(read_source(scene.file), ANN)
+    assert scene.names == "d"
 
 
 async def test_following_a_wrong_file_is_told_and_does_not_raise(scene):

@@ -75,11 +75,14 @@ class Following:
     """What the watch tells, instead of a balancer."""
 
     def __init__(self, file):
-        self.file, self.is_waiting, self.took = file, False, []
+        self.file, self.is_waiting, self.is_deciding, self.took = file, False, False, []
 
     async def follow(self, source, author):
         assert author is AUTHOR
+        if self.is_deciding:
+            return False
         self.took.append(source.text)
+        return True
 
     def unreadable(self, error, _author):
         self.took.append(error)
@@ -166,6 +169,15 @@ async def test_a_change_waits_while_a_reload_is_unconfirmed(following):
     following.is_waiting = False
     await looks_of(watch, 1)
     assert following.took == ["two"]
+
+
+async def test_a_change_that_met_a_reload_under_way_is_not_lost(following):
+    watch = Watch(following, lambda: True)
+    following.is_deciding = True  # it became unconfirmed between the look and the taking
+    await looks_of(watch)
+    following.is_deciding = False
+    await looks_of(watch, 1)
+    assert following.took == ["one"]
 
 
 async def test_a_file_that_has_gone_is_told_once(following):
