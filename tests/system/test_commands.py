@@ -135,9 +135,9 @@ def test_events_are_followed_as_they_happen(balancer):
         easyproxy(balancer, "drain", "c", "--who", "bob")
         for line in following.stdout:
             event = json.loads(line)
-            if event["subject"] == "p/c":
+            if event["author"] is not None:
                 break
-        assert event["author"]["who"] == "bob"
+        assert (event["subject"], event["author"]["who"]) == ("p/c", "bob")
     finally:
         following.terminate()
         following.communicate()
