@@ -83,6 +83,7 @@ def make_app(
     add_reading(reading, operations)
     add_stream(reading, stream)
     add_statistic(reading, operations)
+    add_scrape(reading, operations, haproxy_compatible=haproxy_compatible)
     changing = APIRouter(
         tags=["changing"], dependencies=described, responses=refused, route_class=ChangingRoute
     )
@@ -90,7 +91,6 @@ def make_app(
     app.include_router(reading)
     app.include_router(changing)
     add_health(app, operations)
-    add_scrape(app, operations, haproxy_compatible=haproxy_compatible)
     add_page(app, load_assets())
     add_refusals(app)
     return app

@@ -105,9 +105,7 @@ class Adding(Change):
     pool: Annotated[str, Line(least=1, most=_NAME)]
     """Name of the pool that gets it."""
     backend: Annotated[
-        BackendConfig,
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]}),
-        Field(strict=False),
+        BackendConfig, WithJsonSchema({"anyOf": [{"type": "string"}, BackendConfig.model_json_schema()]})
     ]
     """As in the file: an address, or a mapping with `address`, `name`, `weight`, `max_sessions`, `backup`."""
     ttl: Annotated[float, Span()] = 0.0

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 from easyproxy.admin.assets import Asset
 from easyproxy.admin.headline import unserved_pools
+from easyproxy.admin.replies import refusals
 from easyproxy.admin.statistic import Statistic, gather, render
 from easyproxy.control.status import View
 
@@ -60,7 +61,12 @@ def add_statistic(router: APIRouter, view: View) -> None:
 def add_health(app: FastAPI, view: View) -> None:
     """Add what an orchestrator asks. Needs no token, so it says nothing of pools or backends."""
 
-    @app.get("/healthz", response_class=PlainTextResponse, summary="200 while the control process lives")
+    @app.get(
+        "/healthz",
+        response_class=PlainTextResponse,
+        summary="200 while the control process lives",
+        responses=refusals(403),
+    )
     async def healthz() -> PlainTextResponse:
         return PlainTextResponse("alive\n")
 
@@ -68,7 +74,7 @@ def add_health(app: FastAPI, view: View) -> None:
         "/readyz",
         response_class=PlainTextResponse,
         summary="200 when every pool has a ready backend and no stop was asked for, else 503",
-        responses={503: {**_TEXT, "description": "Not ready: no new clients, please."}},
+        responses={503: {**_TEXT, "description": "Not ready: no new clients, please."}, **refusals(403)},
     )
     async def readyz() -> PlainTextResponse:
         now = view.status()

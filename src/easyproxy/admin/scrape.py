@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol, runtime_checkable
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from easyproxy.admin.exposition import Metric, Moment, expose
 from easyproxy.admin.haproxy import csv
@@ -25,12 +25,12 @@ class _Reloadable(Protocol):
     def reload_state(self) -> ReloadState: ...
 
 
-def add_scrape(app: FastAPI, view: View, *, haproxy_compatible: bool = False) -> None:
+def add_scrape(router: APIRouter, view: View, *, haproxy_compatible: bool = False) -> None:
     """Add the routes."""
     metrics: tuple[Metric, ...] = (*METRICS, *HAPROXY_METRICS) if haproxy_compatible else METRICS
     turn = asyncio.Lock()
 
-    @app.get(
+    @router.get(
         "/metrics",
         summary="For a Prometheus server: its text form, or OpenMetrics when that is accepted",
         response_class=Response,
@@ -52,7 +52,7 @@ def add_scrape(app: FastAPI, view: View, *, haproxy_compatible: bool = False) ->
 
     if haproxy_compatible:
 
-        @app.get(
+        @router.get(
             "/stats;csv",
             summary="HAProxy's statistics, in its CSV form (management guide, section 9.1)",
             response_class=Response,
