@@ -126,7 +126,7 @@ def _backend(pool: PoolStatus) -> Fields:
         "econ": sum(each.connect_errors for each in counters),
         "wredis": sum(each.retries for each in counters),
         "status": "UP" if ready else "DOWN",
-        "weight": round(sum(backend.effective_weight for backend in ready)),
+        "weight": round(sum(backend.effective_weight for backend in serving(pool))),
         "act": sum(not backend.backup for backend in ready),
         "bck": sum(backend.backup for backend in ready),
         "lbtot": sum(each.total for each in counters),
@@ -136,13 +136,19 @@ def _backend(pool: PoolStatus) -> Fields:
         "mode": "tcp",
         "algo": _ALGORITHMS.get(pool.strategy, pool.strategy),
         "connect": sum(each.total + each.connect_errors for each in counters),
-        "uweight": sum(backend.weight for backend in ready),
+        "uweight": sum(backend.weight for backend in serving(pool)),
     }
 
 
 def state(backend: BackendStatus) -> str:
     """UP, DOWN, DRAIN or MAINT. Without a verdict it is DOWN: it gets no sessions."""
     return _STATES.get(backend.state, "DOWN")
+
+
+def serving(pool: PoolStatus) -> list[BackendStatus]:
+    """The ready backends that get new sessions: backups only while no other is ready."""
+    ready = [backend for backend in pool.backends if backend.state == "ready"]
+    return [backend for backend in ready if not backend.backup] or ready
 
 
 def is_checked(pool: PoolStatus) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from easyproxy.admin.exposition import Kind, Metric, Moment, Row
-from easyproxy.admin.haproxy import bytes_of, check_status, state
+from easyproxy.admin.haproxy import bytes_of, check_status, serving, state
 from easyproxy.control.status import BackendStatus, ListenerStatus, PoolStatus
 
 Read = Callable[[Moment], Iterable[Row]]
@@ -202,12 +202,12 @@ _BACKEND = [
             "current_queue": ("Clients that wait for a free place.", _pools(lambda pool: pool.queued)),
             "current_sessions": ("Sessions now.", _sums(lambda one: one.counters.sessions)),
             "weight": (
-                "Weights in force of the ready backends.",
-                _pools(lambda pool: sum(one.effective_weight for one in _ready(pool))),
+                "Weights in force of the backends that get new sessions.",
+                _pools(lambda pool: sum(one.effective_weight for one in serving(pool))),
             ),
             "uweight": (
-                "Weights of the ready backends.",
-                _pools(lambda pool: sum(one.weight for one in _ready(pool))),
+                "Weights of the backends that get new sessions.",
+                _pools(lambda pool: sum(one.weight for one in serving(pool))),
             ),
             "active_servers": (
                 "Ready backends.",

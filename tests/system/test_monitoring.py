@@ -1,0 +1,206 @@
+"""What monitoring reads, judged by those who read it: promtool, and HAProxy's own page and exporter."""
+
+from __future__ import annotations
+
+import csv
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from eventually import eventually
+from prometheus_client.parser import text_string_to_metric_families as parse
+from proxy import QUICK, RunningBalancer
+
+from programs import Program, find, free_port, is_listening, run_client
+
+QUESTION, ANSWER = b"q" * 300, b"a" * 70_000
+TIMES = 12
+HAPROXY = """
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+frontend front
+  bind 127.0.0.1:{front}
+  default_backend web
+backend web
+  balance roundrobin
+  server good 127.0.0.1:{good} check inter 200ms rise 1 fall 1
+  server dead 127.0.0.1:{dead} check inter 200ms rise 1 fall 1 weight 3
+  server spare 127.0.0.1:{spare} check inter 200ms rise 1 fall 1 backup
+frontend stats
+  mode http
+  bind 127.0.0.1:{stats}
+  http-request use-service prometheus-exporter if {{ path /metrics }}
+  stats enable
+  stats uri /stats
+  stats show-legends
+"""
+
+
+@contextmanager
+def answering() -> Iterator[int]:
+    """Serve a backend that reads the question and answers; give its port."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            with client:
+                got = 0
+                while got < len(QUESTION) and (data := client.recv(65536)):
+                    got += len(data)
+                if got:  # a probe says nothing
+                    client.sendall(ANSWER)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield server.getsockname()[1]
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join()
+
+
+def converse(port: int) -> None:
+    for _ in range(TIMES):
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+            client.sendall(QUESTION)
+            assert b"".join(iter(lambda: client.recv(65536), b"")) == ANSWER
+
+
+def get(balancer: RunningBalancer, path: str, *more: str) -> str:
+    return run_client(
+        "curl", "-sS", "--fail", "--unix-socket", balancer.admin.path, *more, f"http://localhost{path}"
+    )
+
+
+@pytest.fixture
+def pair(start, tmp_path: Path) -> Iterator[tuple[RunningBalancer, int]]:
+    """Give our balancer and HAProxy (its port of statistics), alike, after the same conversations."""
+    with answering() as good, answering() as spare:
+        front, stats, dead = free_port(), free_port(), free_port()
+        probe = {"type": "tcp", **QUICK, "rise": 1, "fall": 1}
+        balancer = start(
+            {
+                "admin": {"bind": f"unix:{tmp_path}/balancer-0/admin.sock", "haproxy_compatible": True},
+                "listeners": [{"name": "front", "bind": "127.0.0.1:0", "pool": "web"}],
+                "pools": {
+                    "web": {
+                        "check": probe,
+                        "backends": [
+                            {"name": "good", "address": f"127.0.0.1:{good}"},
+                            {"name": "dead", "address": f"127.0.0.1:{dead}", "weight": 3},
+                            {"name": "spare", "address": f"127.0.0.1:{spare}", "backup": True},
+                        ],
+                    }
+                },
+            }
+        )
+        config = tmp_path / "haproxy.cfg"
+        config.write_text(HAPROXY.format(front=front, stats=stats, good=good, dead=dead, spare=spare))
+        with Program(["haproxy", "-f", str(config)], tmp_path / "haproxy.txt") as haproxy:
+            haproxy.wait_until(lambda: is_listening(stats), "it listens")
+            eventually(lambda: rows(theirs(stats, "/stats;csv"))["web", "dead"]["status"] == "DOWN", "it saw")
+            balancer.wait_for_state("dead", "down")
+            converse(front)
+            converse(balancer.port())
+            balancer.wait_for_no_sessions()
+            eventually(lambda: rows(theirs(stats, "/stats;csv"))["front", "FRONTEND"]["scur"] == "0", "none")
+            yield balancer, stats
+
+
+def theirs(port: int, path: str) -> str:
+    return run_client("curl", "-sS", "--fail", f"http://127.0.0.1:{port}{path}")
+
+
+def rows(text: str) -> dict[tuple[str, str], dict[str, str]]:
+    """Read the CSV as HAProxy's clients do: by the names in its first line."""
+    lines = text.removeprefix("# ").splitlines()
+    return {(row["pxname"], row["svname"]): row for row in csv.DictReader(lines)}
+
+
+def test_after_the_same_sessions_haproxy_and_we_say_the_same(pair):
+    balancer, stats = pair
+    ours, real = get(balancer, "/stats;csv"), theirs(stats, "/stats;csv")
+    columns = ours.splitlines()[0].rstrip(",").split(",")
+    assert columns == real.splitlines()[0].split(",")[: len(columns)]
+    assert columns[-1] == "agg_check_status"  # the last before what HAProxy's modules add
+    found, expected = rows(ours), rows(real)
+    places = [("front", "FRONTEND"), ("web", "good"), ("web", "dead"), ("web", "spare"), ("web", "BACKEND")]
+    assert list(found) == places
+    same = ("scur", "stot", "bin", "bout", "status", "act", "bck", "type", "mode", "weight", "lbtot", "algo")
+    for place in places:
+        given = {field: found[place][field] for field in same if found[place][field]}
+        assert given == {field: expected[place][field] for field in given}, place
+        assert given["stot"] == ("0" if place[1] in {"dead", "spare"} else str(TIMES))
+    assert found["web", "good"]["bin"] == str(TIMES * len(QUESTION))
+    assert found["web", "good"]["bout"] == str(TIMES * len(ANSWER))
+    for server in ("good", "dead"):
+        assert found["web", server]["check_status"] == expected["web", server]["check_status"]
+
+
+def test_our_haproxy_metrics_are_a_part_of_the_real_ones(pair):
+    """Same names, types and labels, and the same values for the same sessions."""
+    balancer, stats = pair
+    ours, real = get(balancer, "/metrics"), theirs(stats, "/metrics")
+    types = dict(re.findall(r"^# TYPE (haproxy_\S+) (\S+)$", ours, re.MULTILINE))
+    real_types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", real, re.MULTILINE))
+    assert len(types) > 40
+    assert types == {name: real_types.get(name) for name in types}
+    found, expected = values(ours), values(real)
+    mine = {key for key in found if key[0].startswith("haproxy_")}
+    assert mine <= set(expected)
+    exact = re.compile(
+        r"sessions_total|current_sessions|bytes_(in|out)_total|_status|_servers|uweight|loadbalanced"
+    )
+    compared = [key for key in mine if exact.search(key[0])]
+    assert len(compared) > 50
+    assert {key: found[key] for key in compared} == {key: expected[key] for key in compared}
+
+
+def values(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in parse(text)
+        for sample in family.samples
+    }
+
+
+def test_prometheus_takes_what_a_running_balancer_exports(pair, tmp_path):
+    balancer, _ = pair
+    accept = "application/openmetrics-text;version=1.0.0"
+    assert get(balancer, "/metrics", "-H", f"Accept: {accept}").endswith("# EOF\n")
+    text = get(balancer, "/metrics")
+    file = tmp_path / "metrics.txt"
+    file.write_text(text)
+    # Its lint, too: units, suffixes, help.
+    assert run_client("promtool", "check", "metrics", stdin=text) == ""
+    found = values(text)
+    of = (("backend", "good"), ("pool", "web"))
+    assert found["easyproxy_backend_sessions_started_total", of] == TIMES
+    assert found["easyproxy_session_connect_seconds_count", of] == TIMES
+    assert found["easyproxy_session_length_seconds_count", of] == TIMES
+    source = (*of[:1], *of[1:], ("source", "backend"))
+    assert found["easyproxy_session_bytes_sum", source] == TIMES * len(ANSWER)
+    ends = sum(value for (name, _), value in found.items() if name == "easyproxy_session_ends_total")
+    assert ends == TIMES
+    processes = {dict(labels)["process"] for name, labels in found if name == "easyproxy_process_open_fds"}
+    assert processes == {"control", "relay 0", "relay 1"}
+
+
+def test_promtool_takes_the_example_of_scraping_and_alerting():
+    folder = Path(__file__).parents[2] / "packaging" / "prometheus"
+    assert find("promtool")
+    run_client("promtool", "check", "rules", str(folder / "alerts.yml"))
+    run_client("promtool", "check", "config", "--syntax-only", str(folder / "prometheus.yml"))
+    run_client("promtool", "test", "rules", str(folder / "alerts_test.yml"))
