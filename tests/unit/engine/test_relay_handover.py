@@ -128,3 +128,266 @@ async def test_established_sessions_go_on_in_the_other_engine(before, after):
             assert not old.reports
             assert not old.complaints
             assert not new.complaints
+
+
+@contextlib.asynccontextmanager
+async def scene(**options):
+    """An engine with one worker process and one backend; what clients send is read by the test."""
+    async with relay(workers=1, processes=True, **options) as old:
+        server = old.server()
+        pool = Pool("p", backends=(backend("p", "a", server),))
+        yield old, server, pool
+
+
+async def pair(rig: Rig, server: socket.socket) -> tuple[socket.socket, socket.socket]:
+    client = await rig.client()
+    await rig.send(client, b"x")
+    remote = await rig.taken(server)
+    assert await rig.read(remote, 1) == b"x"
+    return client, remote
+
+
+async def hand_over(old: Rig, new: Rig) -> None:
+    count = await transfer(old.engine, new.engine, 1)
+    assert await new.engine.wake(old.engine.totals()) == count
+    assert await old.engine.leave(()) == 0
+
+
+async def stuff(sock: socket.socket, data: bytes) -> int:
+    """Send until nothing goes for a while; return how much of ``data``, again and again, has gone."""
+    sent, quiet = 0, 0
+    while quiet < 20:
+        try:
+            sent += sock.send(data[sent % len(data) :])
+            quiet = 0
+        except BlockingIOError:
+            quiet += 1
+            await asyncio.sleep(0.01)
+    return sent
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("portable", [False, True])
+async def test_bytes_that_wait_in_a_buffer_or_a_pipe_arrive_whole_and_in_order(portable):
+    """Behaviours 1, 5 and 33: both directions are blocked when the session changes hands."""
+    async with scene(portable=portable) as (old, server, pool):
+        old.apply(pool)
+        client, remote = await pair(old, server)
+        noise = os.urandom(1_000_003)
+        up, down = await asyncio.gather(stuff(client, noise), stuff(remote, noise))
+        async with successor(old, pool, workers=1, portable=portable) as new:
+            await hand_over(old, new)
+            got_up, got_down = await asyncio.gather(old.read(remote, up), old.read(client, down))
+            assert got_up == (noise * (up // len(noise) + 1))[:up]
+            assert got_down == (noise * (down // len(noise) + 1))[:down]
+            (session,) = await new.engine.sessions()
+            assert (session.bytes_from_client, session.bytes_from_backend) == (up + 1, down)
+            client.shutdown(socket.SHUT_WR)
+            assert await old.read(remote) == b""
+
+
+@pytest.mark.anyio
+async def test_half_closed_sessions_stay_half_closed_and_end_as_they_should():
+    """Behaviours 3 and 33."""
+    async with scene() as (old, server, pool):
+        old.apply(pool)
+        by_client, by_backend = await pair(old, server), await pair(old, server)
+        by_client[0].shutdown(socket.SHUT_WR)
+        assert await old.read(by_client[1]) == b""
+        by_backend[1].shutdown(socket.SHUT_WR)
+        assert await old.read(by_backend[0]) == b""
+        async with successor(old, pool, workers=1) as new:
+            await hand_over(old, new)
+            states = {session.state for session in await new.engine.sessions()}
+            assert states == {"half_closed_by_client", "half_closed_by_backend"}
+            await old.send(by_client[1], b"answer")
+            by_client[1].close()
+            assert await old.read(by_client[0]) == b"answer"
+            await old.send(by_backend[0], b"question")
+            by_backend[0].close()
+            assert await old.read(by_backend[1]) == b"question"
+            await until(lambda: new.sessions == 0)
+            ends = new.engine.statistics().ends
+            assert (ends["client_fin"], ends["backend_fin"]) == (1, 1)
+
+
+@pytest.mark.anyio
+async def test_a_fin_behind_bytes_that_wait_is_passed_on_after_them():
+    """Behaviours 6 and 33."""
+    async with scene() as (old, server, pool):
+        old.apply(pool)
+        client, remote = await pair(old, server)
+        noise = os.urandom(1_000_003)
+        sent = await stuff(client, noise)
+        client.shutdown(socket.SHUT_WR)
+        async with successor(old, pool, workers=1) as new:
+            await hand_over(old, new)
+            got = await old.read(remote)
+            assert len(got) == sent
+            assert got == (noise * (sent // len(noise) + 1))[:sent]
+
+
+@pytest.mark.anyio
+async def test_what_is_not_taken_stays_and_goes_on():
+    """Behaviour 33: the successor is ready, and then nothing comes of it."""
+    async with scene() as (old, server, pool):
+        old.apply(pool)
+        pairs = [await pair(old, server) for _ in range(3)]
+        noise = os.urandom(1_000_003)
+        sent = await stuff(pairs[0][0], noise)
+        async with successor(old, pool, workers=1) as new:
+            assert await transfer(old.engine, new.engine, 1) == 3
+            await old.send(pairs[1][0], b"meanwhile")
+            pairs[2][0].shutdown(socket.SHUT_WR)
+        # It has ended, and closed its copies.
+        assert await old.engine.thaw() == 3
+        assert (await old.read(pairs[0][1], sent)) == (noise * (sent // len(noise) + 1))[:sent]
+        assert await old.read(pairs[1][1], 9) == b"meanwhile"
+        assert await old.read(pairs[2][1]) == b""
+        assert old.sessions == 3
+        assert not old.reports
+        client, _ = await pair(old, server)
+        client.close()
+
+
+@pytest.mark.anyio
+async def test_a_successor_that_wakes_too_late_touches_nothing():
+    """Behaviour 33: the old worker has gone on, so nothing is left to take."""
+    async with scene() as (old, server, pool):
+        old.apply(pool)
+        client, remote = await pair(old, server)
+        async with successor(old, pool, workers=1) as new:
+            assert await transfer(old.engine, new.engine, 1) == 1
+            assert await old.engine.thaw() == 1
+            assert await new.engine.wake(old.engine.totals()) == 0
+            assert new.sessions == 0
+            await old.send(client, b"still here")
+            assert await old.read(remote, 10) == b"still here"
+            assert old.sessions == 1
+
+
+@pytest.mark.anyio
+async def test_what_was_taken_is_not_touched_by_an_old_worker_that_goes_on():
+    """Behaviour 33: the successor's control process dies after its workers took over; sessions live on in them."""
+    async with scene() as (old, server, pool):
+        old.apply(pool)
+        client, remote = await pair(old, server)
+        async with successor(old, pool, workers=1) as new:
+            assert await transfer(old.engine, new.engine, 1) == 1
+            assert await new.engine.wake(old.engine.totals()) == 1
+            assert await old.engine.thaw() == 0
+            assert (old.sessions, new.sessions) == (0, 1)
+            await old.send(client, b"there")
+            assert await old.read(remote, 5) == b"there"
+            client.close()
+            assert await old.read(remote) == b""
+
+
+@pytest.mark.anyio
+async def test_clients_that_wait_for_a_place_keep_their_order_and_their_time():
+    """Behaviours 19 and 33."""
+    async with relay(workers=1, processes=True) as old:
+        server = old.server()
+        pool = Pool("p", backends=(backend("p", "a", server, max_sessions=1),), queue_timeout_s=30)
+        old.apply(pool)
+        first, remote = await pair(old, server)
+        waiting = []
+        for number in range(3):
+            client = await old.client()
+            await old.send(client, b"%d" % number)
+            waiting.append(client)
+            await until(lambda n=number: old.engine.statistics().queued["p"] == n + 1)
+        async with successor(old, pool, workers=1) as new:
+            await hand_over(old, new)
+            await until(lambda: new.engine.statistics().queued["p"] == 3)
+            assert new.engine.statistics().backends["p/a"].sessions == 1
+            first.close()
+            for number, client in enumerate(waiting):
+                remote.close()
+                remote = await old.taken(server)
+                assert await old.read(remote, 1) == b"%d" % number
+                client.close()
+            remote.close()
+            await until(lambda: new.sessions == 0)
+            assert new.engine.statistics().queued["p"] == 0
+
+
+@pytest.mark.anyio
+async def test_an_attempt_under_way_goes_on_with_its_deadline():
+    """Behaviours 13 and 33: the backend does not answer yet; the next candidate is tried in the new program."""
+    async with relay(workers=1, processes=True) as old:
+        # A full backlog: connects to it neither succeed nor fail.
+        silent = socket.socket()
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        fillers = [socket.socket() for _ in range(3)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(silent.getsockname())
+        server = old.server()
+        pool = Pool(
+            "p",
+            strategy="first",
+            backends=(backend("p", "a", silent), backend("p", "b", server)),
+            connect_timeout_s=3,
+        )
+        old.apply(pool)
+        client = await old.client()
+        await old.send(client, b"patient")
+        await until(lambda: old.engine.statistics().backends["p/a"].sessions == 1)
+        async with successor(old, pool, workers=1) as new:
+            await hand_over(old, new)
+            assert new.engine.statistics().backends["p/a"].sessions == 1
+            remote = await old.taken(server)
+            assert await old.read(remote, 7) == b"patient"
+            backends = new.engine.statistics().backends
+            assert (backends["p/a"].sessions, backends["p/a"].connect_errors) == (0, 1)
+            assert (backends["p/b"].sessions, backends["p/a"].retries) == (1, 1)
+        for sock in (silent, *fillers):
+            sock.close()
+
+
+@pytest.mark.anyio
+async def test_time_outs_go_on_where_they_stood():
+    """Behaviours 14 and 33: a session that was silent for a while before is not given that time again."""
+    async with scene() as (old, server, pool):
+        old.apply(pool, idle_timeout_s=3)
+        await pair(old, server)
+        (before,) = await old.engine.sessions()
+        with contextlib.ExitStack() as stack:
+            new = heir_of(old, stack, workers=1)
+            try:
+                await new.engine.start(new.reports.append)
+                new.apply(pool, idle_timeout_s=3)
+                await hand_over(old, new)
+                await until(lambda: new.reports)
+            finally:
+                await new.engine.stop()
+        (end,) = new.reports
+        assert end.reason == "idle_timeout"
+        assert end.id == before.id
+        assert end.age_s < 4
+        assert abs(end.started_at + before.age_s - end.started_at) < 4
+
+
+@pytest.mark.anyio
+async def test_a_backend_and_a_listener_that_the_new_configuration_lacks_keep_their_sessions():
+    """Behaviours 30 and 33."""
+    async with scene() as (old, server, pool):
+        old.apply(pool, listeners={"front": "p", "side": "p"})
+        client, remote = await pair(old, server)
+        other = old.server()
+        async with successor(old, Pool("q", backends=(backend("q", "b", other),)), workers=1) as new:
+            await hand_over(old, new)
+            await old.send(client, b"on")
+            assert await old.read(remote, 2) == b"on"
+            (session,) = await new.engine.sessions()
+            assert session.backend == "p/a"
+            assert new.engine.statistics().backends["p/a"].sessions == 1
+            client.close()
+            assert await old.read(remote) == b""
+            remote.close()
+            await until(lambda: new.engine.statistics().backends["p/a"].sessions == 0)
+            late = await new.client()
+            (await old.taken(other)).close()
+            late.close()

@@ -167,6 +167,7 @@ class InForce:
         for sockets in self._sockets.values():
             for sock in sockets:
                 sock.close()
+        self._sockets.clear()
 
 
 def _take_acceptors(runtime: ListenerRuntime) -> list[Acceptor]:

@@ -19,13 +19,14 @@ from easyproxy.engine.relay.poller import STREAM
 from easyproxy.engine.relay.session import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from easyproxy.engine.relay.channel import Frame
     from easyproxy.engine.relay.core import Core
     from easyproxy.engine.relay.inforce import InForce
     from easyproxy.engine.relay.runtime import BackendRuntime
     from easyproxy.engine.relay.session import Session
+    from easyproxy.model import Backend
 
 _CANDIDATES = "_candidates"
 
@@ -179,7 +180,7 @@ class Taking:
         if dial is not None and session.socket is None:
             dial.start()
         elif dial is not None:
-            setattr(dial, _CANDIDATES, session.listener.pool.choose(session.host))
+            setattr(dial, _CANDIDATES, _others(session))
         core.again += given.again
         if core.sessions.get(session.number) is session:
             if not core.is_edge_triggered:
@@ -188,6 +189,14 @@ class Taking:
                 core.wheel.place(session, core.now)
             elif given.due and dial is None:
                 core.wheel.place(session, given.due)
+
+
+def _others(session: Session) -> Iterator[Backend]:
+    """Candidates for when the attempt under way fails: those that were not passed over before."""
+    known = set(session.tried or ())
+    if session.backend is not None:
+        known.add(session.backend.backend.id)
+    return (backend for backend in session.listener.pool.choose(session.host) if backend.id not in known)
 
 
 def _close_all(fds: list[Any]) -> None:

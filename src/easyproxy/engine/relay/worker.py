@@ -173,7 +173,7 @@ class Worker:
             return
         newcomers = []
         for session in reversed(core.sessions.values()):
-            if session.number <= self._settled:
+            if not self._settled < session.number <= core.accepted:  # or it comes from elsewhere
                 break
             if session.tick == NEWCOMER:
                 newcomers.append(session)
@@ -353,14 +353,19 @@ class Worker:
 
     def _give(self, fds: list[int]) -> Iterator[None]:
         """Stand still between two turns of the loop, when nothing is half done."""
+        self._settle()
+        while self.core.closing:
+            close.close_descriptors(self.core)
         giving = Giving(self.core, self.in_force, [Channel(socket.socket(fileno=fd)) for fd in fds])
         self._hand_over_last()
         verdict, later = giving.stand_still(self.channel)
+        self.core.now = time.monotonic()
         for frame, more in later:
             self.obey(frame, more)
         kept = len(self.core.sessions)
         if verdict == "leave":
-            self._do_drain({}, [])
+            self.in_force.close()  # who waits in a backlog is the successor's
+            self._is_draining = True
             self._is_running = bool(kept or self.core.lingering)
             self._send({"op": "left", "kept": kept})
         elif verdict == "thaw":
