@@ -176,7 +176,8 @@ def to_plain(override: Override) -> dict[str, object]:
     """Write one override as plain data, which JSON can hold."""
     plain = asdict(override)
     del plain["warning"]
-    return {key: value for key, value in plain.items() if value not in ("", None, 0.0) or key == "at"}
+    without = {"value": None, "base": None, "until": 0.0, "conflict": ""}
+    return {key: value for key, value in plain.items() if key not in without or value != without[key]}
 
 
 def from_plain(item: object) -> Override:
