@@ -89,6 +89,7 @@ class Balancer(Desk):
             workers=worker_count(filed) if in_processes else 1,
             processes=in_processes,
             orphan_drain_s=filed.drain_timeout,
+            worker_python=filed.worker_python,
             inherited=inherited,
             legacy=Legacy.of(heir.take_frames(Legacy.KINDS)) if heir is not None else None,
             complain=self._journal.trouble,

@@ -302,7 +302,8 @@ def _announce(balancer: Balancer) -> None:
         address = balancer.admin_address
         where = str(address) if address.path else f"http://{address}/"
         log.info("status page", extra={"address": where})
-    log.info("serving", extra={"workers": status.workers, "pid": os.getpid(), "version": status.version})
+    about = {"workers": status.workers, "pid": os.getpid(), "version": status.version}
+    log.info("serving", extra={**about, "worker_python": status.worker_python})
 
 
 async def _reload(balancer: Balancer) -> None:

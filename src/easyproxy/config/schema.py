@@ -278,6 +278,9 @@ def _or_off(schema: JsonSchema) -> None:
     ]
 
 
+_PYTHON_FORM = "auto, same, or the absolute path of a Python interpreter"
+
+
 class Config(Settings):
     """A whole configuration."""
 
@@ -292,6 +295,11 @@ class Config(Settings):
 
     workers: Annotated[int | str, Whole(1, 256, ("auto",))] = "auto"
     """Worker processes; `auto` is one for each CPU that the process may use."""
+
+    worker_python: Annotated[str, Text(pattern=r"(auto|same|/.+)", form=_PYTHON_FORM, line=True)] = "auto"
+    """Which Python runs the worker processes: `same` as the control process, the absolute path of one of the same version,
+    or `auto`: a faster build of that version where the system has one (in `/usr/bin`, `/usr/local/bin` or
+    `/opt/python/bin`, with only root allowed to write there), otherwise `same`."""
 
     drain_timeout: Annotated[float, Duration(least=0.001, most=86400, zero="no waiting")] = 30.0
     """How long sessions may go on after a stop was asked for; then they are closed. 0 is no waiting."""

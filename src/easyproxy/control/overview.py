@@ -53,6 +53,7 @@ def overview(
         engine=engine,
         workers=statistics.workers,
         worker_restarts=statistics.worker_restarts,
+        worker_python=statistics.worker_python,
         listeners=tuple(
             ListenerStatus(
                 name=listener.name,

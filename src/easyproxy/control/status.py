@@ -103,6 +103,7 @@ class Status:
 
     Attributes:
         is_draining: a stop was asked for: no new sessions, those that stand may end.
+        worker_python: which Python runs the workers, for people.
     """
 
     version: str
@@ -117,6 +118,7 @@ class Status:
     lost_reports: int
     is_draining: bool = False
     access_log: AccessLogStatus | None = None
+    worker_python: str = ""
 
 
 class View(Protocol):

@@ -180,6 +180,7 @@ class Statistics:
     worker_restarts: int = 0
     lost_reports: int = 0
     distributions: Mapping[str, BackendDistributions] = field(default_factory=dict)  # by backend id
+    worker_python: str = ""  # which Python runs the workers, for people
 
 
 @dataclass(frozen=True, slots=True)

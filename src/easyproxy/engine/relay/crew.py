@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay.channel import Channel
 from easyproxy.engine.relay.counters import anonymous_file
+from easyproxy.engine.relay.interpreter import same
 from easyproxy.engine.relay.process import serve
 from easyproxy.errors import EngineError
 
@@ -99,6 +100,8 @@ class Crew:
         self._burials: set[asyncio.Task[None]] = set()
         # Threads of our own: those of the loop may all be busy with name lookups that hang.
         self._gravediggers = ThreadPoolExecutor(thread_name_prefix="easyproxy-burial")
+        self.interpreter = same()
+        """Which Python runs workers that are hired from now on."""
         self.restarts = 0
 
     @property
@@ -130,7 +133,9 @@ class Crew:
         try:
             if self._in_processes:
                 member.stacks_fd = anonymous_file("easyproxy-stacks")
-                member.process = self._spawn(theirs, member.stacks_fd)
+                if not os.access(self.interpreter.path, os.X_OK):  # an update of the system has taken it away
+                    self.interpreter = same()
+                member.process = self._spawn(self.interpreter.command(), theirs, member.stacks_fd)
             else:
                 member.thread = threading.Thread(
                     target=serve, args=(Channel(theirs),), name=f"easyproxy-relay-{index}", daemon=True
@@ -148,18 +153,11 @@ class Crew:
         self._on_birth(member)
 
     @staticmethod
-    def _spawn(theirs: socket.socket, stacks_fd: int) -> subprocess.Popen[bytes]:
-        # -P: the working directory must not shadow the standard library. A fresh interpreter, not a fork: the
-        # control process has threads and megabytes of libraries that a worker has no use for.
+    def _spawn(command: list[str], theirs: socket.socket, stacks_fd: int) -> subprocess.Popen[bytes]:
+        # A fresh interpreter, not a fork: the control process has threads and megabytes of libraries that a worker
+        # has no use for.
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "easyproxy.engine.relay.process",
-                str(theirs.fileno()),
-                str(stacks_fd),
-            ],
+            [*command, str(theirs.fileno()), str(stacks_fd)],
             pass_fds=[theirs.fileno(), stacks_fd],
             stdin=subprocess.DEVNULL,
         )
@@ -198,6 +196,7 @@ class Crew:
         self.restarts += 1
         self._on_death(member, how)
         if self._short_lives > 1:
+            self.interpreter = same()  # if it was another one that is to blame
             await asyncio.sleep(min(0.05 * 2 ** min(self._short_lives, _DOUBLINGS), LONGEST_PAUSE_S))
         pause = 0.1
         while not self._is_stopping:

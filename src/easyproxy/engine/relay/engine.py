@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from easyproxy.engine.relay import counters as c
-from easyproxy.engine.relay import stuck, tally
+from easyproxy.engine.relay import interpreter, stuck, tally
 from easyproxy.engine.relay.crew import Crew, Member
 from easyproxy.engine.relay.ends import REASON, Batch
 from easyproxy.engine.relay.inherited import Inherited, LentSocket, lend, own
@@ -66,6 +66,7 @@ class RelayEngine:
         complain: takes a line of text about the engine itself (a worker died, a user's strategy failed).
         inherited: listening sockets that somebody else opened; the engine owns them and closes them with itself.
         legacy: what a predecessor that still serves has left; the engine takes no client before :meth:`wake`.
+        worker_python: which Python runs worker processes: ``same``, ``auto``, or a path, see ``interpreter``.
     """
 
     name = "relay"
@@ -81,10 +82,12 @@ class RelayEngine:
         complain: Callable[[str], None] = lambda _text: None,
         inherited: Inherited | None = None,
         legacy: Legacy | None = None,
+        worker_python: str = "same",
     ) -> None:
         if not processes and workers != 1:
             raise EngineError(f"workers: {workers} needs processes; a thread is one worker")
         self._workers = workers
+        self._worker_python = worker_python if processes else "same"
         self._complain = complain
         self._inherited = legacy.inherited() if legacy is not None else inherited or Inherited()
         self._is_dormant = legacy is not None
@@ -124,6 +127,8 @@ class RelayEngine:
     async def start(self, sink: Sink) -> None:
         """Start the workers. Raises EngineError when a worker cannot be started."""
         self._sink = sink
+        if self._worker_python != "same":
+            self._crew.interpreter = await asyncio.to_thread(interpreter.choose, self._worker_python)
         self._crew.start(self._workers)
 
     async def stop(self) -> None:
@@ -138,6 +143,11 @@ class RelayEngine:
             self._counters.close()
             os.close(self._counters_fd)
             self._counters_fd = -1
+
+    @property
+    def python(self) -> str:
+        """Which Python runs the relay loops, for people."""
+        return str(self._crew.interpreter)
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers; empty for a thread."""
@@ -328,6 +338,7 @@ class RelayEngine:
             self._slots.by_key,
             workers=len(self._crew.members()),
             worker_restarts=self._crew.restarts,
+            worker_python=self.python,
         )
 
     def totals(self) -> tally.Totals:

@@ -14,11 +14,29 @@ import select
 import signal
 import socket
 import sys
+from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import stuck
 from easyproxy.engine.relay.channel import Channel
 from easyproxy.engine.relay.counters import Counters
 from easyproxy.engine.relay.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def _extend_path(path: Sequence[str]) -> None:
+    """Let users' strategies be imported as in the control process."""
+    for entry in path:
+        if entry in sys.path:
+            continue
+        if sys.flags.no_site and os.path.basename(entry) in ("site-packages", "dist-packages"):  # noqa: PTH119
+            # An interpreter of its own, see interpreter.py: what is installed there may hook itself in (*.pth).
+            import site  # noqa: PLC0415
+
+            site.addsitedir(entry)
+        else:
+            sys.path.append(entry)
 
 
 def serve(channel: Channel) -> None:
@@ -34,7 +52,7 @@ def serve(channel: Channel) -> None:
         return
     (hello, fds), *early = frames
     counters = Counters(fds[0], hello["workers"], hello["index"])
-    sys.path.extend(entry for entry in hello["path"] if entry not in sys.path)
+    _extend_path(hello["path"])
     worker = Worker(channel, hello, counters)
     try:
         worker.run(early)

@@ -45,7 +45,7 @@ class Totals(TypedDict):
 
 
 def statistics(
-    counters: Counters, slots: Mapping[str, int], *, workers: int, worker_restarts: int
+    counters: Counters, slots: Mapping[str, int], *, workers: int, worker_restarts: int, worker_python: str
 ) -> Statistics:
     """Add up everything; ``slots`` by key. Some 15 microseconds for each of them."""
     listeners: dict[str, ListenerCounters] = {}
@@ -71,6 +71,7 @@ def statistics(
         ends=dict(zip(REASONS, ends, strict=False)),
         workers=workers,
         worker_restarts=worker_restarts,
+        worker_python=worker_python,
         lost_reports=ends[c.E_LOST],
         distributions=distributions,
     )
