@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import socket
 import threading
@@ -15,8 +16,10 @@ from eventually import eventually
 from prometheus_client.parser import text_string_to_metric_families as parse
 from proxy import QUICK, RunningBalancer
 
-from programs import Program, find, free_port, is_listening, run_client
+from programs import Program, free_port, is_listening, run_client
 
+PACKAGING = Path(__file__).parents[2] / "packaging"
+VARIABLES = {"$instance": ".*", "$pool": ".*", "$__rate_interval": "1m", "$__range": "1m"}
 QUESTION, ANSWER = b"q" * 300, b"a" * 70_000
 TIMES = 12
 HAPROXY = """
@@ -199,8 +202,95 @@ def test_prometheus_takes_what_a_running_balancer_exports(pair, tmp_path):
 
 
 def test_promtool_takes_the_example_of_scraping_and_alerting():
-    folder = Path(__file__).parents[2] / "packaging" / "prometheus"
-    assert find("promtool")
+    folder = PACKAGING / "prometheus"
     run_client("promtool", "check", "rules", str(folder / "alerts.yml"))
     run_client("promtool", "check", "config", "--syntax-only", str(folder / "prometheus.yml"))
     run_client("promtool", "test", "rules", str(folder / "alerts_test.yml"))
+
+
+def test_every_panel_of_the_dashboard_shows_something_in_a_real_prometheus(pair, tmp_path):
+    """Prometheus scrapes the running balancer; each query of the dashboard is asked of it."""
+    balancer, _ = pair
+    with bridge(balancer.admin.path) as scraped:
+        config = tmp_path / "prometheus.yml"
+        config.write_text(
+            json.dumps(
+                {
+                    "global": {"scrape_interval": "300ms", "scrape_timeout": "300ms"},
+                    "scrape_configs": [
+                        {"job_name": "easyproxy", "static_configs": [{"targets": [f"127.0.0.1:{scraped}"]}]}
+                    ],
+                }
+            )
+        )
+        port = free_port()
+        arguments = [
+            f"--config.file={config}",
+            f"--storage.tsdb.path={tmp_path}/tsdb",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ]
+        with Program(["prometheus", *arguments], tmp_path / "prometheus.txt") as prometheus:
+            prometheus.wait_until(lambda: is_listening(port), "it listens")
+
+            def asked(query: str) -> list[object]:
+                for variable, value in VARIABLES.items():
+                    query = query.replace(variable, value)
+                text = run_client(
+                    "curl",
+                    "-sS",
+                    "--data-urlencode",
+                    f"query={query}",
+                    f"http://127.0.0.1:{port}/api/v1/query",
+                )
+                answer = json.loads(text)
+                assert answer["status"] == "success", (query, answer)
+                return answer["data"]["result"]
+
+            eventually(
+                lambda: asked("count_over_time(easyproxy_workers[1m]) > 3"), "it has scraped a few times"
+            )
+            dashboard = json.loads((PACKAGING / "grafana" / "easyproxy.json").read_text())
+            empty = {
+                target["expr"]
+                for panel in dashboard["panels"]
+                for target in panel.get("targets", ())
+                if not asked(target["expr"])
+            }
+    # No backend has a limit here, and no session ends while Prometheus looks.
+    allowed = (
+        "easyproxy_backend_max_sessions",
+        "easyproxy_listener_max_sessions",
+        "easyproxy_session_ends_total",
+    )
+    assert {query for query in empty if not any(name in query for name in allowed)} == set()
+
+
+@contextmanager
+def bridge(path: str) -> Iterator[int]:
+    """Let a program that knows no unix sockets reach one; give the port."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            with client, socket.socket(socket.AF_UNIX) as there:
+                there.connect(path)
+                request = b""
+                while b"\r\n\r\n" not in request and (data := client.recv(65536)):
+                    request += data
+                # The answer ends with the connection, so that nobody waits for another request.
+                there.sendall(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+                while data := there.recv(65536):
+                    client.sendall(data)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield server.getsockname()[1]
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join()
