@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from typing import Annotated
 
@@ -100,6 +100,7 @@ class Stream:
         self._tasks: list[asyncio.Task[None]] = []
         self._last: Status | None = None
         self._frame = b""
+        self._written_at = 0.0
         self._is_closed = False
 
     def join(self, last_id: str = "") -> Reader | None:
@@ -109,6 +110,8 @@ class Stream:
         reader = Reader(self._keep_alive_s)
         if not self._tasks:
             self._start()
+        elif time.monotonic() - self._written_at > self._interval_s:
+            self._look(anew=True)  # what is unchanged for an hour says the time of an hour ago
         after = self._after(last_id)
         for event in self._operations.events(0 if after is None else after, _REPLAYED if last_id else 1):
             if last_id:
@@ -147,8 +150,8 @@ class Stream:
         self._look()
         events = self._operations.follow_events()
         self._tasks = [
-            asyncio.create_task(self._watch(self._follow(events)), name="admin stream events"),
-            asyncio.create_task(self._watch(self._tick()), name="admin stream status"),
+            asyncio.create_task(self._watch(lambda: self._follow(events)), name="admin stream events"),
+            asyncio.create_task(self._watch(self._tick), name="admin stream status"),
         ]
 
     def _stop(self) -> None:
@@ -157,23 +160,23 @@ class Stream:
         self._tasks = []
         self._last, self._frame = None, b""
 
-    async def _watch(self, work: Coroutine[object, None, None]) -> None:
+    async def _watch(self, work: Callable[[], Coroutine[object, None, None]]) -> None:
         """When one part ends, by itself or by a mistake, the streams are over: who follows comes again."""
         try:
-            await work
+            await work()
         except Exception:
             log.exception("the stream of the admin server failed; who follows it has to ask again")
         self._end_all()
 
-    def _look(self) -> bool:
-        """Write the status anew if it has changed; return whether it has."""
+    def _look(self, *, anew: bool = False) -> bool:
+        """Write the status if it has changed, or ``anew`` all the same; return whether it has."""
         status = self._operations.status()
-        same = replace(status, now=0.0)
-        if same == self._last:
-            return False
-        self._last = same
-        self._frame = _frame("status", _STATUS.dump_json(status_reply(status)))
-        return True
+        before, self._last = self._last, replace(status, now=0.0)
+        has_changed = self._last != before
+        if has_changed or anew:
+            self._written_at = time.monotonic()
+            self._frame = _frame("status", _STATUS.dump_json(status_reply(status)))
+        return has_changed
 
     async def _tick(self) -> None:
         while True:

@@ -101,6 +101,8 @@ async def follow(address: Address, **headers: str) -> Follower:
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     writer.write("\r\n".join([*lines, "", ""]).encode())
     head = await reader.readuntil(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200 "):
+        writer.close()
     assert head.startswith(b"HTTP/1.1 200 "), head
     assert b"content-type: text/event-stream" in head
     return Follower(reader, writer)
