@@ -11,6 +11,7 @@ import json
 import os
 import time
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from easyproxy.engine.seam import SessionEnd
 
-_quoted = lru_cache(4096)(json.dumps)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _TIMED_OUT = os.strerror(errno.ETIMEDOUT)
 
@@ -66,9 +66,9 @@ def json_line(end: SessionEnd) -> str:
         items = [{"backend": attempt.backend, "why": attempt.why} for attempt in end.tried]
         tried = f'"tried":{json.dumps(items, separators=(",", ":"))},'
     connect = f"{end.connect_s:.6f}" if end.connect_s >= 0 else "null"
-    detail = f',"detail":{json.dumps(end.detail)}' if end.detail else ""
+    detail = f',"detail":{_quoted(end.detail)}' if end.detail else ""
     return (
-        f'{{"time":"{_utc(at // 1000)}.{at % 1000:03d}Z","id":"{end.id}","client":{json.dumps(end.client)},'
+        f'{{"time":"{_utc(at // 1000)}.{at % 1000:03d}Z","id":"{end.id}","client":{_quoted(end.client)},'
         f'"listener":{_quoted(end.listener)},"backend":{_quoted(end.backend)},{tried}'
         f'"connect_s":{connect},"total_s":{end.age_s:.6f},'
         f'"bytes_from_client":{end.bytes_from_client},"bytes_from_backend":{end.bytes_from_backend},'
