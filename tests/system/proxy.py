@@ -36,6 +36,7 @@ class RunningBalancer:
         config: a mapping, or the text of the file as a user writes it.
         file: the name of the file; the mapping is written as JSON, which YAML can read.
         prefix: a command that starts another, for example under a lower limit.
+        program: how easyproxy itself is called; by default as a module of the interpreter that runs the tests.
         arguments: further ones for ``easyproxy run``.
         patience: whether to wait until it serves.
     """
@@ -48,6 +49,7 @@ class RunningBalancer:
         file: str = "easyproxy.yaml",
         env: Mapping[str, str] | None = None,
         prefix: tuple[str, ...] = (),
+        program: tuple[str, ...] = (),
         arguments: tuple[str, ...] = (),
         patience: bool = True,
     ) -> None:
@@ -61,7 +63,7 @@ class RunningBalancer:
         )  # not where the file lies: nothing may depend on the working directory
         elsewhere.mkdir(exist_ok=True)
         self.program = Program(
-            [*prefix, *command("run", *arguments, str(self.file))],
+            [*prefix, *(program or command()), "run", *arguments, str(self.file)],
             folder / "log.txt",
             env={"PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
             cwd=elsewhere,
