@@ -223,6 +223,7 @@ def test_a_listener_that_moved_comes_back_too(start, nginxes):
 # -- many
 
 
+@pytest.mark.timeout(900)
 def test_a_thousand_reloads_under_traffic_cost_no_client_no_session_and_no_byte(
     start, nginxes, noise, tmp_path
 ):

@@ -263,11 +263,16 @@ def _texts(was: BaseModel, now: BaseModel, *, leave_out: tuple[str, ...] = (), o
     ]
     before, after = was.model_dump(include=set(names)), now.model_dump(include=set(names))
     return [
-        f"{name} changed"
+        f"{_filed(now, name)} changed"
         if name in _SECRET
-        else f"{name} {_word(before.get(name))} -> {_word(after.get(name))}"
+        else f"{_filed(now, name)} {_word(before.get(name))} -> {_word(after.get(name))}"
         for name in names
     ]
+
+
+def _filed(model: BaseModel, name: str) -> str:
+    """Name a setting as the file does."""
+    return type(model).model_fields[name].alias or name
 
 
 def _word(value: object) -> str:

@@ -134,6 +134,12 @@ def test_what_may_hold_a_secret_is_not_repeated(now, then):
     assert text == "check.headers changed"
 
 
+def test_the_options_of_a_check_of_ones_own_are_not_repeated():
+    check = {"type": "tests.unit.control.test_control_plan:Mine"}
+    now, then = (config(pool={"check": check | {"options": {"password": word}}}) for word in ("old", "new"))
+    assert told(now, then) == [("pool", "p", "changed", "check.options changed")]
+
+
 def test_a_token_is_not_repeated():
     admin = {"bind": "127.0.0.1:7000", "token": "old-secret-old-secret"}
     now, then = config(admin=admin), config(admin=admin | {"token": "new-secret-new-secret"})
