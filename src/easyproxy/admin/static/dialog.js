@@ -40,7 +40,7 @@ const WHY = { name: "why", label: "Why", placeholder: "for those who read it lat
 function lengthField({ label = "How long", name = "ttl", never = "until somebody ends it", lengths } = {}) {
   const usual = lengths ?? [["10m", "10 minutes"], ["30m", "30 minutes"], ["2h", "2 hours"], ["24h", "a day"]];
   const choice = field({ name, label, options: [["", never], ...usual, ["own", "another time …"]] });
-  const own = h("input", { type: "text", class: "own", "aria-label": `${label}, for example 45m`, placeholder: "45m", hidden: true, autocomplete: "off" });
+  const own = h("input", { type: "text", class: "own", "aria-label": "Another time, for example 45m", placeholder: "45m", hidden: true, autocomplete: "off" });
   choice.node.append(own);
   choice.input.addEventListener("change", () => {
     own.hidden = choice.input.value !== "own";

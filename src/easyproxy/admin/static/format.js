@@ -40,12 +40,12 @@ export function span(seconds) {
 
 /** Date and time of day, in the reader's zone. */
 export const moment = (epoch) =>
-  new Date(epoch * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+  new Date(epoch * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" });
 
 /** Time of day; with the date when it is not today. */
 export function clock(epoch) {
   const at = new Date(epoch * 1000);
-  const time = at.toLocaleTimeString(undefined, { timeStyle: "medium" });
+  const time = at.toLocaleTimeString(undefined, { timeStyle: "medium", hourCycle: "h23" });
   return at.toDateString() === new Date().toDateString() ? time : `${at.toLocaleDateString(undefined, { dateStyle: "medium" })}, ${time}`;
 }
 

@@ -9,7 +9,7 @@ const PATHS = {
   checking: "M12 6.5V12l3.5 2.5",
   draining: "M12 5v10M7.5 11.5L12 16l4.5-4.5M6 20h12",
   maintenance: "M9 6.5v11M15 6.5v11",
-  info: "M12 12v.01",
+  info: "M12 11.5v6M12 6.5v.01",
   unknown: "M9 9.2a3 3 0 1 1 4.3 2.7c-.9.5-1.3 1-1.3 2.1M12 17.5v.01",
   chevron: "M9 5.5l6.5 6.5L9 18.5",
   dots: "M5 12v.01M12 12v.01M19 12v.01",

@@ -4,9 +4,12 @@
 import { ask, openStream, TokenNeeded } from "./server.js";
 
 const INTERVAL_MS = 1000;
-const SILENCE_MS = 12000; // the stream says something every second, or at least that it lives
+const SILENCE_MS = 3000; // nothing may have changed, or nobody may be there any more: then it is asked
 const LONGEST_BACKOFF_MS = 10000;
 const MOST_POLLS = 30; // before the stream is tried again
+
+/** The stream was silent, and a question got no answer either. */
+class Silent extends Error {}
 
 /** Take whole messages out of what has arrived: [{ event, data }], and what is left. */
 export function parse(text) {
@@ -69,17 +72,21 @@ export function live(on) {
 
   /** Returns when the tab is hidden or the stream ends; throws when it breaks. */
   async function follow() {
-    abort = new AbortController();
-    let watchdog = setTimeout(() => abort.abort(), SILENCE_MS);
+    const own = (abort = new AbortController());
+    const alive = () => setTimeout(() => catchUp().then(rearm, () => own.abort(new Silent())), SILENCE_MS);
+    const rearm = () => {
+      clearTimeout(watchdog);
+      if (!own.signal.aborted) watchdog = alive();
+    };
+    let watchdog = alive();
     try {
-      const reader = (await openStream(abort.signal)).pipeThrough(new TextDecoderStream()).getReader();
+      const reader = (await openStream(own.signal)).pipeThrough(new TextDecoderStream()).getReader();
       await catchUp();
       let text = "";
       for (;;) {
         const { value, done } = await reader.read();
         if (done) return;
-        clearTimeout(watchdog);
-        watchdog = setTimeout(() => abort.abort(), SILENCE_MS);
+        rearm();
         const { messages, rest } = parse(text + value);
         text = rest;
         broken = 0;
@@ -88,8 +95,8 @@ export function live(on) {
         takeEvents(messages.filter(({ event }) => event === "event").map(({ data }) => JSON.parse(data)));
       }
     } finally {
+      own.abort();
       clearTimeout(watchdog);
-      abort.abort();
     }
   }
 
@@ -106,8 +113,9 @@ export function live(on) {
     for (;;) {
       await visible();
       broken += 1;
-      await follow().catch(() => {}); // why it broke, the next question tells
+      const ended = await follow().catch((error) => error); // why it broke, the next question tells
       try {
+        if (ended instanceof Silent) throw ended; // it was just asked
         for (let polls = Math.min(2 ** broken, MOST_POLLS); polls > 0 && !document.hidden; polls -= 1) {
           await catchUp();
           await pause(INTERVAL_MS);

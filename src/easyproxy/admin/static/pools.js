@@ -30,7 +30,7 @@ function poolPanel() {
   const table = h(
     "table",
     { class: "backends", "aria-labelledby": title.id },
-    h("thead", {}, h("tr", {}, ...headings, h("th", { class: "c-more", scope: "col", "aria-label": "Actions" }))),
+    h("thead", {}, h("tr", {}, ...headings, h("th", { class: "c-more", scope: "col" }, h("span", { class: "unseen" }, "Actions")))),
     body,
   );
   const none = h("p", { class: "quiet empty" }, "This pool has no backends: its clients are turned away.");

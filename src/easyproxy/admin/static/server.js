@@ -48,9 +48,8 @@ async function refusal(answer) {
 /** A problem is a sentence, or has its parts in fields. */
 function sentence(problem) {
   if (typeof problem === "string") return problem;
-  const place = problem.place ?? problem.path ?? problem.where ?? "";
-  const message = problem.message ?? problem.text ?? problem.error ?? JSON.stringify(problem);
-  return [place, message].filter(Boolean).join(": ");
+  const { where, path, message } = problem;
+  return [where, path, message ?? JSON.stringify(problem)].filter(Boolean).join(": ");
 }
 
 /** Ask for JSON. Returns { body, total }: X-Total-Count where the answer was cut. */

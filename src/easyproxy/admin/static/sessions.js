@@ -7,7 +7,8 @@ import { ask } from "./server.js";
 import { tell } from "./story.js";
 import { linkCell, table } from "./table.js";
 
-const STEP = 25;
+const STEP = 20;
+const ASKED = 200; // rows at least, so that the oldest of several workers stand first
 const SEARCHED = 2000; // rows that are looked through for a text
 const CALM_MS = 250; // after the last key
 
@@ -79,7 +80,8 @@ export function sessions(parent, heading) {
 
   async function find(text) {
     const where = { backend: backend.value, listener: listener.value };
-    const { body, total } = await ask("/api/sessions", { ...where, limit: text ? SEARCHED : limit });
+    const { body, total } = await ask("/api/sessions", { ...where, limit: text ? SEARCHED : Math.max(limit, ASKED) });
+    body.sort((a, b) => b.age_s - a.age_s);
     if (!text) return [body, total];
     const fits = (session) => [session.client, session.backend, session.listener, session.id, words(session.state)].some((value) => value.toLowerCase().includes(text));
     const rows = body.filter(fits);

@@ -9,7 +9,7 @@ import { ask } from "./server.js";
 
 /** kind is backend, session or client. */
 export function tell(kind, subject) {
-  const body = h("div", { class: "story", "aria-live": "polite" });
+  const body = h("div", { class: "story", "aria-live": "polite", tabindex: "0", role: "group", "aria-label": "Story" });
   const again = h("button", { type: "button", class: "plain", onclick: () => load() }, icon("reload"), "Ask again");
   const { dialog, heading } = openDialog("side", `${kind[0].toUpperCase()}${kind.slice(1)} ${subject}`, body, h("div", { class: "dialog-buttons" }, again));
   heading.focus();

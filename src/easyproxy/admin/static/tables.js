@@ -1,6 +1,6 @@
 // The smaller tables: listeners, clients, and how sessions ended.
 
-import { h } from "./dom.js";
+import { h, setText } from "./dom.js";
 import { count, size, words } from "./format.js";
 import { closeOfClient } from "./operations.js";
 import { tell } from "./story.js";
@@ -11,13 +11,26 @@ const limited = (listener) =>
     ? `${count(listener.counters.sessions)} / ${count(listener.max_sessions)}`
     : count(listener.counters.sessions);
 
+/** Its name, and below it the address where that says something else. */
+function listenerCell() {
+  const name = h("b");
+  const address = h("span", { class: "mono quiet" });
+  return {
+    node: h("div", { class: "stack" }, name, address),
+    update(listener) {
+      setText(name, listener.name);
+      setText(address, listener.address);
+      address.hidden = listener.address === listener.name;
+    },
+  };
+}
+
 export function listeners(parent) {
   const turnedAway = (listener) => listener.counters.refused + listener.counters.no_backend;
   return table(parent, {
     caption: "Listeners",
     columns: [
-      { head: "Listener", text: (listener) => listener.name },
-      { head: "Address", text: (listener) => listener.address, className: "mono" },
+      { head: "Listener", make: listenerCell },
       { head: "Pool", text: (listener) => listener.pool },
       { head: "Sessions", text: limited, className: "number" },
       { head: "Accepted", text: (listener) => count(listener.counters.accepted), className: "number" },
