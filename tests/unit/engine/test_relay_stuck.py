@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -17,11 +18,17 @@ from easyproxy.stacks import stacks_here
 pytestmark = pytest.mark.anyio
 
 
+async def answers(rig) -> dict[str, str]:
+    """Ask until all workers have started, which takes a busy machine longer than a worker is given to answer."""
+    async with asyncio.timeout(30):
+        while not all("worker.py" in text for text in (found := await rig.engine.stacks()).values()):
+            pass
+    return found
+
+
 async def test_every_worker_says_what_it_is_doing():
     async with relay(workers=2, processes=True) as rig:
-        found = await rig.engine.stacks()
-        assert sorted(found) == ["relay 0", "relay 1"]
-        assert all("worker.py" in text for text in found.values())
+        assert sorted(await answers(rig)) == ["relay 0", "relay 1"]
 
 
 async def test_a_worker_in_a_thread_is_told_from_the_programs_own_threads():
@@ -34,7 +41,7 @@ async def test_a_worker_in_a_thread_is_told_from_the_programs_own_threads():
 
 async def test_a_stopped_worker_is_named_with_its_state_and_the_others_answer():
     async with relay(workers=2, processes=True) as rig:
-        await rig.engine.stacks()  # both have started
+        await answers(rig)
         pid = rig.engine.worker_pids()[1]
         os.kill(pid, signal.SIGSTOP)
         try:

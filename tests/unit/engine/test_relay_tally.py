@@ -78,7 +78,7 @@ def fill(view: c.Counters, times: int = 1) -> None:
 
 
 def read(view: c.Counters):
-    return tally.statistics(view, SLOTS, workers=2, worker_restarts=0)
+    return tally.statistics(view, SLOTS, workers=2, worker_restarts=0, worker_python="")
 
 
 def test_the_cells_of_all_workers_add_up_to_the_statistics(shared):
