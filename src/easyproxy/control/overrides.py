@@ -22,7 +22,7 @@ from easyproxy.control.operations import Action, Override, RefusedError
 from easyproxy.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from easyproxy.config.schema import BackendConfig, Config
 
@@ -211,19 +211,22 @@ def said(filed: Config, backend: str, action: Action) -> Value:
     return found.weight if action is Action.WEIGHT else mapping_of(found)
 
 
-def meet(filed: Config, overrides: Overrides) -> Met:
+def meet(filed: Config, overrides: Overrides, *, is_new_file: bool = True) -> Met:
     """Let the overrides meet a file, and say what becomes of each.
 
     The file says what it said: the override stays. It now says what the operator wanted: the override is fulfilled
     and goes. It says something third: the override stays in force, in conflict, until somebody decides. Drains,
-    maintenances and weights of a backend that is gone dissolve, because nothing is left that they could hold.
+    maintenances and weights of a backend that is gone dissolve, because nothing is left that they could hold; and so does
+    an addition whose address a new file has under another name. In the same file that is a contradiction
+    (:func:`effective`), and nobody's override goes because of somebody else's.
     """
     in_file = backends_of(filed)
     left: list[Override] = []
     notes: list[Note] = []
     existence = [one for one in overrides if _SLOT[one.action] == "existence"]
+    hidden = {one.backend for one in existence if one.action is Action.REMOVE}
     for override in existence:
-        kept, note = _meet_existence(filed, in_file, override)
+        kept, note = _meet_existence(filed, in_file, override, hidden if is_new_file else in_file.keys())
         left += [kept] if kept else []
         notes += [note] if note else []
     there = in_file.keys() - {one.backend for one in left if one.action is Action.REMOVE}
@@ -248,27 +251,28 @@ def meet(filed: Config, overrides: Overrides) -> Met:
 
 
 def _meet_existence(
-    filed: Config, in_file: Mapping[str, BackendConfig], override: Override
+    filed: Config, in_file: Mapping[str, BackendConfig], override: Override, hidden: Collection[str]
 ) -> tuple[Override | None, Note | None]:
     pool = override.backend.partition("/")[0]
     if pool not in filed.pools:
         text = f"{words(override)} is over: there is no pool {pool} any more"
         return None, Note(Kind.OVERRIDE_DISSOLVED, override, text)
     if override.action is Action.ADD and override.backend not in in_file:
-        twin = _twin(filed, override)
+        twin = _twin(filed, override, hidden)
         if twin:
             text = f"{words(override)} is over: the file has that address now, as {twin}"
             return None, Note(Kind.OVERRIDE_DISSOLVED, override, text)
     return _three_ways(override, said(filed, override.backend, override.action))
 
 
-def _twin(filed: Config, override: Override) -> str:
-    """Find the backend under another name that has the address of an added one."""
+def _twin(filed: Config, override: Override, hidden: Collection[str]) -> str:
+    """Find the backend under another name, not among the hidden ones, that has the address of an added one."""
     pool = override.backend.partition("/")[0]
     address = read_backend(pool, override.value).address
     for backend in filed.pools[pool].backends:
-        if backend.address == address:
-            return backend_id(pool, backend)
+        found = backend_id(pool, backend)
+        if backend.address == address and found not in hidden:
+            return found
     return ""
 
 

@@ -331,7 +331,7 @@ class Steering:
 
     async def _change(self, wanted: o.Overrides) -> tuple[tuple[o.Note, ...], list[Change]]:
         """Put other overrides in force with the same file."""
-        met = o.meet(self.filed, wanted)
+        met = o.meet(self.filed, wanted, is_new_file=False)
         try:
             changes = await self._enforce(self.filed, met.overrides)
         except ConfigError as error:

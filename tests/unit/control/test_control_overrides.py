@@ -218,6 +218,11 @@ def test_an_addition_whose_address_the_file_has_under_another_name_dissolves_wit
     assert met.overrides == ()
     assert [note.kind for note in met.notes] == [Kind.OVERRIDE_DISSOLVED] * 2
     assert "p/other" in met.notes[0].text
+    removed = Override("o3", "p/other", Action.REMOVE, ANN, 1.0, base=o.said(file, "p/other", Action.REMOVE))
+    assert meeting(file, added, removed)[0] == (added, removed), (
+        "the twin is taken away, so there is no contradiction"
+    )
+    assert o.meet(file, (added,), is_new_file=False).overrides == (added,)
 
 
 def test_an_addition_to_a_pool_that_is_gone_dissolves():
