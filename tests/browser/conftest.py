@@ -12,15 +12,13 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 sys.path.append(str(Path(__file__).parents[1] / "system"))  # its balancer and its programs serve here too
 
-from page import Operator
+from page import Look, Operator
+from stage import Begin, Stage
+
 from programs import find
-from stage import Stage
 
 PATIENCE_MS = 20_000
 """Much longer than anything takes; only a failure waits so long."""
-
-Begin = Callable[..., Stage]
-Look = Callable[..., Operator]
 
 
 @pytest.fixture(scope="session")

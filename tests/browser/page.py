@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from playwright.sync_api import Locator, Page, expect
 
 
@@ -37,3 +39,7 @@ class Operator:
 
     def is_wider_than_the_window(self) -> bool:
         return bool(self.page.evaluate("document.documentElement.scrollWidth > innerWidth"))
+
+
+Look = Callable[..., Operator]
+"""Opens the page of a stage; see the fixture of this name."""

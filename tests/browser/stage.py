@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from programs import Program, free_port, is_listening
 from proxy import QUICK, RunningBalancer, Settings
 
 from easyproxy.cli.client import fetch
 from easyproxy.model import Address
+from programs import Program, free_port, is_listening
 
 ECHO = Path(__file__).with_name("echo.py")
 
@@ -140,3 +141,7 @@ class Stage(RunningBalancer):
             client.close()
         self.stop()
         self.stop_servers()
+
+
+Begin = Callable[..., Stage]
+"""Starts a stage with backends of these names; see the fixture of this name."""

@@ -7,11 +7,11 @@ import re
 import subprocess
 
 import pytest
-from conftest import Begin, Look
 from eventually import eventually
+from page import Look
 from playwright.sync_api import expect
 from proxy import command
-from stage import Stage
+from stage import Begin, Stage
 
 
 def state_in_the_terminal(stage: Stage, backend: str) -> str:

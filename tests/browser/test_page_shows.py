@@ -7,8 +7,9 @@ import signal
 from typing import Literal
 
 from axe_playwright_python.sync_playwright import Axe
-from conftest import Begin, Look
+from page import Look
 from playwright.sync_api import Page, expect
+from stage import Begin
 
 
 def test_a_backend_that_dies_and_returns_is_seen_without_a_reload_of_the_page(
@@ -90,7 +91,7 @@ def test_the_token_is_asked_for_and_kept_in_the_tab_only(begin: Begin, look: Loo
     assert SECRET not in page.url
 
 
-SECRET = "open-sesame-open-sesame"
+SECRET = "open-sesame-open-sesame"  # noqa: S105 - of this test
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 HOSTILE = "<img src=x onerror=alert(1)>"
 

@@ -17,6 +17,11 @@ class Level(StrEnum):
     CRITICAL = "critical"
 
 
+_HELD = frozenset(
+    {"draining", "maintenance"}
+)  # out of service because an operator wants it, which is no alarm
+
+
 @dataclass(frozen=True, slots=True)
 class Headline:
     """The state of everything in a few words (``title``) and one sentence (``detail``)."""
@@ -39,9 +44,10 @@ def summarise(status: Status) -> Headline:
             Level.WARNING, "No backends", "The configuration names none, so nobody can be served."
         )
     down = [backend for backend in backends if backend.state == "down"]
-    checking = len([backend for backend in backends if backend.state not in {"ready", "down"}])
+    checking = len([backend for backend in backends if backend.state == "checking"])
+    held = [backend for backend in backends if backend.state in _HELD]
     unserved = unserved_pools(status)
-    dead = [pool for pool in unserved if all(backend.state == "down" for backend in pool.backends)]
+    dead = [pool for pool in unserved if all(backend.state != "checking" for backend in pool.backends)]
     if dead:
         return _critical(dead, len(status.pools))
     if unserved:
@@ -56,6 +62,8 @@ def summarise(status: Status) -> Headline:
         return Headline(
             Level.CHECKING, f"Checking {_count(checking, 'backend')}", "Every pool is served meanwhile."
         )
+    if held:
+        return Headline(Level.OK, _held(held, len(backends)), _served(len(status.pools)))
     return Headline(Level.OK, _all_ready(len(backends)), _served(len(status.pools)))
 
 
@@ -75,6 +83,9 @@ def _critical(dead: list[PoolStatus], pools: int) -> Headline:
 
 def _all_down(pool: PoolStatus) -> str:
     backends = pool.backends
+    if any(backend.state in _HELD for backend in backends):
+        states = "; ".join(f"{backend.name}: {_state(backend)}" for backend in backends[:3])
+        return states + (f"; and {len(backends) - 3} more" if len(backends) > 3 else "")
     if len(backends) == 1:
         return f"{backends[0].name} is down: {backends[0].reason}"
     reasons = {backend.reason for backend in backends}
@@ -90,6 +101,16 @@ def _warning(down: list[BackendStatus], total: int) -> Headline:
         f"{len(down)} of {total} backends down",
         f"Every pool is served by the others. {shown}{more}.",
     )
+
+
+def _state(backend: BackendStatus) -> str:
+    return {"maintenance": "in maintenance"}.get(backend.state, backend.state)
+
+
+def _held(held: list[BackendStatus], backends: int) -> str:
+    """Name those that operators took out; all others are ready."""
+    names = f"{held[0].name} is {_state(held[0])}" if len(held) == 1 else f"{len(held)} held by operators"
+    return f"{backends - len(held)} of {backends} backends ready, {names}"
 
 
 def _all_ready(backends: int) -> str:

@@ -8,6 +8,8 @@ from easyproxy.admin.headline import summarise
 UP = backend("a")
 DOWN = backend("b", "down", "connection refused")
 NEW = backend("c", "checking", "no probe yet")
+HELD = backend("d", "draining", "drained by anna")
+SHUT = backend("e", "maintenance", "in maintenance")
 NONE = pool(name="x")
 
 
@@ -19,6 +21,12 @@ NONE = pool(name="x")
         ((pool(UP, DOWN),), "warning", "1 of 2 backends down"),
         ((pool(UP, DOWN, NEW),), "warning", "1 of 3 backends down"),
         ((pool(UP, NEW),), "checking", "Checking 1 backend"),
+        ((pool(UP, HELD),), "ok", "1 of 2 backends ready, d is draining"),
+        ((pool(UP, HELD, SHUT),), "ok", "1 of 3 backends ready, 2 held by operators"),
+        ((pool(UP, HELD, DOWN),), "warning", "1 of 3 backends down"),
+        ((pool(HELD, SHUT),), "critical", "No backend is ready"),
+        ((pool(HELD, DOWN),), "critical", "No backend is ready"),
+        ((pool(HELD, NEW),), "checking", "Checking 1 backend"),
         ((pool(NEW, NEW),), "checking", "Checking 2 backends"),
         ((pool(NEW, DOWN),), "checking", "Checking 1 backend"),
         ((pool(DOWN),), "critical", "No backend is ready"),
@@ -43,3 +51,4 @@ def test_what_is_wrong_is_said_in_the_words_of_the_probe():
     assert "b is down: connection refused" in summarise(status(pool(DOWN))).detail
     assert "All 2 backends of web are down: connection refused" in summarise(status(pool(DOWN, DOWN))).detail
     assert summarise(status(pool(UP, DOWN, DOWN, DOWN))).detail.endswith("; and 1 more.")
+    assert "d: draining; b: down" in summarise(status(pool(HELD, DOWN))).detail
