@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from admin_client import ask
+from admin_client import ask, change
 from admin_scene import Scene
 
 from easyproxy.admin.security import allowed_hosts, is_loopback
@@ -112,12 +112,61 @@ async def test_the_token_is_in_no_log_and_no_answer(guarded, caplog):
 @pytest.mark.anyio
 async def test_a_page_of_another_site_can_post_nothing(admin):
     """Behaviour 37."""
-    post = {"method": "POST"}
-    assert (await ask(admin, "/api/status", **post, Sec_Fetch_Site="cross-site")).status == 403
-    assert (await ask(admin, "/api/status", **post, Origin="http://evil.example")).status == 403
-    assert (await ask(admin, "/api/status", **post, Origin="null")).status == 403
-    assert (await ask(admin, "/api/status", **post, Origin=f"http://{admin}")).status == 405
-    assert (await ask(admin, "/api/status", **post, Sec_Fetch_Site="same-origin")).status == 405
+    for sent in (
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},  # another port of this machine is the same site
+        {"Sec_Fetch_Site": "nonsense"},
+        {"Origin": "http://evil.example"},
+        {"Origin": f"http://{admin}.evil.example"},
+        {"Origin": f"http://127.0.0.1:{admin.port + 1}"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Sec_Fetch_Site": "same-origin", "Origin": "http://evil.example"},
+    ):
+        answer = await change(admin, "/api/drain", {"backend": "web/a"}, **sent)
+        assert answer.status == 403, sent
+        assert answer.json() == {"error": "a page of another site may not change anything here"}
+    assert (await ask(admin, "/api/overrides")).json() == []
+    for sent in (
+        {"Origin": f"http://{admin}"},
+        {"Sec_Fetch_Site": "same-origin"},
+        {"Sec_Fetch_Site": "none"},
+    ):
+        assert (await change(admin, "/api/drain", {"backend": "web/a"}, **sent)).status == 200
+
+
+@pytest.mark.anyio
+async def test_a_page_of_another_site_makes_us_do_no_work(admin):
+    """Behaviour 37: it could not see the answer, but it could hold streams open."""
+    for path in ("/api/status", "/api/stream", "/debug", "/metrics", "/statistic"):
+        for site in ("cross-site", "same-site"):
+            answer = await ask(admin, path, Sec_Fetch_Site=site, Sec_Fetch_Mode="no-cors")
+            assert answer.status == 403
+    link = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    assert (await ask(admin, "/statistic", Sec_Fetch_Site="cross-site", **link)).status == 200
+    assert (await ask(admin, "/", Sec_Fetch_Site="cross-site", **link)).status == 200
+
+
+@pytest.mark.anyio
+async def test_changing_needs_the_token_and_the_right_host(guarded):
+    """Behaviour 37."""
+    fields = {"backend": "web/a"}
+    assert (await change(guarded, "/api/drain", fields)).status == 401
+    assert (await change(guarded, "/api/drain", fields, Authorization=f"Bearer {TOKEN}x")).status == 401
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    assert (await change(guarded, "/api/drain", fields, host="evil.example", **right)).status == 403
+    assert (await ask(guarded, "/api/overrides", **right)).json() == []
+    assert (await change(guarded, "/api/drain", fields, **right)).status == 200
+
+
+@pytest.mark.anyio
+async def test_the_token_is_in_no_document(guarded):
+    """Behaviour 37."""
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    for path in ("/api/config", "/api/openapi.json", "/debug", "/metrics", "/api/events", "/api/version"):
+        answer = await ask(guarded, path, **right)
+        assert answer.status == 200
+        assert TOKEN not in answer.body + str(answer.headers)
 
 
 @pytest.mark.parametrize("text", [":7259", "0.0.0.0:7259", "[::]:7259", "10.0.0.1:7259", "lb.example:7259"])

@@ -169,16 +169,13 @@ async def test_a_reader_that_takes_nothing_is_closed(monkeypatch, scene):
     monkeypatch.setattr(server_module, "PATIENCE_S", 0.2)
     scene.happened.add(Kind.TROUBLE, "", "x" * 10_000_000)
     async with AdminServer(scene, LOOPBACK) as server:
-        lost = asyncio.Event()
-        lose = server_module.H11Protocol.connection_lost
-        monkeypatch.setattr(
-            server_module.H11Protocol, "connection_lost", lambda *args: (lose(*args), lost.set())
-        )
+        left = asyncio.Event()
+        leave = Stream.leave
+        monkeypatch.setattr(Stream, "leave", lambda *args: (leave(*args), left.set()))
         stream = await follow(server.address, Last_Event_ID="0-0")
         stream.writer.transport.pause_reading()
-        await lost.wait()
-        while server._stream._readers:
-            await asyncio.sleep(0)
+        await left.wait()
+        assert not server._stream._readers
         stream.writer.transport.abort()
 
 

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+import pytest
+
+from easyproxy.cli.client import NoAnswerError, RefusedError, TokenError, fetch, post, stream
+from easyproxy.control.events import Kind
+from easyproxy.model import Address
+
+TOKEN = "a-long-and-secret-token"  # noqa: S105 - it guards a test
+
+
+def test_a_change_is_posted_and_answered(serve, scene):
+    address = serve()
+    assert post(address, "/api/drain", {"backend": "web/a", "who": "ann"})["action"] == "drain"
+    assert [author.who for _, author in scene.calls] == ["ann"]
+
+
+def test_a_refusal_says_why_in_the_words_of_the_balancer(serve):
+    address = serve()
+    with pytest.raises(RefusedError, match="there is no backend web/x") as raised:
+        post(address, "/api/drain", {"backend": "web/x"})
+    assert raised.value.status == 404
+    with pytest.raises(RefusedError, match="say which sessions"):
+        post(address, "/api/close", {})
+
+
+def test_a_refusal_has_every_problem_on_a_line(serve):
+    with pytest.raises(RefusedError) as raised:
+        post(serve(), "/api/plan", {"text": "listeners: 3\npools: {p: {retrys: 1}}\n"})
+    assert raised.value.status == 422
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 1 + len(raised.value.problems) > 2
+    assert any("listeners: " in line for line in lines[1:])
+
+
+def test_a_missing_and_a_wrong_token_are_told_apart(serve):
+    address = serve(token=TOKEN)
+    for token, words in ((None, "asks for a token"), ("x" * 20, "does not accept this token")):
+        for ask in (
+            lambda: fetch(address, "/api/status", token),  # noqa: B023 - called at once
+            lambda: post(address, "/api/ready", {"backend": "web/a"}, token),  # noqa: B023
+            lambda: next(stream(address, "/api/stream", token)),  # noqa: B023
+        ):
+            with pytest.raises(TokenError, match=words):
+                ask()
+
+
+def test_a_stream_yields_what_happens_and_can_be_taken_up_again(serve, scene, tmp_path):
+    for address in (serve(), serve(Address(path=str(tmp_path / "admin.sock")))):
+        scene.happened.add(Kind.TROUBLE, "web/a", "ä < b")
+        with contextlib.closing(stream(address, "/api/stream", last_id="0-0")) as rows:
+            found = {}
+            while len(found) < 2:
+                kind, data = next(rows)
+                found[kind] = data
+        assert found["event"]["text"] == "ä < b"
+        assert found["status"]["headline"]["level"] == "ok"
+
+
+def test_the_end_of_a_stream_is_told(serve, scene):
+    rows = stream(serve(), "/api/stream")
+    assert next(rows)[0] == "status"
+    scene.status = None  # a mistake of the balancer ends it
+    with pytest.raises(NoAnswerError, match="has ended the stream"):
+        list(rows)
+
+
+def test_what_is_not_the_balancer_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = Address("127.0.0.1", listening.getsockname()[1])
+
+        def answer():
+            for body in (b"HTTP/1.0 200 OK\r\n\r\nhello", b"HTTP/1.0 404 No\r\n\r\n{}", b"SSH-2.0\r\n"):
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(body)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        for words in ("is not EasyProxy", "answered 404", "no balancer answers"):
+            with pytest.raises(NoAnswerError, match=words):
+                post(address, "/api/drain", {})
+        thread.join()
