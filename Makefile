@@ -15,7 +15,7 @@ run: $(VENV)/.installed ## start the balancer before three small backends, and s
 test: $(VENV)/.dev lint ## install what the tests need (Debian packages too, when root), run everything
 	tests/packages.sh
 	$(BIN)/python -m pytest -q tests/unit --cov --cov-report=term:skip-covered
-	$(BIN)/python -m pytest -q tests/conformance tests/system --durations=10
+	$(BIN)/python -m pytest -q tests/conformance tests/system tests/browser --durations=10
 
 unit: $(VENV)/.dev ## only the quick tests
 	$(BIN)/python -m pytest -q tests/unit

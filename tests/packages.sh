@@ -7,7 +7,7 @@ wanted="mariadbd:mariadb-server mariadb:mariadb-client mysqlslap:mariadb-client 
 mariadb-install-db:mariadb-server redis-benchmark:redis-tools redis-cli:redis-tools nginx:nginx wrk:wrk curl:curl \
 rsync:rsync nc:netcat-openbsd sshd:openssh-server ssh:openssh-client ssh-keygen:openssh-client ip:iproute2 ss:iproute2 \
 setpriv:util-linux unshare:util-linux openssl:openssl nft:nftables haproxy:haproxy promtool:prometheus \
-systemd-analyze:systemd systemd-socket-activate:systemd"
+systemd-analyze:systemd systemd-socket-activate:systemd chromium:chromium"
 missing=""
 PATH="$PATH:/usr/sbin:/sbin"
 for pair in $wanted; do
