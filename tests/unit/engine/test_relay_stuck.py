@@ -21,9 +21,10 @@ pytestmark = pytest.mark.anyio
 async def answers(rig) -> dict[str, str]:
     """Ask until all workers have started, which takes a busy machine longer than a worker is given to answer."""
     async with asyncio.timeout(30):
-        while not all("worker.py" in text for text in (found := await rig.engine.stacks()).values()):
-            pass
-    return found
+        while True:
+            found = await rig.engine.stacks()
+            if all("worker.py" in text for text in found.values()):
+                return found
 
 
 async def test_every_worker_says_what_it_is_doing():
