@@ -94,7 +94,7 @@ export function operate(spec) {
   const send = h("button", { type: "submit", class: spec.danger ? "primary danger" : "primary" }, spec.button);
   const cancel = h("button", { type: "button", class: "plain", onclick: () => dialog.close() }, "Cancel");
   const form = h("form", { novalidate: false }, lines, area, h("div", { class: "fields" }, ...all.map(({ node }) => node)), alert, h("div", { class: "dialog-buttons" }, cancel, send));
-  const { dialog } = openDialog("operate", spec.title, form);
+  const { dialog, heading } = openDialog("operate", spec.title, form);
 
   const tell = () => {
     const said = spec.says?.() ?? [];
@@ -104,7 +104,8 @@ export function operate(spec) {
   tell();
   const clock = setInterval(tell, 1000); // the number of sessions changes while one reads
   dialog.addEventListener("close", () => clearInterval(clock));
-  (fields[0]?.input ?? why.input).focus();
+  const byFinger = matchMedia("(pointer: coarse)").matches; // a keyboard on the screen would cover what is said
+  (byFinger ? heading : (fields[0]?.input ?? why.input)).focus();
 
   const allow = (may, label = spec.button) => {
     send.disabled = !may;
