@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ from pathlib import Path
 import pytest
 from proxy import RunningBalancer, simple
 
-from programs import find, free_port
+from programs import find, free_port, run_client
 
 FETCH = """
 import os, socket, sys
@@ -216,3 +219,53 @@ def lending(sock: socket.socket, folder: Path) -> Iterator[tuple[str, ...]]:
         finally:
             server.shutdown(socket.SHUT_RDWR)
             thread.join()
+
+
+UNITS = Path(__file__).parents[2] / "packaging" / "systemd"
+SETTINGS = re.compile(r"Overall exposure level for easyproxy\.service: ([\d.]+)")
+
+
+def version() -> int:
+    return int(run_client("systemd-analyze", "--version").split()[1])
+
+
+def installed(folder: Path) -> Path:
+    """Copy the units with a program that exists: systemd-analyze looks for it."""
+    shutil.copytree(UNITS, folder)
+    program = Path(sys.executable).with_name("easyproxy")
+    assert program.exists()
+    for unit in folder.glob("easyproxy.*"):
+        if unit.is_file():
+            unit.write_text(unit.read_text().replace("/opt/easyproxy/bin/easyproxy", str(program)))
+    if version() >= 253:
+        shutil.rmtree(folder / "easyproxy.service.d")
+    return folder
+
+
+def test_systemd_takes_the_units(tmp_path):
+    folder = installed(tmp_path / "units")
+    done = subprocess.run(
+        [
+            find("systemd-analyze"),
+            "verify",
+            str(folder / "easyproxy.service"),
+            str(folder / "easyproxy.socket"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = [line for line in done.stderr.splitlines() if "easyproxy" in line]
+    if version() < 253:  # and takes the drop-in's word instead
+        said = [line for line in said if "ignoring: notify-reload" not in line]
+    assert (done.returncode, said) == (0, [])
+
+
+def test_systemd_finds_the_service_little_exposed(tmp_path):
+    folder = installed(tmp_path / "units")
+    said = run_client(
+        "systemd-analyze", "security", "--offline=true", "--no-pager", str(folder / "easyproxy.service")
+    )
+    found = SETTINGS.search(said)
+    assert found, said
+    assert float(found[1]) < 2.5
