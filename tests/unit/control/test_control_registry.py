@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from easyproxy.config.load import from_dict
 from easyproxy.control.compose import SLOW_START_SCALE, Standing, compose, rise
+from easyproxy.control.operations import Action, Author, Override
 from easyproxy.control.registry import Registry
 from easyproxy.engine.seam import Observation, Outcome
 from easyproxy.model import Address
@@ -275,3 +276,62 @@ def test_a_backend_that_was_never_down_has_no_slow_start():
     lab = Lab(config(*TWO, slow_start="20s"))
     lab.see(UP, "p/a", times=3)
     assert not lab.registry.is_any_rising(lab.now)
+
+
+# -- what the operator says
+
+
+def stance(action, backend="p/10.0.0.1:1", at=5.0):
+    return {backend: Override("o1", backend, action, Author("ann", "disk"), at)}
+
+
+def test_what_the_operator_says_stands_before_the_verdict_and_apart_from_it():
+    """Behaviour 34."""
+    lab = Lab()
+    lab.see(UP)
+    lab.see(UP, "p/10.0.0.2:1")
+    [change] = lab.registry.take_stances(stance(Action.DRAIN), 50.0)
+    assert (change.was, change.state, change.reason) == ("ready", "draining", "by ann: disk")
+    assert lab.ready() == ["10.0.0.2:1"]
+    entry = lab.registry.entries["p/10.0.0.1:1"]
+    assert (entry.state, entry.is_healthy, entry.since) == ("draining", True, 50.0)
+    [change] = lab.see(REFUSED, times=2)
+    assert (change.was, change.state, change.is_healthy) == ("draining", "draining", False)
+    assert (entry.state, entry.is_healthy, entry.since) == ("draining", False, 50.0)
+    [change] = lab.registry.take_stances({}, 60.0)
+    assert (change.was, change.state, entry.since) == ("draining", "down", max(60.0, entry.verdict.since))
+
+
+def test_after_maintenance_the_first_look_decides_with_slow_start():
+    lab = Lab(config(slow_start="20s"))
+    lab.see(UP)
+    lab.registry.take_stances(stance(Action.MAINTENANCE), 50.0)
+    entry = lab.registry.entries["p/10.0.0.1:1"]
+    assert (entry.state, entry.is_probed, entry.is_healthy) == ("maintenance", False, None)
+    assert lab.see(REFUSED, traffic=True, times=5) == [], "nobody looks at it"
+    [change] = lab.registry.take_stances({}, 60.0)
+    assert (change.state, lab.ready()) == ("checking", [])
+    [change] = lab.see(UP)
+    assert (change.state, lab.ready()) == ("ready", ["10.0.0.1:1"])
+    assert lab.registry.is_any_rising(lab.now)
+
+
+def test_without_a_check_maintenance_ends_at_once():
+    lab = Lab(config(check={"type": "none"}))
+    lab.registry.take_stances(stance(Action.MAINTENANCE), 50.0)
+    assert lab.ready() == ["10.0.0.2:1"]
+    [change] = lab.registry.take_stances({}, 60.0)
+    assert (change.state, lab.registry.entries["p/10.0.0.1:1"].is_healthy) == ("ready", None)
+
+
+def test_the_same_stance_again_changes_nothing_and_a_reload_keeps_it():
+    lab = Lab()
+    lab.see(UP)
+    lab.registry.take_stances(stance(Action.DRAIN), 50.0)
+    assert lab.registry.take_stances(stance(Action.DRAIN), 70.0) == []
+    fresh = config("10.0.0.1:1", "10.0.0.3:1")
+    lab.registry.replace(fresh, lab.registry.entries_for(fresh))
+    assert lab.registry.entries["p/10.0.0.1:1"].state == "draining"
+    assert lab.registry.entries["p/10.0.0.1:1"].since == 50.0
+    [change] = lab.registry.take_stances(stance(Action.MAINTENANCE, at=71.0), 72.0)
+    assert (change.was, change.state) == ("draining", "maintenance")
