@@ -17,15 +17,15 @@ from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay import interpreter, stuck, tally
 from easyproxy.engine.relay.crew import Crew, Member
 from easyproxy.engine.relay.ends import REASON, Batch
-from easyproxy.engine.relay.inherited import Inherited, LentSocket, lend, own
+from easyproxy.engine.relay.handing import HandingOver
+from easyproxy.engine.relay.inherited import Inherited, LentSocket
 from easyproxy.engine.relay.listening import open_listener, tune
 from easyproxy.engine.relay.question import Question
 from easyproxy.engine.relay.runtime import socket_address
 from easyproxy.engine.relay.session import CLEAN, Event
 from easyproxy.engine.relay.slots import Slots
 from easyproxy.engine.relay.succession import Legacy, Succession
-from easyproxy.engine.relay.succession import legacy as legacy_of
-from easyproxy.engine.relay.wire import plain_snapshot
+from easyproxy.engine.relay.wire import keys_of, plain_snapshot
 from easyproxy.engine.seam import (
     Attempt,
     EndsTaker,
@@ -44,7 +44,7 @@ from easyproxy.strategy import BUILTIN, StrategyError
 from easyproxy.strategy import load as load_strategy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from easyproxy.engine.relay.channel import Frame
 
@@ -55,7 +55,7 @@ STACKS_WITHIN_S = 1.0
 """One that does not say so soon what it is doing is looked at from outside."""
 
 
-class RelayEngine:
+class RelayEngine(HandingOver):
     """The user-space engine; implements :class:`easyproxy.engine.seam.Engine`.
 
     Args:
@@ -165,7 +165,7 @@ class RelayEngine:
             return
         self._check(snapshot)
         # Before anything is opened, because it may raise; names that come to nothing lose their slots to others.
-        self._slots.assign(_keys(snapshot), self._is_slot_idle, self._counters.clear)
+        self._slots.assign(keys_of(snapshot), self._is_slot_idle, self._counters.clear)
         with contextlib.ExitStack() as undo:
             try:
                 sockets = self._sockets_for(snapshot, undo)
@@ -266,7 +266,7 @@ class RelayEngine:
             {
                 "op": "snapshot",
                 "snapshot": plain_snapshot(self._snapshot),
-                "slots": {key: self._slots.by_key[key] for key in _keys(self._snapshot)},
+                "slots": {key: self._slots.by_key[key] for key in keys_of(self._snapshot)},
             }
         )
 
@@ -340,17 +340,6 @@ class RelayEngine:
             worker_restarts=self._crew.restarts,
             worker_python=self.python,
         )
-
-    def totals(self) -> tally.Totals:
-        """Return all that was counted, for a successor that goes on counting."""
-        return tally.totals(self._counters, self._slots.by_key)
-
-    def inherit(self, former: tally.Totals) -> None:
-        """Go on from what a former process had counted; once, after the first snapshot."""
-        tally.inherit(self._counters, self._slots.by_key, former)
-
-    def _is_slot_idle(self, slot: int) -> bool:
-        return self._counters.sum(slot, 0) == 0
 
     async def sessions(self) -> list[SessionInfo]:
         """List the live sessions of all workers."""
@@ -427,71 +416,6 @@ class RelayEngine:
             await self.close_sessions(Where(), "drained")
             await _all(self._drained, ANSWER_WITHIN_S)
 
-    # -- an upgrade: see easyproxy.engine.seam.HandsOver
-
-    @property
-    def can_hand_over(self) -> bool:
-        """Whether sessions can be given to another process: a thread's cannot."""
-        return self._in_processes
-
-    @property
-    def worker_count(self) -> int:
-        """How many workers there are to be."""
-        return self._workers
-
-    def session_count(self) -> int:
-        """How many sessions there are."""
-        return sum(listener.sessions for listener in self.statistics().listeners.values())
-
-    def legacy(self) -> list[tuple[Frame, list[int]]]:
-        """Say what a successor begins with."""
-        return legacy_of(self._sockets, self._tickets, generation=self._crew.next_generation)
-
-    def keys(self) -> list[str]:
-        """Name everything whose sessions may be handed over."""
-        return list(self._slots.by_key)
-
-    async def give(self, links: Sequence[int], within_s: float) -> int:
-        """Stand still, and give every session over these links; raises EngineError, and then call :meth:`thaw`."""
-        return await self._succession.give(links, self._workers, within_s)
-
-    async def thaw(self) -> int:
-        """Go on with what was not taken; return how many sessions that is."""
-        return await self._succession.thaw()
-
-    async def leave(self, dropped: Collection[str]) -> int:
-        """Leave everything to the successor but the listeners that it has dropped; return how many sessions stay."""
-        self._is_draining = True
-        for name, group in self._sockets.items():
-            if name not in dropped:
-                lend(group)
-        return await self._succession.leave()
-
-    def dropped(self) -> list[str]:
-        """Name the listeners of the predecessor that are none here."""
-        return self._inherited.untaken()
-
-    async def adopt(self, links: Sequence[int], keys: Sequence[str], within_s: float) -> int:
-        """Take in the predecessor's sessions; return how many. Raises EngineError where that fails."""
-        assert self._snapshot is not None  # noqa: S101 - the successor has composed one
-        wanted = dict.fromkeys([*keys, *_keys(self._snapshot)])
-        self._slots.assign(wanted, self._is_slot_idle, self._counters.clear)
-        slots = {key: self._slots.by_key[key] for key in keys}
-        return await self._succession.adopt(links, slots, within_s)
-
-    async def wake(self, totals: tally.Totals) -> int:
-        """Go on where the predecessor has stopped; return how many sessions came along."""
-        assert self._snapshot is not None  # noqa: S101 - as above
-        self._hello["dormant"] = self._is_dormant = False
-        self.inherit(totals)
-        for group in self._sockets.values():
-            own(group)
-        sessions = await self._succession.wake()
-        for listener in self._snapshot.listeners:
-            tune(self._sockets[listener.name], listener)
-        self._inherited.close_untaken()
-        return sessions
-
 
 def _batch(frame: Frame) -> Batch:
     return Batch(frame["rows"], frame["prefix"], frame["epoch"])
@@ -529,11 +453,3 @@ def _close_group(group: list[socket.socket]) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(path)  # noqa: PTH108
         sock.close()
-
-
-def _keys(snapshot: Snapshot) -> list[str]:
-    return [
-        *(f"listener:{listener.name}" for listener in snapshot.listeners),
-        *(f"pool:{pool.name}" for pool in snapshot.pools),
-        *(f"backend:{backend.id}" for pool in snapshot.pools for backend in pool.backends),
-    ]

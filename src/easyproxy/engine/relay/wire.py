@@ -40,3 +40,12 @@ def snapshot_from(plain: Plain) -> Snapshot:
             for pool in plain["pools"]
         ),
     )
+
+
+def keys_of(snapshot: Snapshot) -> list[str]:
+    """Name everything of a snapshot that is counted: ``listener:name``, ``pool:name``, ``backend:id``."""
+    return [
+        *(f"listener:{listener.name}" for listener in snapshot.listeners),
+        *(f"pool:{pool.name}" for pool in snapshot.pools),
+        *(f"backend:{backend.id}" for pool in snapshot.pools for backend in pool.backends),
+    ]

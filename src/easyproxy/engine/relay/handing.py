@@ -1,0 +1,121 @@
+"""What a relay engine does in an upgrade: the old program's leaves, the new one's takes over.
+
+The base of :class:`easyproxy.engine.relay.RelayEngine`; implements :class:`easyproxy.engine.seam.HandsOver`. What is
+asked of the workers is :mod:`.succession`'s.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from easyproxy.engine.relay import tally
+from easyproxy.engine.relay.counters import L_SESSIONS
+from easyproxy.engine.relay.inherited import lend, own
+from easyproxy.engine.relay.listening import tune
+from easyproxy.engine.relay.succession import legacy
+from easyproxy.engine.relay.wire import keys_of
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Collection, Sequence
+
+    from easyproxy.engine.relay.channel import Frame
+    from easyproxy.engine.relay.counters import Counters
+    from easyproxy.engine.relay.crew import Crew
+    from easyproxy.engine.relay.inherited import Inherited
+    from easyproxy.engine.relay.slots import Slots
+    from easyproxy.engine.relay.succession import Succession
+    from easyproxy.model import Snapshot
+
+
+class HandingOver:
+    """The part of an engine that hands its sessions over, or takes those of another."""
+
+    _workers: int
+    _in_processes: bool
+    _is_dormant: bool
+    _is_draining: bool
+    _hello: Frame
+    _crew: Crew
+    _succession: Succession
+    _counters: Counters
+    _slots: Slots
+    _inherited: Inherited
+    _sockets: dict[str, list[socket.socket]]
+    _tickets: dict[str, int]
+    _snapshot: Snapshot | None
+
+    def totals(self) -> tally.Totals:
+        """Return all that was counted, for a successor that goes on counting."""
+        return tally.totals(self._counters, self._slots.by_key)
+
+    def inherit(self, former: tally.Totals) -> None:
+        """Go on from what a former process had counted; once, after the first snapshot."""
+        tally.inherit(self._counters, self._slots.by_key, former)
+
+    def _is_slot_idle(self, slot: int) -> bool:
+        return self._counters.sum(slot, 0) == 0
+
+    @property
+    def can_hand_over(self) -> bool:
+        """Whether sessions can be given to another process: a thread's cannot."""
+        return self._in_processes
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers there are to be."""
+        return self._workers
+
+    def session_count(self) -> int:
+        """How many sessions there are."""
+        slots = [slot for key, slot in self._slots.by_key.items() if key.startswith("listener:")]
+        return sum(self._counters.sum(slot, L_SESSIONS) for slot in slots)
+
+    def legacy(self) -> list[tuple[Frame, list[int]]]:
+        """Say what a successor begins with."""
+        return legacy(self._sockets, self._tickets, generation=self._crew.next_generation)
+
+    def keys(self) -> list[str]:
+        """Name everything whose sessions may be handed over."""
+        return list(self._slots.by_key)
+
+    async def give(self, links: Sequence[int], within_s: float) -> int:
+        """Stand still, and give every session over these links; raises EngineError, and then call :meth:`thaw`."""
+        return await self._succession.give(links, self._workers, within_s)
+
+    async def thaw(self) -> int:
+        """Go on with what was not taken; return how many sessions that is."""
+        return await self._succession.thaw()
+
+    async def leave(self, dropped: Collection[str]) -> int:
+        """Leave everything to the successor but the listeners that it has dropped; return how many sessions stay."""
+        self._is_draining = True
+        for name, group in self._sockets.items():
+            if name not in dropped:
+                lend(group)
+        return await self._succession.leave()
+
+    def dropped(self) -> list[str]:
+        """Name the listeners of the predecessor that are none here."""
+        return self._inherited.untaken()
+
+    async def adopt(self, links: Sequence[int], keys: Sequence[str], within_s: float) -> int:
+        """Take in the predecessor's sessions; return how many. Raises EngineError where that fails."""
+        assert self._snapshot is not None  # noqa: S101 - the successor has composed one
+        wanted = dict.fromkeys([*keys, *keys_of(self._snapshot)])
+        self._slots.assign(wanted, self._is_slot_idle, self._counters.clear)
+        slots = {key: self._slots.by_key[key] for key in keys}
+        return await self._succession.adopt(links, slots, within_s)
+
+    async def wake(self, totals: tally.Totals) -> int:
+        """Go on where the predecessor has stopped; return how many sessions came along."""
+        assert self._snapshot is not None  # noqa: S101 - as above
+        self._hello["dormant"] = self._is_dormant = False
+        self.inherit(totals)
+        for group in self._sockets.values():
+            own(group)
+        sessions = await self._succession.wake()
+        for listener in self._snapshot.listeners:
+            tune(self._sockets[listener.name], listener)
+        self._inherited.close_untaken()
+        return sessions
