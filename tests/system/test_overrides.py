@@ -143,12 +143,15 @@ async def test_a_removed_backend_lets_its_sessions_go_on_and_comes_back_when_tha
             assert name not in states(balancer)
             assert name not in await asked(balancer)
             assert await asyncio.to_thread(visit.ask) == name
+            with pytest.raises(UnknownError):
+                await balancer.close_sessions(Where(backend="p/nosuch"), ANN)
             with pytest.raises(UnknownError, match=f"there is no backend {name}"):
                 await balancer.override(name, Action.DRAIN, ANN)
             await balancer.forget(made.id, ANN)
             assert states(balancer)[name] == "ready"
             assert await asyncio.to_thread(visit.ask) == name
-        assert set(await asked(balancer)) == {"a", "b", "c"}
+            await balancer.override(name, Action.REMOVE, ANN)
+            assert await balancer.close_sessions(Where(backend=f"p/{name}"), ANN) == 1, "though it is gone"
 
 
 async def test_adding_what_was_removed_and_removing_what_was_added_leave_nothing(nginxes):
@@ -289,6 +292,8 @@ async def test_sessions_are_closed_by_backend_client_and_id_and_never_all_of_the
             await balancer.close_sessions(Where(id="9.9.9"), ANN)
         with pytest.raises(UnknownError):
             await balancer.close_sessions(Where(listener="nosuch"), ANN)
+        with pytest.raises(RefusedError, match="not an address"):
+            await balancer.close_sessions(Where(client="everybody"), ANN)
         assert await balancer.close_sessions(Where(backend="a"), ANN) == 1
         alive = [await asyncio.to_thread(visit.is_alive) for visit in visits]
         assert [name for name, is_alive in zip(names, alive, strict=True) if not is_alive] == ["a"]

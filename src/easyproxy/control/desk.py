@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from easyproxy.control.asked import clean
@@ -18,6 +19,7 @@ from easyproxy.control.masking import masked
 from easyproxy.control.naming import find_backend
 from easyproxy.control.operations import RefusedError, Stacks, UnknownError
 from easyproxy.control.overview import clients_of, overview
+from easyproxy.control.simulate import client_host
 from easyproxy.control.stacks import stacks_of_this_process
 from easyproxy.engine.seam import Engine, SessionInfo, Statistics, Where
 
@@ -212,41 +214,41 @@ class Desk:
         """Close the sessions that match, both sides, with a reset; return how many.
 
         Raises:
-            RefusedError: ``where`` is empty, which would be all of them.
+            RefusedError: ``where`` is empty, which would be all of them, or the client is no address.
             UnknownError: there is no such session, backend or listener, nor a session of it.
         """
         if where == Where():
             raise RefusedError("say which sessions: by id, client, backend or listener")
-        backend = where.backend
-        if backend and "/" not in backend:
-            backend = find_backend(backend, self._registry.entries)
         author = clean(author)
-        count = await self.engine.close_sessions(
-            Where(backend=backend, client=where.client, listener=where.listener, id=where.id)
+        wanted = replace(
+            where,
+            backend=self._backend_or_gone(where.backend) if where.backend else "",
+            client=client_host(where.client) if where.client else "",
         )
+        count = await self.engine.close_sessions(wanted)
         if not count:
-            self._look_for(where, backend)
-        what = ", ".join(
-            f"{name} {value}"
-            for name, value in (
-                ("id", where.id),
-                ("client", where.client),
-                ("backend", backend),
-                ("listener", where.listener),
-            )
-            if value
-        )
+            self._look_for(wanted)
+        what = ", ".join(f"{name} {value}" for name, value in asdict(wanted).items() if value)
         text = f"{count} session{'' if count == 1 else 's'} closed: {what}"
-        subject = where.id or backend or where.client or where.listener
+        subject = wanted.id or wanted.backend or wanted.client or wanted.listener
         self._journal.tell(Kind.SESSIONS_CLOSED, subject, text, author=author)
         return count
 
-    def _look_for(self, where: Where, backend: str) -> None:
+    def _backend_or_gone(self, name: str) -> str:
+        """Find a backend, or take ``pool/name`` for one that is gone and may have sessions still."""
+        try:
+            return find_backend(name, self._registry.entries)
+        except UnknownError:
+            if "/" in name:
+                return name
+            raise
+
+    def _look_for(self, where: Where) -> None:
         """Raise UnknownError when nothing was closed because there is no such thing."""
         if where.id:
             raise UnknownError(f"there is no session {where.id} (any more)")
-        if backend:
-            find_backend(backend, self._registry.entries)
+        if where.backend:
+            find_backend(where.backend, self._registry.entries)
         listeners = [listener.name for listener in self.config.listeners]
         if where.listener and where.listener not in listeners:
             raise UnknownError(f"there is no listener {where.listener}; there is {', '.join(listeners)}")
