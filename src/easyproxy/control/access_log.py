@@ -63,6 +63,7 @@ class AccessLog:
         self._is_torn = False
         self._looked_at = 0.0
         self._error = ""
+        self._notice = ""  # why the file could not be opened again
         self._overrun = 0  # lost by the event loop, because too many were waiting
         self._unwritten = 0  # lost by the thread, because writing failed
         self._ended: asyncio.Event | None = None
@@ -141,10 +142,15 @@ class AccessLog:
             self._complain(f"access log: {self._path} takes nothing; {left} lines are lost at the end")
 
     async def _tell_losses(self) -> None:
-        """Say once that lines are being lost, and once how many it were."""
+        """Say once that lines are being lost, and once how many it were; and when no new file can be opened."""
         before = told = lines = 0
+        notice = ""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
+            if self._notice != notice:
+                notice = self._notice
+                if notice:
+                    self._complain(f"access log: it goes on in the file that was moved: {notice}")
             now, lines_before, lines = self.lost, lines, self.lines
             if now > before and before == told:
                 why = self._error or "it takes lines more slowly than sessions end"
@@ -222,10 +228,10 @@ class AccessLog:
         try:
             fd = self._open()
         except OSError as error:
-            self._error = self._remedy(error)  # the old file is better than none
+            self._notice = self._remedy(error)  # the old file is better than none
             return
         os.close(self._fd)
-        self._fd, self._is_torn = fd, False
+        self._fd, self._is_torn, self._notice = fd, False, ""
 
     def _write(self, lines: list[bytes]) -> int:
         """Write lines, as many as go; return how many."""

@@ -84,18 +84,33 @@ async def test_a_moved_file_is_noticed_without_a_signal(tmp_path, monkeypatch):
     assert (ids(old), ids(path)) == ([1], [2])
 
 
-async def test_when_the_new_file_cannot_be_opened_the_old_one_goes_on(tmp_path):
+async def test_when_the_new_file_cannot_be_opened_the_old_one_goes_on_and_it_is_told_once(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(access_log, "LOOK_EVERY_S", 0.02)
     folder = tmp_path / "logs"
     folder.mkdir()
     path = folder / "access.log"
-    async with writing(path) as (log, _):
+    async with writing(path) as (log, told):
         log.take(ends(1))
         await until(lambda: log.lines == 1)
         folder.rename(tmp_path / "moved")
         log.reopen()
         log.take(ends(2))
-    assert ids(tmp_path / "moved" / "access.log") == [1, 2]
+        await until(lambda: told)
+        log.take(ends(3))
+        await until(lambda: log.lines == 3)
+        folder.mkdir()
+        log.reopen()
+        await until(path.exists)
+        log.take(ends(4))
+    assert ids(tmp_path / "moved" / "access.log") == [1, 2, 3]
+    assert ids(path) == [4]
     assert log.lost == 0
+    assert told == [
+        f"access log: it goes on in the file that was moved: there is no directory {folder}; "
+        "create it, writable for the user that easyproxy runs as"
+    ]
 
 
 async def test_a_pipe_that_nobody_reads_stops_nobody_and_every_line_is_accounted_for(tmp_path, monkeypatch):

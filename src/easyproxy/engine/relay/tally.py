@@ -47,7 +47,7 @@ class Totals(TypedDict):
 def statistics(
     counters: Counters, slots: Mapping[str, int], *, workers: int, worker_restarts: int, worker_python: str
 ) -> Statistics:
-    """Add up everything; ``slots`` by key. Some 15 microseconds for each of them."""
+    """Add up everything; ``slots`` by key. Some 20 microseconds for each of them."""
     listeners: dict[str, ListenerCounters] = {}
     backends: dict[str, BackendCounters] = {}
     distributions: dict[str, BackendDistributions] = {}
