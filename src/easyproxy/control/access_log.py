@@ -195,6 +195,7 @@ class AccessLog:
                     self._news.wait()
                 ends = self._waiting.popleft() if self._waiting else None
                 must_reopen, self._must_reopen = self._must_reopen, False
+                is_done = self._is_ending and ends is None  # from then on nothing is taken any more
             if must_reopen or self._was_moved():
                 self._reopen()
             if ends is not None:
@@ -206,7 +207,7 @@ class AccessLog:
                         break
                     self._unwritten += len(ends) - written
                     self._waiting_lines -= len(ends)
-            elif self._is_ending:
+            elif is_done:
                 break
         os.close(self._fd)
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import resource
+import threading
 from contextlib import asynccontextmanager
 
 import pytest
@@ -73,6 +74,29 @@ async def test_after_a_move_and_a_signal_the_lines_go_to_a_new_file(tmp_path):
     assert (ids(old), ids(path)) == ([1], [2])
 
 
+async def test_what_is_taken_while_the_file_is_opened_again_is_written_before_the_end(tmp_path, monkeypatch):
+    reached, go_on = threading.Event(), threading.Event()
+    real = AccessLog._reopen
+
+    def reopen(log):
+        reached.set()
+        go_on.wait(30)
+        real(log)
+
+    monkeypatch.setattr(AccessLog, "_reopen", reopen)
+    path = tmp_path / "access.log"
+    log = AccessLog(str(path), "json", print)
+    log.start()
+    log.reopen()
+    await until(reached.is_set)
+    log.take(ends(1))
+    stopping = asyncio.create_task(log.stop())
+    await until(lambda: log._is_ending)
+    go_on.set()
+    await stopping
+    assert (ids(path), log.lost) == ([1], 0)
+
+
 async def test_a_moved_file_is_noticed_without_a_signal(tmp_path, monkeypatch):
     monkeypatch.setattr(access_log, "LOOK_EVERY_S", 0.0)
     path, old = tmp_path / "access.log", tmp_path / "access.log.1"
@@ -107,10 +131,10 @@ async def test_when_the_new_file_cannot_be_opened_the_old_one_goes_on_and_it_is_
     assert ids(tmp_path / "moved" / "access.log") == [1, 2, 3]
     assert ids(path) == [4]
     assert log.lost == 0
-    assert told == [
-        f"access log: it goes on in the file that was moved: there is no directory {folder}; "
-        "create it, writable for the user that easyproxy runs as"
-    ]
+    [text] = told
+    assert text.startswith(
+        f"access log: it goes on in the file that was moved: there is no directory {folder}; create it"
+    )
 
 
 async def test_a_pipe_that_nobody_reads_stops_nobody_and_every_line_is_accounted_for(tmp_path, monkeypatch):
