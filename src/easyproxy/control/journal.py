@@ -79,7 +79,8 @@ class Journal:
         fields = {"backend": change.backend, "reason": change.reason}
         if author is not None:
             fields |= {"who": author.who, "why": author.why}
-        log.log(_LEVELS[level], message, state, extra=fields)
+        shown = {key: value for key, value in fields.items() if value}
+        log.log(_LEVELS[level], message, state, extra=shown)
         self.events.add(kind, change.backend, words, level=level, author=author)
 
     def notes(self, notes: Iterable[Note]) -> None:

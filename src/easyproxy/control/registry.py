@@ -171,7 +171,7 @@ class Registry:
                 entry.verdict = replace(entry.verdict, healthy=None, streak=0, since=now, reason=reason)
                 entry.is_returning = entry.is_probed
             if entry.state != was:
-                entry.stance_since = now
+                entry.stance_since = stance.at if stance is not None else now
                 changes.append(Change(entry.id, entry.state, entry.reason, was, entry.is_healthy))
         return changes
 
@@ -198,8 +198,10 @@ class Registry:
         if entry.verdict.healthy and (before is False or entry.is_returning):
             entry.rising_since = now
             entry.is_returning = False
-        if entry.state == was and (entry.stance is None or entry.verdict.healthy == before):
-            return None
+        if entry.state == was:
+            is_news = entry.verdict.healthy != before and False in (entry.verdict.healthy, before)
+            if entry.stance is None or not is_news:  # the first look that finds all well is none
+                return None
         return Change(entry.id, entry.state, entry.verdict.reason, was, entry.is_healthy)
 
     def is_changing(self, backend: str) -> bool:

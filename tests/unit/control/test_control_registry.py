@@ -294,10 +294,10 @@ def test_what_the_operator_says_stands_before_the_verdict_and_apart_from_it():
     assert (change.was, change.state, change.reason) == ("ready", "draining", "by ann: disk")
     assert lab.ready() == ["10.0.0.2:1"]
     entry = lab.registry.entries["p/10.0.0.1:1"]
-    assert (entry.state, entry.is_healthy, entry.since) == ("draining", True, 50.0)
+    assert (entry.state, entry.is_healthy, entry.since) == ("draining", True, 5.0)
     [change] = lab.see(REFUSED, times=2)
     assert (change.was, change.state, change.is_healthy) == ("draining", "draining", False)
-    assert (entry.state, entry.is_healthy, entry.since) == ("draining", False, 50.0)
+    assert (entry.state, entry.is_healthy, entry.since) == ("draining", False, 5.0)
     [change] = lab.registry.take_stances({}, 60.0)
     assert (change.was, change.state, entry.since) == ("draining", "down", max(60.0, entry.verdict.since))
 
@@ -332,6 +332,6 @@ def test_the_same_stance_again_changes_nothing_and_a_reload_keeps_it():
     fresh = config("10.0.0.1:1", "10.0.0.3:1")
     lab.registry.replace(fresh, lab.registry.entries_for(fresh))
     assert lab.registry.entries["p/10.0.0.1:1"].state == "draining"
-    assert lab.registry.entries["p/10.0.0.1:1"].since == 50.0
+    assert lab.registry.entries["p/10.0.0.1:1"].since == 5.0, "when the operator said so"
     [change] = lab.registry.take_stances(stance(Action.MAINTENANCE, at=71.0), 72.0)
     assert (change.was, change.state) == ("draining", "maintenance")
