@@ -116,5 +116,5 @@ def _buckets(values: Distribution) -> list[tuple[str, float]]:
     counts = values.counts or (0,)
     for bound, count in zip(values.bounds, counts, strict=False):
         total += count
-        buckets.append((f"{bound:g}" if bound < 1e6 else str(int(bound)), float(total)))
+        buckets.append((repr(float(bound)), float(total)))
     return [*buckets, ("+Inf", float(sum(counts)))]
