@@ -244,7 +244,6 @@ async def _obey(balancer: Balancer, told: Told, signals: Signals) -> bool:
 
 async def _drain(balancer: Balancer, told: Told, signals: Signals) -> None:
     told.stopping()
-    log.info("draining", extra={"at_most_s": balancer.config.drain_timeout, "pid": os.getpid()})
     drained = asyncio.ensure_future(balancer.drain())
     if await _first(drained, signals.at_once) is signals.at_once:
         drained.cancel()
