@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -94,8 +93,6 @@ class Stream:
         self._operations = operations
         self._interval_s = interval_s
         self._keep_alive_s = keep_alive_s
-        # Ids of events start anew with the program; with this in front, those of another one are known as such.
-        self._epoch = secrets.token_hex(4)
         self._readers: set[Reader] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._last: Status | None = None
@@ -112,8 +109,7 @@ class Stream:
             self._start()
         elif time.monotonic() - self._written_at > self._interval_s:
             self._look(anew=True)  # what is unchanged for an hour says the time of an hour ago
-        after = self._after(last_id)
-        for event in self._operations.events(0 if after is None else after, _REPLAYED if last_id else 1):
+        for event in self._operations.events(self._after(last_id), _REPLAYED if last_id else 1):
             if last_id:
                 reader.put_event(event.id, self._event_frame(event))
             else:
@@ -138,13 +134,14 @@ class Stream:
         for reader in self._readers:
             reader.close()
 
-    def _after(self, last_id: str) -> int | None:
-        """Read an id of ours; None for one of another program, whose events all came before ours."""
-        epoch, _, number = last_id.rpartition("-")
-        if epoch not in ("", self._epoch) or not number.isdecimal() or len(number) > 16:
-            return None
-        newest = self._operations.events(0, 1)
-        return int(number) if newest and int(number) <= newest[-1].id else None
+    def _after(self, last_id: str) -> int:
+        """Read an id that :meth:`_event_frame` wrote; 0, for everything that is kept, where the event is not known."""
+        number, _, stamp = last_id.partition("-")
+        if not number.isdecimal() or len(number) > 16:
+            return 0
+        known = self._operations.events(int(number) - 1, _REPLAYED)[:1]
+        is_ours = known and known[0].id == int(number) and stamp in ("", _stamp(known[0]))
+        return int(number) if is_ours else 0
 
     def _start(self) -> None:
         self._look()
@@ -199,7 +196,12 @@ class Stream:
                 await close()
 
     def _event_frame(self, event: Event) -> bytes:
-        return _frame("event", _EVENT.dump_json(event), f"{self._epoch}-{event.id}")
+        return _frame("event", _EVENT.dump_json(event), f"{event.id}-{_stamp(event)}")
+
+
+def _stamp(event: Event) -> str:
+    """Numbers start anew with the program, unless its predecessor has handed the events on; the time tells."""
+    return f"{int(event.at * 1000):x}"
 
 
 def _frame(kind: str, data: bytes, number: str = "") -> bytes:

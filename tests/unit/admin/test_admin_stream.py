@@ -57,7 +57,7 @@ async def test_an_event_comes_as_it_happens_with_an_id(admin, scene):
     happen(scene, "a line\nand <another>")
     found = await stream.next("event")
     assert json.loads(found["data"]) == (await ask(admin, "/api/events")).json()[-1]
-    assert found["id"].endswith("-2")
+    assert found["id"].startswith("2-")
     await stream.close()
 
 
@@ -73,7 +73,16 @@ async def test_who_comes_again_gets_what_was_missed(admin, scene):
     await stream.close()
 
 
-@pytest.mark.parametrize("last_id", ["0-1", "ffffffff-999", "999", "nonsense", "-", "9" * 99])
+async def test_a_number_alone_is_an_id_too(scene):
+    happen(scene, "one")
+    happen(scene, "two")
+    stream = Stream(scene)
+    reader = stream.join("1")
+    assert [json.loads(data)["text"] for data in await told(reader, "event")] == ["two"]
+    stream.leave(reader)
+
+
+@pytest.mark.parametrize("last_id", ["1-0", "999-18bcfe56800", "999", "0", "nonsense", "-", "9" * 99])
 async def test_after_an_id_of_another_program_everything_that_is_kept_comes(scene, last_id):
     """Ids start anew with the program: one of the last must not hide what happened since."""
     happen(scene, "one")
