@@ -57,7 +57,7 @@ def words(heading: str) -> list[str]:
         ("Why a session ended", REASONS),
         ("Strategies", BUILTIN),
         ("States of a session", State),
-        ("States of a backend", ("checking", "ready", "down")),
+        ("States of a backend", ("checking", "ready", "down", "draining", "maintenance")),
         ("What an observation found", Outcome),
     ],
 )
