@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 _COLOURS = {"warning": "yellow", "error": "red"}
+_TELL_THEMSELVES = ("backend_", "override_", "trouble", "worker_")
+"""Kinds of events whose text is a whole sentence about their subject."""
 
 
 def _epilog(*examples: str) -> str:
@@ -88,8 +90,13 @@ def _print(asker: Asker, row: Json) -> None:
 
 def event_line(event: Json) -> str:
     """Render one event: local time, what it happened to, what happened, by whom."""
+    what = (
+        ""
+        if event["kind"].startswith(_TELL_THEMSELVES)
+        else f"{printable(event['kind']).replace('_', ' ')}: "
+    )
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["at"]))
-    text = printable(event["text"])
+    text = what + printable(event["text"])
     author = event.get("author")
     if author and author["who"]:
         text += click.style(
