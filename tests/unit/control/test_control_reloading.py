@@ -32,6 +32,7 @@ class Scene:
         self.laid = ()
         self.fails = None
         self.put = []
+        self.tries = 0
         self.time = 1000.0
         self.journal = Journal()
         self.reloading = Reloading(
@@ -66,6 +67,7 @@ class Scene:
 
     async def put_in_force(self, config, *, source):
         assert source
+        self.tries += 1
         if self.fails:
             raise self.fails
         self.filed_config = config
@@ -273,6 +275,16 @@ async def test_failing_connects_take_it_back_before_the_time(scene):
     assert "connects to its backends failed" in scene.last().text
 
 
+async def test_a_pool_that_did_not_change_is_not_its_fault(scene):
+    other = {"q": {"backends": ["127.0.0.1:1"]}}
+    scene.write("a", pools={"p": {"backends": ["127.0.0.1:2"]}, **other})
+    await scene.reloading.reload_file(ANN)
+    scene.write("a", pools={"p": {"backends": ["127.0.0.1:3"]}, **other})
+    await scene.reloading.reload_file(ANN, rollback_after_s=300)
+    await traffic(scene, 20, stood=1, failed=9, backend="q/127.0.0.1:1")
+    assert scene.reloading.is_waiting
+
+
 async def test_connects_that_failed_before_are_not_held_against_it(scene):
     await traffic(scene, 20, stood=5, failed=5, backend="p/a")
     scene.write("a", "c")
@@ -305,6 +317,7 @@ async def test_when_going_back_fails_it_is_tried_again_and_told_once(scene):
     await scene.later(30 + 5 * AGAIN_S)
     assert scene.names == "c"
     assert scene.told().count(("trouble", "error")) == 1
+    assert scene.tries <= 2 + 5  # the reload itself, and one each AGAIN_S
     scene.fails = None
     await scene.later(AGAIN_S)
     assert scene.names == "ab"
