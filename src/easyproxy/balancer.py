@@ -131,7 +131,7 @@ class Balancer(Desk):
         self.started_at = time.time()
         try:
             heir = self._heir
-            self._steering.start(heir.overrides() if heir is not None else ())
+            self._steering.start(heir.overrides() if heir is not None else None)
             if heir is not None:
                 heir.leave_verdicts(self._registry)
             if self._access_log is not None:
@@ -144,10 +144,8 @@ class Balancer(Desk):
             await self._make_admin()
             if heir is not None:
                 await self._take_over(heir)
-            if self._admin is not None:
+            if heir is None and self._admin is not None:
                 await self._admin.start()
-            if heir is not None:
-                await heir.say_serving()
         except BaseException:
             await self.stop()
             raise
@@ -166,7 +164,15 @@ class Balancer(Desk):
         assert isinstance(self.engine, HandsOver)  # noqa: S101 - made with what the predecessor has left
         has_admin = self._admin is not None and heir.has_given_admin
         await heir.take_over(self.engine, dropped={"dropped": self.engine.dropped(), "admin": has_admin})
-        self._journal.events.restore(heir.events())
+        # The sessions are ours: whatever goes wrong from here on is no reason to end them.
+        try:
+            self._journal.events.restore(heir.events())
+            if self._admin is not None:
+                await self._admin.start()
+        except Exception as error:  # noqa: BLE001 - whatever it was
+            log.exception("the sessions are taken over, but not everything else")
+            self._journal.trouble(f"after taking over: {error!r}")
+        await heir.say_serving()
 
     async def __aexit__(self, *_: object) -> None:
         """End at once."""

@@ -18,7 +18,7 @@ from eventually import eventually
 from proxy import command, name_of, simple
 from servers.postgresql import binary
 from traffic import Visit, Wrk, ask
-from upgrading import Upgradable, at
+from upgrading import Upgradable, at, children
 
 from easyproxy import Balancer
 from easyproxy.cli.client import RefusedError, fetch, post
@@ -273,10 +273,6 @@ FAILURES = {
     "an end before it says a word": (list(at("hello", KILL)), "ended by signal 9"),
     "an end before it is ready": (list(at("ready", KILL)), "ended by signal 9"),
     "an end with every session in its hands": (list(at("adopted", KILL)), "ended by signal 9"),
-    "a worker that dies with the sessions": (
-        list(at("adopted", "os.kill(next(workers()), signal.SIGKILL)", "time.sleep(0.2)", "raise OSError")),
-        "ended with status 1",
-    ),
     "sessions that it does not know": (
         [
             "import easyproxy.engine.relay.succession as s",
@@ -293,35 +289,65 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("failure", FAILURES)
-def test_a_successor_that_fails_changes_nothing(begin, nginxes, failure):
-    """Behaviour 33: no session is lost, new clients are served, nothing is left of it, and the next one succeeds."""
-    lines, why = FAILURES[failure]
-    patience = {"upgrade_timeout": "5s"} if failure == "a time limit before it is ready" else {}
-    balancer = begin({**simple(*nginxes), **patience})
-    port, old, workers = balancer.port(), balancer.pid, sorted(balancer.workers())
+@pytest.fixture(scope="module")
+def enduring(tmp_path_factory, nginxes_of_session):
+    """A balancer with ten sessions that has to endure every failure in turn."""
+    balancer = Upgradable(tmp_path_factory.mktemp("enduring"), simple(*nginxes_of_session))
     with ExitStack() as stack:
-        visits = [stack.enter_context(Visit(port)) for _ in range(10)]
-        names = [visit.ask() for visit in visits]
-        ids = {each["id"] for each in balancer.sessions()}
-        descriptors = balancer.descriptors()
-        balancer.install(*lines)
-        with pytest.raises(RefusedError, match=why):
-            post(balancer.admin, "/api/upgrade", {"who": "test"})
-        assert [visit.ask() for visit in visits] == names
-        assert (balancer.pid, sorted(balancer.workers())) == (old, workers)
-        assert {each["id"] for each in balancer.sessions()} == ids
-        assert ask(port) in "abc"
-        eventually(lambda: balancer.descriptors() == descriptors, "no descriptor is left over")
-        assert sum(balancer.live().values()) == 10
-        eventually(lambda: balancer.status()["worker_restarts"] == 0, "no worker was replaced")
-        balancer.install()
-        balancer.write(simple(*nginxes))
-        balancer.upgrade()
-        assert [visit.ask() for visit in visits] == names
-        assert {each["id"] for each in balancer.sessions()} == ids
-    # What the failed program printed of its own end is no failure of ours.
-    balancer.program.output.write_text(balancer.log().replace("Traceback", "traceback"))
+        stack.callback(balancer.stop)
+        visits = [stack.enter_context(Visit(balancer.port())) for _ in range(10)]
+        yield balancer, visits, [visit.ask() for visit in visits]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_successor_that_fails_changes_nothing(enduring, nginxes_of_session, failure):
+    """Behaviour 33: no session is lost, new clients are served, and nothing is left of the successor."""
+    balancer, visits, names = enduring
+    lines, why = FAILURES[failure]
+    port, old, workers = balancer.port(), balancer.pid, sorted(balancer.workers())
+    ids = {each["id"] for each in balancer.sessions()}
+    descriptors = balancer.descriptors()
+    if failure == "a time limit before it is ready":
+        balancer.reload({**simple(*nginxes_of_session), "upgrade_timeout": "2s"})
+    balancer.install(*lines)
+    with pytest.raises(RefusedError, match=why):
+        post(balancer.admin, "/api/upgrade", {"who": "test"})
+    assert [visit.ask() for visit in visits] == names
+    assert (balancer.pid, sorted(balancer.workers())) == (old, workers)
+    assert {each["id"] for each in balancer.sessions()} == ids
+    assert ask(port) in "abc"
+    eventually(lambda: balancer.descriptors() == descriptors, "no descriptor is left over")
+    eventually(lambda: sum(balancer.live().values()) == 10, "the counters are what they were")
+    assert balancer.status()["worker_restarts"] == 0
+    assert children(balancer.pid) == workers
+    if failure == "a time limit before it is ready":
+        balancer.reload(simple(*nginxes_of_session))
+
+
+def test_after_every_failure_the_next_upgrade_succeeds(enduring):
+    """Behaviour 33."""
+    balancer, visits, names = enduring
+    ids = {each["id"] for each in balancer.sessions()}
+    balancer.install()
+    balancer.upgrade()
+    assert [visit.ask() for visit in visits] == names
+    assert {each["id"] for each in balancer.sessions()} == ids
+
+
+def test_a_worker_of_the_successor_that_dies_at_the_last_moment_costs_no_session(begin, nginxes):
+    """Behaviours 32 and 33: what it has not taken yet stays in the old program, which ends with the last of them."""
+    balancer = begin({**simple(*nginxes), "workers": 1, "drain_timeout": "10m"})
+    port, old = balancer.port(), balancer.pid
+    with Visit(port) as visit:
+        name = visit.ask()
+        balancer.install(*at("adopted", "os.kill(next(workers()), signal.SIGKILL)"))
+        balancer.follow(post(balancer.admin, "/api/upgrade", {})["successor"])
+        assert visit.ask() == name
+        assert name_of(old)
+        assert [ask(port) for _ in range(3)]
+        assert visit.ask() == name
+    assert balancer.program.ended() == 0
+    assert sorted(ask(port) for _ in range(3)) == ["a", "b", "c"]
 
 
 def test_a_program_that_is_gone_and_a_wrong_configuration_are_told_and_change_nothing(begin, nginxes):

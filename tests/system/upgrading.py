@@ -90,7 +90,7 @@ def children(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             found += map(int, (task / "children").read_text().split())
-    return found
+    return sorted(found)
 
 
 def at(step: str, *what: str) -> tuple[str, ...]:

@@ -120,6 +120,7 @@ class Upgrade:
         self._command = list(command)
         self._start_within_s = start_within_s
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_committed = False
         self._loop = asyncio.get_running_loop()
 
     async def run(self, estate: Estate) -> tuple[Successor, Frame]:
@@ -198,6 +199,7 @@ class Upgrade:
                 other.close()
         if adopted["sessions"] != sessions:
             raise WireError(f"{adopted['sessions']} of {sessions} sessions have arrived")
+        self._is_committed = True
         wire.send({"op": "commit", "totals": self._engine.totals(), **estate.last_words()})
         serving = await wire.expect("serving", SERVING_WITHIN_S)
         still_s = serving["woke_at"] - began
@@ -211,26 +213,29 @@ class Upgrade:
             log.error("after a failed upgrade: %s", error)
         has_ended = await wire.ended(0.2) if why else False
         wire.close()
-        code = await self._end()
-        if has_ended and code is not None and why.endswith("has ended"):
+        code = await self._end(by_itself=has_ended)
+        if code is not None and why.endswith("has ended"):
             how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
             return f"the new program {how} before it had taken over"
         return why
 
-    async def _end(self) -> int | None:
-        """End the successor, and return its status."""
+    async def _end(self, *, by_itself: bool) -> int | None:
+        """End the successor; return its status if it has ended ``by_itself``."""
         process = self._process
         if process is None:
             return None
 
-        def bury() -> int:
-            try:
-                return process.wait(END_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                return process.wait()
-
-        if process.poll() is None:
-            with contextlib.suppress(OSError):
+        def bury() -> int | None:
+            if by_itself:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.wait(END_WITHIN_S)
+            # What its workers have taken lives on in them when it is killed; when it is asked to end, it resets that.
+            if not self._is_committed:
                 process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(END_WITHIN_S)
+            process.kill()
+            process.wait()
+            return None
+
         return await self._loop.run_in_executor(None, bury)

@@ -129,9 +129,15 @@ class Succession:
         except TimeoutError as error:
             raise EngineError(f"not every worker has {what} within {within_s:g} s") from error
         finally:
-            for key in [key for key in self._answers if key[0] == what]:
-                answer = self._answers.pop(key)
-                answer.cancel() if not answer.done() else answer.exception()
+            self._forget(what)
+
+    def _forget(self, what: str) -> None:
+        for key in [key for key in self._answers if key[0] == what]:
+            answer = self._answers.pop(key)
+            if answer.done():
+                answer.exception()  # looked at, so that nobody complains
+            else:
+                answer.cancel()
 
     # -- in the old program
 
@@ -187,9 +193,14 @@ class Succession:
         return sum(frame["count"] for frame in frames)
 
     async def wake(self) -> int:
-        """Let the workers begin; return how many sessions they go on with."""
+        """Let the workers begin; return how many sessions they go on with.
+
+        It does not fail: the sessions of a worker that has died meanwhile have stayed in the old program.
+        """
         members = self._crew.members()
         answers = self._expect("awake", [member.index for member in members])
         for member in members:
             member.send({"op": "wake"})
-        return sum(frame["sessions"] for frame in await self._all("awake", answers, ANSWER_WITHIN_S))
+        done, _ = await asyncio.wait(answers, timeout=ANSWER_WITHIN_S) if answers else (set(), set())
+        self._forget("awake")
+        return sum(answer.result()["sessions"] for answer in done if answer.exception() is None)
