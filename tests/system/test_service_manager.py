@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,28 @@ def test_a_service_manager_hears_of_every_turn(start, manager):
         told = manager.wait_for("STOPPING")
         assert int(told["EXTEND_TIMEOUT_USEC"]) >= 30_000_000  # drain_timeout and some time to end
         assert balancer.program.ended() == 0
+
+
+def test_after_an_upgrade_the_service_manager_hears_the_new_program(start, manager):
+    with greeter() as port:
+        balancer = start(
+            simple({"address": f"127.0.0.1:{port}"}),
+            env={"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "200000", "WATCHDOG_PID": ""},
+        )
+        where = ("127.0.0.1", balancer.port())
+        balancer.program.send(signal.SIGUSR2)
+        successor = int(manager.wait_for("MAINPID")["MAINPID"])
+        try:
+            assert successor != balancer.program.pid
+            assert balancer.program.ended() == 0
+            for _ in range(3):  # more than may still have lain in the queue from the old one
+                manager.wait_for("WATCHDOG", "STATUS")
+            assert greeting(where) == HELLO
+            os.kill(successor, signal.SIGTERM)
+            manager.wait_for("STOPPING")
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(successor, signal.SIGTERM)
 
 
 def activation(*listen: str, names: str = "") -> tuple[str, ...]:

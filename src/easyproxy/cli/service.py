@@ -73,7 +73,8 @@ class Told:
         self._notifier.stopping("draining", within_s=self._balancer.config.drain_timeout + ENDING_S)
 
     def successor(self, pid: int) -> None:
-        """Another process is the main one from now on."""
+        """Another process is the main one from now on, and it alone speaks."""
+        self._living.cancel()
         self._notifier.main_process(pid)
 
     async def end(self) -> None:
