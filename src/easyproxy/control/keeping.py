@@ -32,12 +32,17 @@ class Keeper:
         self._file = file
         self._journal = journal
         self._clock = clock
-        self._again_at = 0.0  # 0: nothing is owed
+        self._again_at = 0.0  # of the next try after a failure; 0: the last one went well
+        self._is_stale = False
 
     @property
     def is_owing(self) -> bool:
-        """Whether a change could not be written, and it is time to try again."""
-        return bool(self._again_at) and self._clock() >= self._again_at
+        """Whether something is to be written now that could not be written, or was not, before."""
+        return self._is_stale or (bool(self._again_at) and self._clock() >= self._again_at)
+
+    def owe(self) -> None:
+        """Note that the file holds something else than what is in force."""
+        self._is_stale = self._file is not None
 
     def read(self) -> Overrides:
         """Return the overrides of the last run; none where they cannot be had, which is told."""
@@ -57,15 +62,15 @@ class Keeper:
         """Write the overrides; when that fails, say so once."""
         if self._file is None:
             return
-        was_owing, self._again_at = bool(self._again_at), 0.0
+        has_failed, self._again_at, self._is_stale = bool(self._again_at), 0.0, False
         path = str(self._file.path)
         try:
             await asyncio.to_thread(self._file.write, overrides)  # fsync(2) may take long
         except StateFileError as error:
             self._again_at = self._clock() + AGAIN_S
-            if not was_owing:
+            if not has_failed:
                 text = f"the change is in force but will not survive a restart: {error}"
                 self._journal.tell(Kind.STATE_FILE, path, text, level="warning")
         else:
-            if was_owing:
+            if has_failed:
                 self._journal.tell(Kind.STATE_FILE, path, "overrides survive a restart again")

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import stat
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -41,6 +42,9 @@ class StateFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._written: tuple[Override, ...] | None = None
+        self._writing = (
+            threading.Lock()
+        )  # fsync(2) may be slow, and one who does not wait for it is followed by another
         self._is_barred = False  # something lies there that is not ours and could not be moved
 
     @property
@@ -82,7 +86,10 @@ class StateFile:
         Raises:
             StateFileError: it could not be written; the former file is untouched.
         """
-        wanted = tuple(overrides)
+        with self._writing:
+            return self._write(tuple(overrides))
+
+    def _write(self, wanted: tuple[Override, ...]) -> bool:
         if wanted == self._written or (not wanted and self._written is None and not self.path.exists()):
             return False
         if self._is_barred:

@@ -76,12 +76,12 @@ class Steering:
 
     # -- the start
 
-    def start(self, given: Iterable[Override] = ()) -> None:
+    def start(self, given: Iterable[Override] | None = None) -> None:
         """Lay the overrides of the last run, or those ``given``, over the file, before anything is served.
 
         One that does not go with the file any more is told and left out: a start never fails because of it.
         """
-        found = tuple(given) or self._keeper.read()
+        found = self._keeper.read() if given is None else tuple(given)
         late = o.expired(found, time.time())
         for override in late:
             self._journal.expired(override)
@@ -98,6 +98,8 @@ class Steering:
         met = o.meet(self.filed, kept)
         self._journal.notes(met.notes)
         self.overrides = met.overrides
+        if given is not None or met.overrides != found:
+            self._keeper.owe()
         config = o.effective(self.filed, self.overrides)
         self._registry.replace(config, self._registry.entries_for(config))
         for change in self._registry.take_stances(o.stances(self.overrides), time.time()):

@@ -237,3 +237,14 @@ async def test_without_a_file_nothing_is_kept_and_nothing_said():
     await keeper.save(ALL)
     assert journal.events.newest() == []
     assert not keeper.is_owing
+
+
+@pytest.mark.anyio
+async def test_what_the_file_should_not_hold_any_more_is_owed(place):
+    keeper = Keeper(StateFile(place), Journal())
+    assert not keeper.is_owing
+    keeper.owe()
+    assert keeper.is_owing
+    await keeper.save(ALL)
+    assert not keeper.is_owing
+    assert keeper._journal.events.newest() == [], "nothing went wrong, so nothing is told"
