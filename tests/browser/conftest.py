@@ -50,6 +50,20 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
         assert "Traceback" not in log, log
 
 
+@pytest.fixture(scope="session")
+def stage_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with Stage(tmp_path_factory.mktemp("shop") / "stage", ("red", "blue")) as stage:
+        yield stage
+    assert "Traceback" not in stage.log(), stage.log()
+
+
+@pytest.fixture
+def stage(stage_of_session: Stage) -> Iterator[Stage]:
+    """A balancer before ``red`` and ``blue`` that many tests share; each finds it as at the start."""
+    yield stage_of_session
+    stage_of_session.reset()
+
+
 @pytest.fixture
 def look(browser: Browser) -> Iterator[Look]:
     """Open the page as an operator does. What the browser complains of fails the test."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from proxy import QUICK, RunningBalancer, Settings
 
-from easyproxy.cli.client import fetch
+from easyproxy.cli.client import fetch, post
 from easyproxy.model import Address
 from programs import Program, free_port, is_listening
 
@@ -29,6 +29,9 @@ class Backend:
         self.start()
 
     def start(self) -> None:
+        """Start it, unless it runs."""
+        if self._program is not None and self._program.process.poll() is None:
+            return
         self._program = Program([sys.executable, "-I", "-S", str(ECHO), str(self.port)], self._output)
         self._program.wait_until(lambda: is_listening(self.port), f"{self.name} listens")
 
@@ -100,6 +103,7 @@ class Stage(RunningBalancer):
         except BaseException:
             self.stop_servers()
             raise
+        self._at_first = self.file.read_text()
         self.admin = Address.parse(admin["bind"])
         self.url = f"http://{admin['bind']}/"
         self.listening = Address.parse(self.settings["listeners"][0]["bind"]).port
@@ -128,6 +132,21 @@ class Stage(RunningBalancer):
             self.program.argv, self.folder / "log-again.txt", env={"PYTHONDONTWRITEBYTECODE": "1"}
         )
         self.wait_until_serving()
+
+    def reset(self) -> None:
+        """Make it as it was at the start: the next test is another one's."""
+        for client in self.clients:
+            client.close()
+        self.clients.clear()
+        for override in self.ask("/api/overrides"):
+            post(self.admin, "/api/overrides/forget", {"id": override["id"]})
+        if self.file.read_text() != self._at_first:
+            self.file.write_text(self._at_first)
+            post(self.admin, "/api/reload", {})
+        for name, server in self.servers.items():
+            server.start()
+            self.wait_for_state(name, "ready")
+        self.wait_for_no_sessions()
 
     def stop_servers(self) -> None:
         for server in self.servers.values():

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from copy import deepcopy
+from pathlib import Path
 
 import pytest
 from eventually import eventually
-from page import Look
+from page import Look, Operator
 from playwright.sync_api import expect
 from proxy import command
-from stage import Begin, Stage
+from stage import Backend, Stage
 
 
 def state_in_the_terminal(stage: Stage, backend: str) -> str:
@@ -25,9 +27,8 @@ def state_in_the_terminal(stage: Stage, backend: str) -> str:
     )
 
 
-def test_a_backend_is_taken_out_and_made_ready_again(begin: Begin, look: Look) -> None:
+def test_a_backend_is_taken_out_and_made_ready_again(stage: Stage, look: Look) -> None:
     """Behaviour 34."""
-    stage = begin("red", "blue")
     clients = [stage.connect() for _ in range(4)]
     operator = look(stage)
     dialog = operator.choose("red", "Drain")
@@ -61,16 +62,16 @@ def test_a_backend_is_taken_out_and_made_ready_again(begin: Begin, look: Look) -
     assert stage.ask("/api/overrides") == []
 
 
-def test_a_weight_is_changed_and_taken_back(begin: Begin, look: Look) -> None:
-    stage = begin("red", "blue")
+def test_a_weight_is_changed_and_taken_back(stage: Stage, look: Look) -> None:
     operator = look(stage)
     operator.choose("red", "Weight").get_by_label("Weight").fill("3")
     operator.send("Set weight", why="it has room")
     expect(operator.row("red")).to_contain_text("weight 1 → 3")
     assert stage.backend("red")["weight"] == 3
+    before = stage.totals()
     for _ in range(8):
         stage.connect()
-    assert stage.totals() == {"red": 6, "blue": 2}
+    assert {name: total - before[name] for name, total in stage.totals().items()} == {"red": 6, "blue": 2}
 
     laid = operator.section("Configuration")
     expect(laid).to_contain_text("it has room")
@@ -80,10 +81,15 @@ def test_a_weight_is_changed_and_taken_back(begin: Begin, look: Look) -> None:
     assert stage.backend("red")["weight"] == 1
 
 
-def test_a_backend_is_added_and_removed(begin: Begin, look: Look) -> None:
-    stage, other = begin("red"), begin("green")
-    address = other.servers["green"].address
-    operator = look(stage)
+def test_a_backend_is_added_and_removed(stage: Stage, look: Look, tmp_path: Path) -> None:
+    other = Backend("green", tmp_path)
+    try:
+        add_and_remove(look(stage), stage, other.address)
+    finally:
+        other.stop()
+
+
+def add_and_remove(operator: Operator, stage: Stage, address: str) -> None:
     operator.page.get_by_role("button", name="Add a backend to shop").click()
     operator.dialog.get_by_label("Address").fill("127.0.0.1:none")
     operator.dialog.get_by_role("button", name="Add", exact=True).click()
@@ -101,8 +107,7 @@ def test_a_backend_is_added_and_removed(begin: Begin, look: Look) -> None:
     assert "green" not in stage.backends()
 
 
-def test_a_session_is_found_and_closed(begin: Begin, look: Look) -> None:
-    stage = begin("red")
+def test_a_session_is_found_and_closed(stage: Stage, look: Look) -> None:
     stays, goes = stage.connect("127.0.0.2"), stage.connect("127.0.0.3")
     operator = look(stage)
     table = operator.section("Live sessions")
@@ -111,7 +116,7 @@ def test_a_session_is_found_and_closed(begin: Begin, look: Look) -> None:
     table.get_by_role("searchbox").fill("127.0.0.3")
     expect(explain).to_have_count(1)
     table.get_by_role("button", name=f"Close the session of {goes.address}").click()
-    expect(operator.dialog).to_contain_text(f"{goes.address} to shop/red")
+    expect(operator.dialog).to_contain_text(f"{goes.address} to shop/")
     operator.send("Close")
     assert goes.sees_the_end()
     expect(table).to_contain_text("No session is found.")
@@ -120,8 +125,7 @@ def test_a_session_is_found_and_closed(begin: Begin, look: Look) -> None:
     stays.say()
 
 
-def test_sessions_are_closed_by_client_and_by_backend(begin: Begin, look: Look) -> None:
-    stage = begin("red", "blue")
+def test_sessions_are_closed_by_client_and_by_backend(stage: Stage, look: Look) -> None:
     of_client = [stage.connect("127.0.0.2") for _ in range(2)]
     others = [stage.connect("127.0.0.3") for _ in range(2)]
     operator = look(stage)
@@ -137,8 +141,7 @@ def test_sessions_are_closed_by_client_and_by_backend(begin: Begin, look: Look) 
     eventually(lambda: stage.live() == {"red": 0, "blue": 1}, "one session of blue is left")
 
 
-def test_sessions_are_searched_by_backend_and_listener_and_more_are_loaded(begin: Begin, look: Look) -> None:
-    stage = begin("red", "blue")
+def test_sessions_are_searched_by_backend_and_listener_and_more_are_loaded(stage: Stage, look: Look) -> None:
     for _ in range(60):
         stage.connect()
     operator = look(stage)
@@ -158,14 +161,14 @@ def test_sessions_are_searched_by_backend_and_listener_and_more_are_loaded(begin
     expect(rows).to_have_count(30)
 
 
-def test_a_reload_shows_its_plan_and_goes_back_on_demand(begin: Begin, look: Look) -> None:
-    stage = begin("red", "blue")
+def test_a_reload_shows_its_plan_and_goes_back_on_demand(stage: Stage, look: Look) -> None:
     client = stage.connect()
     operator = look(stage)
-    pool = stage.settings["pools"]["shop"]
+    settings = deepcopy(stage.settings)
+    pool = settings["pools"]["shop"]
     pool["backends"][0]["weight"] = 5
     pool["strategy"] = "maglev"
-    stage.write(stage.settings)
+    stage.write(settings)
     operator.page.locator("#reload").click()
     expect(operator.dialog).to_contain_text("backend shop/red")
     expect(operator.dialog).to_contain_text("maglev")
@@ -193,13 +196,13 @@ def test_a_reload_shows_its_plan_and_goes_back_on_demand(begin: Begin, look: Loo
     assert stage.backend("red")["weight"] == 5
 
 
-def test_a_wrong_file_is_told_with_its_places_before_anything_is_done(begin: Begin, look: Look) -> None:
+def test_a_wrong_file_is_told_with_its_places_before_anything_is_done(stage: Stage, look: Look) -> None:
     """Behaviour 31."""
-    stage = begin("red")
     operator = look(stage)
-    stage.settings["pools"]["shop"]["strategy"] = "fast"
-    stage.settings["pools"]["shop"]["backends"][0]["weight"] = 300
-    stage.write(stage.settings)
+    settings = deepcopy(stage.settings)
+    settings["pools"]["shop"]["strategy"] = "fast"
+    settings["pools"]["shop"]["backends"][0]["weight"] = 300
+    stage.write(settings)
     operator.page.locator("#reload").click()
     alert = operator.dialog.get_by_role("alert")
     expect(alert).to_contain_text("pools.shop.strategy")
@@ -207,14 +210,14 @@ def test_a_wrong_file_is_told_with_its_places_before_anything_is_done(begin: Beg
     expect(operator.dialog.get_by_role("button", name="Reload", exact=True)).to_be_disabled()
 
 
-def test_a_change_in_conflict_with_the_file_is_prominent(begin: Begin, look: Look) -> None:
-    stage = begin("red", "blue")
+def test_a_change_in_conflict_with_the_file_is_prominent(stage: Stage, look: Look) -> None:
     operator = look(stage)
     operator.choose("red", "Weight").get_by_label("Weight").fill("3")
     operator.send("Set weight")
     expect(operator.row("red")).to_contain_text("weight 1 → 3")
-    stage.settings["pools"]["shop"]["backends"][0]["weight"] = 7
-    stage.reload(stage.settings)
+    settings = deepcopy(stage.settings)
+    settings["pools"]["shop"]["backends"][0]["weight"] = 7
+    stage.reload(settings)
     attention = operator.section("Needs attention")
     expect(attention).to_contain_text("Conflict at shop/red")
     attention.get_by_role("button", name="Forget the change").click()
@@ -223,8 +226,7 @@ def test_a_change_in_conflict_with_the_file_is_prominent(begin: Begin, look: Loo
     eventually(lambda: stage.backend("red")["weight"] == 7, "the file decides again")
 
 
-def test_the_keyboard_alone_does_it_all(begin: Begin, look: Look) -> None:
-    stage = begin("red", "blue")
+def test_the_keyboard_alone_does_it_all(stage: Stage, look: Look) -> None:
     operator = look(stage)
     page = operator.page
     keys = page.keyboard
@@ -260,8 +262,7 @@ def test_the_keyboard_alone_does_it_all(begin: Begin, look: Look) -> None:
     expect(actions).to_be_focused()  # rows were updated meanwhile, the focus stayed
 
 
-def test_a_click_tells_the_story_of_a_backend_a_session_and_a_client(begin: Begin, look: Look) -> None:
-    stage = begin("red", "blue")
+def test_a_click_tells_the_story_of_a_backend_a_session_and_a_client(stage: Stage, look: Look) -> None:
     client = stage.connect("127.0.0.7")
     operator = look(stage)
     page, story = operator.page, operator.dialog

@@ -9,7 +9,7 @@ from typing import Literal
 from axe_playwright_python.sync_playwright import Axe
 from page import Look
 from playwright.sync_api import Page, expect
-from stage import Begin
+from stage import Begin, Stage
 
 
 def test_a_backend_that_dies_and_returns_is_seen_without_a_reload_of_the_page(
@@ -59,8 +59,7 @@ def test_a_balancer_that_stands_still_is_noticed(begin: Begin, look: Look) -> No
     expect(operator.headline).to_have_text("The backend is ready")
 
 
-def test_without_a_stream_the_page_asks_each_second(begin: Begin, look: Look) -> None:
-    stage = begin("red", "blue")
+def test_without_a_stream_the_page_asks_each_second(stage: Stage, look: Look) -> None:
     operator = look(stage, before=lambda page: page.route("**/api/stream", lambda route: route.abort()))
     expect(operator.headline).to_have_text("All 2 backends ready")
     stage.servers["blue"].kill()
@@ -135,8 +134,7 @@ def test_on_a_telephone_nothing_is_wider_than_the_window(begin: Begin, look: Loo
     assert not operator.is_wider_than_the_window()
 
 
-def test_the_page_is_accessible_in_light_and_dark(begin: Begin, look: Look) -> None:
-    stage = begin("red", "blue")
+def test_the_page_is_accessible_in_light_and_dark(stage: Stage, look: Look) -> None:
     stage.connect()
     stage.servers["blue"].kill()
     stage.wait_for_state("blue", "down")
@@ -162,8 +160,8 @@ def assert_accessible(page: Page) -> None:
         assert not [(each["help"], [node["target"] for node in each["nodes"]]) for each in found], scheme
 
 
-def test_the_colours_can_be_chosen_and_stay_chosen(begin: Begin, look: Look) -> None:
-    operator = look(begin("red"))
+def test_the_colours_can_be_chosen_and_stay_chosen(stage: Stage, look: Look) -> None:
+    operator = look(stage)
     page = operator.page
     colour = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(colour)
@@ -178,8 +176,7 @@ def test_the_colours_can_be_chosen_and_stay_chosen(begin: Begin, look: Look) -> 
     assert page.evaluate(colour) == dark
 
 
-def test_a_hidden_tab_asks_for_nothing(begin: Begin, look: Look) -> None:
-    stage = begin("red")
+def test_a_hidden_tab_asks_for_nothing(stage: Stage, look: Look) -> None:
     operator = look(stage)
     page = operator.page
     asked: list[str] = []
@@ -197,6 +194,6 @@ def test_a_hidden_tab_asks_for_nothing(begin: Begin, look: Look) -> None:
     stage.servers["red"].kill()
     stage.wait_for_state("red", "down")
     assert asked == []
-    expect(operator.headline).to_have_text("The backend is ready")
+    expect(operator.headline).to_have_text("All 2 backends ready")
     page.evaluate("() => { window.away = false; document.dispatchEvent(new Event('visibilitychange')); }")
-    expect(operator.headline).to_have_text("No backend is ready")
+    expect(operator.headline).to_have_text("1 of 2 backends down")
