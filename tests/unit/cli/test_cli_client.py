@@ -77,8 +77,10 @@ def test_what_is_not_the_balancer_is_told():
             for body in (b"HTTP/1.0 200 OK\r\n\r\nhello", b"HTTP/1.0 404 No\r\n\r\n{}", b"SSH-2.0\r\n"):
                 connection, _ = listening.accept()
                 with connection:
-                    connection.recv(65536)
                     connection.sendall(body)
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(65536):  # closing over unread bytes would be a reset
+                        pass
 
         thread = threading.Thread(target=answer)
         thread.start()
