@@ -13,9 +13,9 @@ import pytest
 from conformance.backends import echo, refused_address
 from conformance.engines import behaviour
 from conformance.observe import eventually
-from conformance.rig import LISTENER, Rig
+from conformance.rig import LISTENER, POOL, Rig
 from easyproxy.engine.seam import Attempt, Ends, SessionEnd, Where
-from easyproxy.model import Backend
+from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
 
 pytestmark = pytest.mark.anyio
 
@@ -76,12 +76,20 @@ async def test_the_time_to_connect_is_known_while_a_session_lives(rig: Rig) -> N
 @behaviour("ends")
 async def test_the_last_ends_are_remembered_with_clean_ones_and_found_by_every_trait(rig: Rig) -> None:
     a, b = rig.backend("a", echo), rig.backend("b")
-    rig.serve(a, b, strategy="first")
+    rig.apply(
+        Snapshot(
+            1,
+            (
+                Listener(LISTENER, Address("127.0.0.1", 0), POOL),
+                Listener("side", Address("127.0.0.1", 0), "other"),
+            ),
+            (Pool(POOL, backends=(a.model(),)), Pool("other", backends=(b.model(),))),
+        )
+    )
     before = time.time()
     first = await exchange(rig, 1000)
     second = await exchange(rig, 0, source=("127.0.0.5", 0))
-    rig.serve(b)
-    client, server = await rig.pair(b)
+    client, server = await rig.pair(b, place=rig.place("side"))
     await client.send(b"1234")
     await server.read(4)
     server.reset()
@@ -95,14 +103,14 @@ async def test_the_last_ends_are_remembered_with_clean_ones_and_found_by_every_t
     ]
     assert [end.client for end in ends[:2]] == [f"127.0.0.1:{first}", f"127.0.0.5:{second}"]
     for end in ends:
-        assert end.listener == LISTENER
         assert before - 1 < end.started_at < time.time() + 1
         assert 0 <= end.connect_s <= end.age_s < 60
         assert end.tried == ()
         assert await rig.engine.recent_ends(Where(id=end.id)) == [end]
     assert await rig.engine.recent_ends(Where(client="127.0.0.5")) == [ends[1]]
     assert await rig.engine.recent_ends(Where(backend=b.id)) == [ends[2]]
-    assert await rig.engine.recent_ends(Where(listener="side")) == []
+    assert await rig.engine.recent_ends(Where(listener="side")) == [ends[2]]
+    assert await rig.engine.recent_ends(Where(listener=LISTENER, backend=b.id)) == []
     assert await rig.reported("backend_reset") == rig.session_ends() == [ends[2]]
 
 
@@ -111,9 +119,8 @@ async def test_candidates_that_were_passed_over_are_named_in_order_with_the_reas
     """Behaviour 13."""
     away = Backend("pool/away", "away", refused_address())
     full, alive = rig.backend("full"), rig.backend("alive")
-    rig.serve(full.model(max_sessions=1))
-    await rig.pair(full)
     rig.serve(away, full.model(max_sessions=1), alive, strategy="first")
+    await rig.pair(full)
     client, _ = await rig.pair(alive)
     [session] = [one for one in await rig.sessions() if one.backend == alive.id]
     assert [attempt.backend for attempt in session.tried] == [away.id, full.id]
@@ -173,8 +180,25 @@ async def _all_kinds_of_sessions(rig: Rig) -> int:
     """Let sessions end in every way that a test can bring about; return the bytes that the backends were given."""
     good, breaking = rig.backend("good", echo), rig.backend("breaking")
     away = Backend("pool/away", "away", refused_address())
+    pools = {"front": (away, good.model()), "breaking": (breaking.model(),), "away": (away,), "none": ()}
+    settings = {"front": {"idle_timeout_s": 0.5}, "tight": {"max_sessions": 1, "overload": "refuse"}}
+    # One snapshot: a client may be faster than the next one.
+    rig.apply(
+        Snapshot(
+            1,
+            tuple(
+                Listener(
+                    name,
+                    Address("127.0.0.1", 0),
+                    name if name in pools else "front",
+                    **settings.get(name, {}),
+                )
+                for name in (*pools, "tight")
+            ),
+            tuple(Pool(name, backends=backends) for name, backends in pools.items()),
+        )
+    )
     sent = 0
-    rig.serve(away, good, idle_timeout_s=0.5)
     for size in (0, 1, 70_000, 300):
         await exchange(rig, size)
         sent += size
@@ -189,22 +213,18 @@ async def _all_kinds_of_sessions(rig: Rig) -> int:
     await idle.read(12)
     assert await idle.ending() == "reset"
     sent += 12
-    rig.serve(breaking)  # the backend breaks it
-    client, server = await rig.pair(breaking)
+    client, server = await rig.pair(breaking, place=rig.place("breaking"))  # the backend breaks it
     await client.send(b"z" * 7)
     await server.read(7)
     server.reset()
     assert await client.ending() == "reset"
     sent += 7
-    rig.serve(away)
-    assert await rig.knock() == "reset"
-    rig.serve()
-    assert await rig.knock() == "reset"
-    rig.serve(good, max_sessions=1, overload="refuse")
-    busy = await rig.client()
+    for listener in ("away", "none"):
+        assert await rig.knock(rig.place(listener)) == "reset"
+    busy = await rig.client(rig.place("tight"))
     await busy.send(b"b")
     await busy.read(1)
-    assert await rig.knock() == "reset"
+    assert await rig.knock(rig.place("tight")) == "reset"
     busy.close()
     sent += 1
     await rig.quiet()
@@ -249,8 +269,8 @@ def _id(end: SessionEnd) -> str:
 async def test_who_wants_them_no_more_is_told_no_more(rig: Rig) -> None:
     batches: list[Ends] = []
     backend = rig.backend("a", echo)
-    rig.serve(backend)
     rig.engine.tell_every_session(batches.append)
+    rig.serve(backend)
     await exchange(rig, 1)
     await eventually(lambda: sum(map(len, batches)), 1)
     rig.engine.tell_every_session(None)
