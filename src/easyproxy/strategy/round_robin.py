@@ -42,6 +42,9 @@ class RoundRobin(Strategy):
 
     def candidates(self, client: str) -> Iterator[Backend]:  # noqa: ARG002 - a turn is nobody's in particular
         """Yield the backend whose turn it is, then those of later turns, then whoever is left."""
+        if self._length == 1:
+            yield self._sequence[0]
+            return
         ticket = self._ticket()
         first = self._sequence[ticket % self._length]
         yield first

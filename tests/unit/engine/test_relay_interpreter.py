@@ -27,6 +27,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(interpreter, "PLACES", (str(tmp_path),))
     monkeypatch.setattr(interpreter, "is_roots_alone", os.path.exists)
     monkeypatch.setattr(interpreter, "_is_optimised", lambda: False)
+    monkeypatch.setattr(interpreter, "TRIAL_S", 60.0)  # the machine may be busy
     return tmp_path
 
 
@@ -68,13 +69,8 @@ def test_one_that_is_no_better_or_odd_is_passed_over_without_a_word(place, body)
 
 def test_one_that_hangs_is_passed_over(place, monkeypatch):
     monkeypatch.setattr(interpreter, "TRIAL_S", 0.5)
-    ours = interpreter._try([sys.executable])
-    monkeypatch.setattr(interpreter, "_try", lambda paths: [*ours, *_tried(paths[1:])])
     _script(place / NAME, "exec sleep 600")
     assert choose("auto") == same()
-
-
-_tried = interpreter._try
 
 
 def test_an_optimised_build_looks_for_no_other(place, monkeypatch):

@@ -95,6 +95,16 @@ def test_the_sessions_of_a_failing_backend_spread_over_all_others():
     assert seconds == {"b": 10, "c": 10, "d": 10}
 
 
+def test_a_single_backend_needs_no_ticket():
+    """A ticket is a system call, and there is nobody to take turns with."""
+
+    def ticket() -> int:
+        raise AssertionError
+
+    strategy = built("round_robin", backends_of(3), Context(ticket, lambda _: 0, lambda: 0.5))
+    assert list(strategy.candidates("10.0.0.1")) == backends_of(3)
+
+
 def test_one_ticket_is_taken_for_a_session_however_many_candidates_it_needs():
     taken: list[int] = []
 

@@ -35,9 +35,11 @@ def test_lower_priorities_come_first_and_every_backend_comes_once(name):
 
 def test_a_higher_tier_is_not_asked_before_the_lower_one_is_used_up():
     tickets = itertools.count()
-    tiers = Tiers(
-        BUILTIN["round_robin"], Context(lambda: next(tickets), lambda _: 0, lambda: 0.5), three_tiers()
-    )
+    two_tiers = [
+        replace(backend, priority=priority)
+        for backend, priority in zip(backends_of(1, 1, 1, 1), (1, 0, 0, 1), strict=True)
+    ]
+    tiers = Tiers(BUILTIN["round_robin"], Context(lambda: next(tickets), lambda _: 0, lambda: 0.5), two_tiers)
     found = tiers.candidates("10.0.0.1")
     next(found)
     next(found)

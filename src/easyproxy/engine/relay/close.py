@@ -54,6 +54,7 @@ _RESETS = {
 # Looking a member up on its Enum costs a call (Python 3.11), and these are needed for every session.
 _CLOSED = State.CLOSED
 _FIN, _CLOSE = Ending.FIN, Ending.CLOSE
+_FAMILY, _TYPE, _SHUT_WR = int(socket.AF_INET), int(socket.SOCK_STREAM), socket.SHUT_WR
 _CLIENT_FIN, _BACKEND_FIN = Event.CLIENT_FIN, Event.BACKEND_FIN
 
 
@@ -63,7 +64,7 @@ def socket_of(fd: int) -> raw_socket:
     All three arguments are given so that CPython asks the kernel for none of them; whatever the family, the calls
     that are made on it take no address.
     """
-    return raw_socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
+    return raw_socket(_FAMILY, _TYPE, 0, fd)
 
 
 def happened(core: Core, session: Session, event: Event) -> None:
@@ -74,7 +75,7 @@ def happened(core: Core, session: Session, event: Event) -> None:
         _close(core, session, transition, "")
         return
     if transition.client is _FIN:
-        client = socket_of(session.client_fd)
+        client = raw_socket(_FAMILY, _TYPE, 0, session.client_fd)  # socket_of
         _pass_fin(client)
         client.detach()
     elif transition.backend is _FIN and session.socket is not None:
@@ -101,7 +102,7 @@ def happened(core: Core, session: Session, event: Event) -> None:
 
 def _pass_fin(sock: raw_socket) -> None:
     try:
-        sock.shutdown(socket.SHUT_WR)
+        sock.shutdown(_SHUT_WR)
     except OSError:  # reset meanwhile: its own event follows
         return
 
@@ -129,11 +130,17 @@ def _close(core: Core, session: Session, transition: Transition, detail: str) ->
         # Break the cycles here, so that the garbage collector has nothing to find.
         outbound.back = inbound.back = None
         session.outbound = session.inbound = None
-    _end(core, session.client_fd, transition.client, session, None)
-    if session.socket is not None:
-        fd = session.socket.detach()
+    client_fd, backend = session.client_fd, session.backend
+    fd = session.socket.detach() if session.socket is not None else -1
+    if transition.client is _CLOSE and core.is_edge_triggered and fd >= 0 and backend is not None:
+        # The usual end, in as few steps as it takes.
+        core.handlers[client_fd] = core.handlers[fd] = None
+        core.closing += (client_fd, fd)
+        core.leaving.append(backend)
+    else:
+        _end(core, client_fd, transition.client, session, None)
         if fd >= 0:
-            _end(core, fd, transition.backend, session, session.backend)
+            _end(core, fd, transition.backend, session, backend)
     _account(core, session, transition.reason, detail, from_client, from_backend)
     session.dial = None
 

@@ -316,12 +316,12 @@ class Dial:
         backend.is_proven = True
         if self._failed is not None and self._failed is not backend:
             cells[self._failed.cell + c.B_RETRIES] += 1
-        client_fd = session.client_fd
+        client_fd, listener = session.client_fd, session.listener
         outbound = Flow(core, session, client_fd, fd, cell + c.B_FROM_CLIENT)
         inbound = Flow(core, session, fd, client_fd, cell + c.B_FROM_BACKEND)
         outbound.back, inbound.back = inbound, outbound
         outbound.writes_until_nodelay = 2
-        if session.listener.is_unix:
+        if listener.is_unix:
             outbound.tail = TAIL_UNSURE
         if backend.backend.address.path:
             inbound.tail = TAIL_UNSURE
@@ -330,7 +330,7 @@ class Dial:
         session.state = _STANDS
         session.active_at = core.now
         if session.tick != NEWCOMER:
-            limit = session.listener.listener.idle_timeout_s
+            limit = listener.listener.idle_timeout_s
             if limit and core.wheel.is_later(session, core.now + limit):  # than the time it had to connect
                 core.wheel.place(session, core.now + limit)
         core.handlers[client_fd] = outbound

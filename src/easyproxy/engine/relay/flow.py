@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core
     from easyproxy.engine.relay.pipes import Pipe
 
-_UNUSUAL = PRI | ERR | HUP | RDHUP
+_USUAL = IN | OUT
+_RARE = PRI | ERR | HUP
+_UNUSUAL = _RARE | RDHUP
 _READ = IN | _UNUSUAL
 
 # Looking a member up on its Enum costs a call (Python 3.11), and these are needed for every session.
@@ -105,8 +107,17 @@ class Flow:
 
     def ready(self, _fd: int, mask: int) -> None:
         """Take an event of the source's socket, which is the opposite flow's target too."""
+        if mask == _USUAL:
+            self.pump()
+            back = self.back
+            if back is not None and (back.pending is not None or back.pipe is not None):
+                back.pump()
+            return
         if mask & _UNUSUAL:
-            self._note(mask)
+            if mask & _RARE:
+                self._note(mask)
+            elif self.tail == TAIL_OPEN:
+                self.tail = TAIL_END
         if mask & _READ:
             self.pump()
         back = self.back
@@ -125,10 +136,7 @@ class Flow:
             sock = close.socket_of(self.source)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             sock.detach()
-        if mask & (PRI | ERR | HUP):
-            self.tail = TAIL_UNSURE
-        elif self.tail == TAIL_OPEN:
-            self.tail = TAIL_END
+        self.tail = TAIL_UNSURE
 
     def _source_event(self, client: Event, backend: Event) -> Event:
         return client if self is self.session.outbound else backend
@@ -141,7 +149,6 @@ class Flow:
             self._pump_bulk()
             return
         core = self.core
-        session = self.session
         turn = TURN
         while True:
             try:
@@ -155,7 +162,7 @@ class Flow:
                 self._finish()
                 return
             if not self.target_gone:
-                session.active_at = core.now
+                self.session.active_at = core.now
                 if self.writes_until_nodelay:
                     self._count_down_to_nodelay()
                 try:
@@ -330,8 +337,10 @@ class Flow:
         # The first write of a connection is never held back by Nagle's algorithm (RFC 9293, section 3.7.4: only
         # while earlier data is unacknowledged), so sessions of one request are spared this system call.
         self.writes_until_nodelay -= 1
+        if self.writes_until_nodelay:
+            return
         backend = self.session.socket
-        if not self.writes_until_nodelay and backend is not None and backend.family != socket.AF_UNIX:
+        if backend is not None and backend.family != socket.AF_UNIX:
             backend.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def release(self) -> None:

@@ -20,10 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from easyproxy.engine.relay.trial import best_time
 from easyproxy.errors import EngineError
 
-TRIAL_S = 5.0
-"""A candidate that has not finished its trial by then is not taken."""
+TRIAL_S = 1.5
+"""A candidate that has not finished its trial by then is not taken: nobody waits long for workers."""
+NAMED_S = 20.0
+"""The same for one that the configuration names: without it there are none."""
 GAIN = 0.93
 """A candidate is taken when its trial takes less than this share of our own time."""
 PLACES = ("/usr/bin", "/usr/local/bin", "/opt/python/bin")
@@ -80,17 +83,21 @@ def choose(wanted: str = "auto") -> Interpreter:
 
 
 def _named(path: str) -> Interpreter:
-    [found] = _try([path])
+    found = _try(path, NAMED_S)
     if isinstance(found, str):
         raise EngineError(f"worker_python: {path} cannot run workers: {found}")
     return Interpreter(path, _dotted(found[0]), "named in the configuration")
 
 
 def _faster(path: str) -> Interpreter | None:
-    ours, theirs = _try([sys.executable, path])
-    if isinstance(ours, str) or isinstance(theirs, str) or theirs[2] > GAIN * ours[2]:
+    found = _try(path, TRIAL_S)
+    if isinstance(found, str):
         return None
-    return Interpreter(path, _dotted(theirs[0]), f"{ours[2] / theirs[2]:.1f} times as fast")
+    own = best_time()
+    version, _abi, took = found
+    if took > GAIN * own:
+        return None
+    return Interpreter(path, _dotted(version), f"{own / took:.1f} times as fast")
 
 
 def _is_optimised() -> bool:
@@ -127,37 +134,26 @@ def _alone(path: str) -> list[str]:
     return [path, "-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
 
 
-def _try(paths: list[str]) -> list[list[Any] | str]:
-    """Put interpreters to the trial, side by side: for each its version, its ABI and its seconds, or what is wrong."""
-    running: list[subprocess.Popen[str] | str] = []
-    for path in paths:
-        try:
-            running.append(
-                subprocess.Popen(
-                    [*_alone(path), "-c", _TRIAL, _ROOT],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    errors="replace",
-                )
-            )
-        except OSError as error:
-            running.append(error.strerror or str(error))
-    return [trial if isinstance(trial, str) else _result(trial) for trial in running]
-
-
-def _result(trial: subprocess.Popen[str]) -> list[Any] | str:
+def _try(path: str, within_s: float) -> list[Any] | str:
+    """Put an interpreter to the trial: return its version, its ABI and its seconds, or what is wrong with it."""
     try:
-        out, err = trial.communicate(timeout=TRIAL_S)
+        done = subprocess.run(
+            [*_alone(path), "-c", _TRIAL, _ROOT],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=within_s,
+            check=False,
+            text=True,
+            errors="replace",
+        )
     except subprocess.TimeoutExpired:
-        trial.kill()
-        trial.communicate()
-        return f"it did not answer within {TRIAL_S:.0f} seconds"
-    if trial.returncode:
-        return (err.strip().splitlines() or [f"it ended with code {trial.returncode}"])[-1]
+        return f"it did not answer within {within_s:g} seconds"
+    except OSError as error:
+        return error.strerror or str(error)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
     try:
-        version, abi, took = json.loads(out)
+        version, abi, took = json.loads(done.stdout)
         found = [list(version), abi, float(took)]
     except (ValueError, TypeError):
         return "it does not answer as Python does"

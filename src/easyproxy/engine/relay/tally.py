@@ -45,7 +45,12 @@ class Totals(TypedDict):
 
 
 def statistics(
-    counters: Counters, slots: Mapping[str, int], *, workers: int, worker_restarts: int, worker_python: str
+    counters: Counters,
+    slots: Mapping[str, int],
+    *,
+    workers: int,
+    worker_restarts: int,
+    worker_python: str = "",
 ) -> Statistics:
     """Add up everything; ``slots`` by key. Some 20 microseconds for each of them."""
     listeners: dict[str, ListenerCounters] = {}
