@@ -108,7 +108,8 @@ def test_what_a_dead_worker_had_counted_in_is_taken_back_and_nothing_else(shared
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 3), st.integers(0, 20), st.integers(0, c.FIELDS - 1), st.integers(-5, 5)), max_size=40
+        st.tuples(st.integers(0, 3), st.integers(0, 20), st.integers(0, c.FIELDS - 1), st.integers(-5, 5)),
+        max_size=40,
     )
 )
 def test_a_sum_is_over_all_workers_and_no_cell_is_anothers(additions):
