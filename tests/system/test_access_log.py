@@ -96,7 +96,7 @@ def visit(port: int, kind: str, size: int) -> tuple[int, int]:
 
 
 def test_lines_counters_and_clients_agree_about_every_session_and_byte(start, tmp_path):
-    """With retries, resets of both sides, time-outs and refused clients."""
+    """With retries, resets, time-outs, and clients for whom there is no backend."""
     path = tmp_path / "access.log"
     chance = random.Random(7)
     kinds = ["answer"] * 150 + ["backend resets"] * 30 + ["idle"] * 20
