@@ -3,7 +3,8 @@
     pip install playwright          # its Python part only; the browser is the system's
     python docs/images/make.py      # needs chromium, and a minute; Inter (fonts-inter) looks best
 
-Writes status-light.png, status-dark.png and status-narrow.png beside this file.
+Writes status-light.png, status-dark.png, status-narrow.png, and status-drain.png and status-story.png (a dialog and a
+story), beside this file.
 """
 
 # ruff: noqa: D103, S101 - a script for those who write the README
@@ -20,14 +21,22 @@ from pathlib import Path
 from playwright.async_api import Browser, Page, async_playwright
 
 from easyproxy import Balancer
+from easyproxy.cli.client import post
 from easyproxy.demo.stage import Stage
+from easyproxy.model import Address
 
 HERE = Path(__file__).parent
 CHROMIUM = "/usr/bin/chromium"
 ADMIN = "127.0.0.1:7259"
 POOLS = {"orders": ["db-1", "db-2", "db-3", "standby"], "web": ["web-1", "web-2"]}
 LISTENERS = {"orders": "127.0.0.1:9527", "web": "127.0.0.1:9528"}
-VIEWS = {"light": ("light", 1240, 900), "dark": ("dark", 1240, 900), "narrow": ("light", 390, 844)}
+CHANGE = {
+    "backend": "web/web-2",
+    "who": "anna",
+    "why": "kernel update",
+    "ttl": "30m",
+}  # laid over before the pictures
+VIEWS = {"light": ("light", 1240, 1240), "dark": ("dark", 1240, 1240), "narrow": ("light", 390, 1240)}
 DIES = "db-3"
 SECONDS_BEFORE = 15  # until the backend dies
 SECONDS_AFTER = 45  # until the picture
@@ -94,6 +103,22 @@ async def take(browser: Browser, stack: AsyncExitStack) -> dict[str, Page]:
     return pages
 
 
+async def operate(page: Page) -> None:
+    """Show what is asked before a change."""
+    await page.get_by_role("button", name="Actions on db-1").click()
+    await page.get_by_role("menuitem", name="Drain").click()
+    await page.get_by_label("Why").fill("a new disk")
+    await page.get_by_label("Who").fill("anna")
+    await page.screenshot(path=HERE / "status-drain.png")
+
+
+async def tell(page: Page) -> None:
+    """Show the story of the backend that is down."""
+    await page.get_by_role("button", name=DIES, exact=True).click()
+    await page.locator(".lines li").first.wait_for()
+    await page.screenshot(path=HERE / "status-story.png")
+
+
 async def main() -> None:
     names = [name for pool in POOLS.values() for name in pool]
     async with AsyncExitStack() as stack:
@@ -112,9 +137,12 @@ async def main() -> None:
         victim = next(actor for actor in stage.actors if actor.name == DIES)
         assert victim.process is not None
         victim.process.kill()
+        await asyncio.to_thread(post, Address.parse(ADMIN), "/api/drain", CHANGE)
         await asyncio.sleep(SECONDS_AFTER)
         for name, page in pages.items():
-            await page.screenshot(path=HERE / f"status-{name}.png", full_page=True)
+            await page.screenshot(path=HERE / f"status-{name}.png")
+        await operate(pages["light"])
+        await tell(pages["dark"])
         for task in traffic:
             task.cancel()
         await asyncio.gather(*traffic, return_exceptions=True)

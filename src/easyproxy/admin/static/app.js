@@ -129,9 +129,7 @@ everySoOften(CALM_MS, part("clients"), refreshClients);
 everySoOften(SLOW_MS, null, refreshChanges);
 everySoOften(1000, null, async () => {
   if (performance.now() - heardAt < QUIET_MS) return;
-  const now = nowThere();
-  history.idle(now);
-  showStatus({ ...known.status, now });
+  showStatus({ ...known.status, now: nowThere() });
 });
 
 const tryNow = live({

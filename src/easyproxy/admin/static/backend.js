@@ -101,6 +101,7 @@ export function backendRow() {
   inSight.set(row, view);
   watch.observe(row);
 
+  let drawn = false;
   function update(item) {
     newest = item;
     if (row.dataset.state !== item.backend.state) {
@@ -109,10 +110,11 @@ export function backendRow() {
       setText(state, WORDS[item.backend.state] ?? item.backend.state);
     }
     setText(name, item.backend.name);
-    if (view.seen) draw();
+    if (view.seen || !drawn) draw();
   }
 
   function draw() {
+    drawn = true;
     const { backend, overrides, series, scale, now } = newest;
     const { counters: c, last_probe: last } = backend;
     setText(since, `for ${span(now - backend.since)}`);

@@ -38,16 +38,6 @@ export class History {
     return this.backends.get(id);
   }
 
-  /** Nothing has changed since: the lines go on, so that they do not stand still. */
-  idle(at) {
-    this.whole.sessions.push(at, this.whole.sessions.last);
-    for (const name of ["fresh", "toClients", "fromClients"]) this.whole[name].push(at, 0);
-    for (const { sessions, traffic } of this.backends.values()) {
-      sessions.push(at, sessions.last);
-      traffic.push(at, 0);
-    }
-  }
-
   record(status) {
     if (status.started_at !== this.startedAt) this.reset(status.started_at); // another process: counters began anew
     const backends = status.pools.flatMap((pool) => pool.backends);
