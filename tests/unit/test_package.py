@@ -43,7 +43,7 @@ def test_a_worker_loads_the_standard_library_the_engine_the_model_and_strategies
     assert {name.split(".")[0] for name in modules} <= sys.stdlib_module_names | {"easyproxy"}
     assert modules & HEAVY == set()
     parts = {name.split(".")[1] for name in of_ours(modules) if "." in name}
-    assert parts <= {"engine", "errors", "model", "strategy", "version"}
+    assert parts <= {"engine", "errors", "model", "stacks", "strategy", "version"}
 
 
 def test_importing_the_package_loads_nothing_else():
