@@ -20,6 +20,7 @@ from easyproxy.control.events import Kind
 from easyproxy.control.journal import Journal, log
 from easyproxy.control.keeping import Keeper
 from easyproxy.control.lookout import Lookout
+from easyproxy.control.operations import RefusedError
 from easyproxy.control.registry import Registry
 from easyproxy.control.reloading import Reloading
 from easyproxy.control.state_file import StateFile
@@ -180,6 +181,7 @@ class Balancer(Desk):
 
     async def stop(self) -> None:
         """End every session, the workers, the probes and the admin server."""
+        await self._upgrading.abort()
         is_ours = self._upgrading.successor is None and (self._heir is None or self._heir.is_done)
         if self._is_serving and is_ours:
             self._journal.tell(Kind.STOPPED, "", "every session is closed")
@@ -207,6 +209,8 @@ class Balancer(Desk):
         Raises:
             RefusedError: this program cannot be relieved, or its successor has failed; it goes on as before.
         """
+        if self._is_draining:
+            raise RefusedError("this program is ending")
         return await self._upgrading.run(author, self._admin)
 
     @property
@@ -217,6 +221,7 @@ class Balancer(Desk):
     async def drain(self, deadline_s: float | None = None) -> None:
         """Take no new sessions; return when the last has ended, or was closed at the deadline (seconds)."""
         self._is_draining = True
+        await self._upgrading.abort()
         deadline_s = self.config.drain_timeout if deadline_s is None else deadline_s
         self._journal.tell(Kind.DRAINING, "", f"no new sessions; those that stand have {deadline_s:g} s")
         await self.engine.drain(deadline_s)

@@ -476,3 +476,19 @@ def test_what_stands_still_is_told(begin, nginxes):
     balancer = begin(simple(*nginxes))
     assert re.search(r"with 0 sessions, which stood still for \d+ ms", balancer.upgrade())
     assert Path(balancer.admin.path).exists()
+
+
+def test_sigterm_during_an_upgrade_ends_the_successor_and_drains(begin, nginxes):
+    """Behaviours 34 and 35."""
+    balancer = begin({**simple(*nginxes), "drain_timeout": "10m"})
+    with Visit(balancer.port()) as visit:
+        name = visit.ask()
+        balancer.install(*at("ready", "time.sleep(100)"))
+        balancer.program.send(signal.SIGUSR2)
+        workers = balancer.workers()
+        eventually(lambda: children(balancer.pid) != workers, "the new program is started")
+        balancer.program.send(signal.SIGTERM)
+        eventually(lambda: "draining" in balancer.log(), "it drains")
+        eventually(lambda: children(balancer.pid) == workers, "the new program has gone")
+        assert visit.ask() == name
+    assert balancer.program.ended() == 0

@@ -29,6 +29,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from easyproxy.control.wire import Frame, Wire, WireError
@@ -83,7 +84,7 @@ def command_line() -> list[str]:
     """
     arguments = sys.orig_argv[1:]
     if arguments and not arguments[0].startswith("-") and os.access(arguments[0], os.X_OK):
-        return arguments
+        return [str(Path(arguments[0]).absolute()), *arguments[1:]]
     return [sys.executable, *arguments]
 
 

@@ -64,7 +64,7 @@ class Upgrading:
         self._registry = registry
         self._reloading = reloading
         self._journal = journal
-        self._is_under_way = False
+        self._attempt: asyncio.Task[str] | None = None
         self.command: Sequence[str] = ()
         self.successor: Successor | None = None
         self.kept = 0
@@ -73,36 +73,53 @@ class Upgrading:
     async def run(self, author: Author, door: Door | None) -> str:
         """Start the new program and hand everything over; return what there is to say of it.
 
+        It goes on when the caller is cancelled (an admin client that has gone); :meth:`abort` ends it.
+
         Raises:
             RefusedError: it is not possible, or did not come about; this program goes on.
         """
         engine = self._possible()
-        self._is_under_way = True
+        self._attempt = asyncio.get_running_loop().create_task(self._run(engine, author, door))
+        self._attempt.add_done_callback(_look_at)
         try:
-            # No change may come in between: it would be lost. After a success nothing is changed here any more.
-            await self._steering.lock.acquire()
-            try:
-                self._journal.tell(Kind.UPGRADE_STARTED, "", " ".join(self.command), author=author)
-                upgrade = Upgrade(engine, self.command, self._steering.filed.upgrade_timeout)
-                self.successor, ready = await upgrade.run(self._estate(door))
-            except BaseException:
-                self._steering.lock.release()
-                raise
+            return await asyncio.shield(self._attempt)
+        except asyncio.CancelledError:
+            if self._attempt.cancelled():
+                raise RefusedError("this program was told to end meanwhile") from None
+            raise
+
+    async def abort(self) -> None:
+        """Give up an upgrade that is under way, because this program ends."""
+        if self._attempt is not None and self.successor is None:
+            self._attempt.cancel()
+            await asyncio.wait({self._attempt})
+
+    async def _run(self, engine: HandsOver, author: Author, door: Door | None) -> str:
+        # No change may come in between: it would be lost. After a success nothing is changed here any more.
+        await self._steering.lock.acquire()
+        try:
+            self._journal.tell(Kind.UPGRADE_STARTED, "", " ".join(self.command), author=author)
+            upgrade = Upgrade(engine, self.command, self._steering.filed.upgrade_timeout)
+            self.successor, ready = await upgrade.run(self._estate(door))
         except UpgradeError as error:
+            self._steering.lock.release()
             text = f"{error}; this program goes on as before"
             self._journal.tell(Kind.UPGRADE_FAILED, "", text, level="error", author=author)
             raise RefusedError(f"the upgrade has failed: {text}") from error
+        except BaseException:
+            self._steering.lock.release()
+            raise
+        try:
+            await self._leave(engine, door, ready)
+            self._journal.tell(Kind.UPGRADED, "", str(self.successor), author=author)
         finally:
-            self._is_under_way = False
-        await self._leave(engine, door, ready)
-        self._journal.tell(Kind.UPGRADED, "", str(self.successor), author=author)
-        self.handed_over.set()
+            self.handed_over.set()
         return str(self.successor)
 
     def _possible(self) -> HandsOver:
         """Return the engine as one that can hand over. Raises RefusedError where nothing can come of it."""
         engine = self._engine
-        if self._is_under_way or self.successor is not None:
+        if self._attempt is not None and (not self._attempt.done() or self.successor is not None):
             raise RefusedError("an upgrade is under way")
         if not self.command or not isinstance(engine, HandsOver) or not engine.can_hand_over:
             raise RefusedError(
@@ -140,3 +157,9 @@ class Upgrading:
             self.kept = await engine.leave(ready["dropped"])
         except EngineError as error:  # they are ended all the same
             self._journal.trouble(f"after the upgrade: {error}")
+
+
+def _look_at(attempt: asyncio.Task[str]) -> None:
+    """Look at how it ended, so that nobody complains when the caller has gone; it has been told."""
+    if not attempt.cancelled():
+        attempt.exception()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import socket
+import struct
 
 import pytest
 from relay_rig import Rig, backend, relay, until
@@ -24,7 +26,8 @@ from easyproxy.engine.relay.handover import (
 from easyproxy.engine.relay.pipes import Pipe
 from easyproxy.engine.relay.session import Session
 from easyproxy.engine.relay.succession import Legacy
-from easyproxy.model import Pool
+from easyproxy.errors import EngineError
+from easyproxy.model import Address, Pool
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,9 @@ async def transfer(old: RelayEngine, new: RelayEngine, workers: int) -> int:
         given = asyncio.ensure_future(old.give([sock.fileno() for sock in ours], 10))
         adopted = await new.adopt([sock.fileno() for sock in theirs], old.keys(), 10)
         assert await given == adopted
+    except EngineError:
+        given.cancel()
+        raise
     finally:
         for sock in (*ours, *theirs):
             sock.close()
@@ -391,3 +397,45 @@ async def test_a_backend_and_a_listener_that_the_new_configuration_lacks_keep_th
             late = await new.client()
             (await old.taken(other)).close()
             late.close()
+
+
+@pytest.mark.anyio
+async def test_a_client_that_is_owed_the_rest_of_a_broken_session_gets_it_from_the_other_engine():
+    """Behaviours 9 and 33: the session has ended, its last bytes wait for a slow client."""
+    async with scene() as (old, server, pool):
+        old.apply(pool)
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", Address.parse(old.engine.addresses()["front"]).port))
+        client.setblocking(False)
+        remote = await old.taken(server)
+        noise = os.urandom(300_000)
+        await old.send(remote, noise)
+        remote.shutdown(socket.SHUT_WR)
+        await until(lambda: old.engine.statistics().backends["p/a"].bytes_from_backend == len(noise))
+        remote.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        remote.close()
+        await until(lambda: old.reports)
+        async with successor(old, pool, workers=1) as new:
+            await hand_over(old, new)
+            with client:
+                assert await old.read(client, len(noise)) == noise
+        assert old.sessions == 0
+
+
+@pytest.mark.anyio
+async def test_a_worker_without_room_for_the_descriptors_says_so_and_the_sessions_stay():
+    """Behaviours 16 and 33."""
+    async with scene() as (old, server, pool):
+        old.apply(pool)
+        pairs = [await pair(old, server) for _ in range(40)]
+        async with successor(old, pool, workers=1) as new:
+            await new.engine.sessions()  # the worker has started
+            (pid,) = new.engine.worker_pids()
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (70, 70))
+            with pytest.raises(EngineError, match="open files"):
+                await transfer(old.engine, new.engine, 1)
+        assert await old.engine.thaw() == 40
+        for client, remote in pairs:
+            await old.send(client, b"on")
+            assert await old.read(remote, 2) == b"on"
