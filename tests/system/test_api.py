@@ -13,7 +13,7 @@ from eventually import eventually
 from proxy import simple
 from traffic import Visit, Wrk, ask
 
-from easyproxy.cli.client import NoAnswerError, RefusedError, TokenError, fetch, post, stream
+from easyproxy.cli.client import NoAnswerError, RefusedError, TokenError, fetch, follow, post
 from easyproxy.model import Address
 from programs import free_port
 
@@ -23,7 +23,7 @@ HEAD = f"GET /api/stream HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {T
 
 def test_what_happens_is_told_as_it_happens_with_its_author_and_cause(start, nginxes):
     balancer = start(simple(*nginxes))
-    with contextlib.closing(stream(balancer.admin, "/api/stream")) as rows:
+    with contextlib.closing(follow(balancer.admin, "/api/stream")) as rows:
         assert next(rows)[0] == "status"
         post(balancer.admin, "/api/drain", {"backend": "p/a", "who": "ann", "why": "kernel"})
         nginxes[1].kill()
@@ -39,7 +39,7 @@ def test_what_happens_is_told_as_it_happens_with_its_author_and_cause(start, ngi
     assert (told["backend_down"]["subject"], told["backend_down"]["author"]) == ("p/b", None)
     # Who was away for all of it asks with the id of the event before, and gets the same.
     before = f"{told['override_set']['id'] - 1}"
-    with contextlib.closing(stream(balancer.admin, "/api/stream", last_id=before)) as rows:
+    with contextlib.closing(follow(balancer.admin, "/api/stream", last_id=before)) as rows:
         missed = [data for kind, data in (next(rows) for _ in range(3)) if kind == "event"]
     assert told["override_set"] in missed
     assert {ask(balancer.port()) for _ in range(3)} == {"c"}
@@ -126,7 +126,7 @@ def test_while_it_drains_it_is_not_ready_and_a_stream_ends_with_the_program(star
     balancer = start(simple(*nginxes))
     visit = Visit(balancer.port())
     assert visit.ask()
-    rows = stream(balancer.admin, "/api/stream")
+    rows = follow(balancer.admin, "/api/stream")
     assert next(rows)[0] == "status"
     balancer.program.send(signal.SIGTERM)
     while True:

@@ -171,8 +171,8 @@ def _made(answer: Json, sessions: int | None = None) -> Iterator[str]:
     yield line
     if sessions and answer["action"] in ("drain", "maintenance", "remove"):
         yield f"{counted(sessions, 'established session')} {'goes' if sessions == 1 else 'go'} on"
-    for warning in answer.get("warnings") or ():
-        yield click.style(f"warning: {printable(warning)}", fg="yellow")
+    if answer["warning"]:
+        yield click.style(f"warning: {printable(answer['warning'])}", fg="yellow")
 
 
 def described(override: Json) -> str:

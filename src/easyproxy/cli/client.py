@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any
@@ -15,6 +16,7 @@ from easyproxy.model import Address
 
 _TIMEOUT_S = 5.0
 _CHANGE_TIMEOUT_S = 60.0  # a reload probes new backends first, and an upgrade waits for the successor
+_AGAIN_S = 0.5
 _STREAM_TIMEOUT_S = 45.0  # three times the interval of the server's keep-alive comments
 _LINE_BYTES = 64 * 2**20  # a status of 10,000 backends is one line of about 6 MB
 _EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what a configuration may say
@@ -86,8 +88,8 @@ def post(address: Address, path: str, body: Mapping[str, object], token: str | N
     return _ask(address, "POST", path, json.dumps(body).encode(), token)
 
 
-def stream(
-    address: Address, path: str, token: str | None = None, last_id: str = ""
+def follow(
+    address: Address, path: str, token: str | None = None, *, last_id: str = "", patience_s: float = 0.0
 ) -> Iterator[tuple[str, Any]]:
     """Follow server-sent events: yield the kind and the data of each, until the caller stops.
 
@@ -96,24 +98,40 @@ def stream(
         path: of the stream.
         token: of the admin server.
         last_id: id of the last event that is known; those after it come first.
+        patience_s: how long a lost balancer (an upgrade, a restart) is asked again before that is told.
 
     Raises:
         NoAnswerError: as :func:`fetch`, and when the balancer ends the stream.
         TokenError, RefusedError: as :func:`fetch`.
     """
+    known, lost_at = last_id, 0.0
+    while True:
+        try:
+            for event_id, kind, data in _stream(address, path, token, known):
+                known, lost_at = event_id, 0.0
+                yield kind, data
+        except NoAnswerError:
+            now = time.monotonic()
+            lost_at = lost_at or now
+            if now - lost_at >= patience_s:
+                raise
+            time.sleep(_AGAIN_S)
+
+
+def _stream(address: Address, path: str, token: str | None, last_id: str) -> Iterator[tuple[str, str, Any]]:
     headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
     with closing(_connection(address, _STREAM_TIMEOUT_S)) as connection:
         try:
             answer = _request(connection, "GET", path, None, token, headers)
             if answer.status != http.HTTPStatus.OK:
                 _decode(address, answer.status, answer.read(), token)
-            yield from _events(answer)
+            yield from _events(answer, last_id)
         except (OSError, http.client.HTTPException) as error:
             raise _no_answer(address, error) from error
     raise NoAnswerError(f"the balancer at {address} has ended the stream; it may be stopping")
 
 
-def _events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
+def _events(answer: http.client.HTTPResponse, last_id: str) -> Iterator[tuple[str, str, Any]]:
     # https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
     kind, data = "message", ""
     while line := answer.readline(_LINE_BYTES):
@@ -121,10 +139,12 @@ def _events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
         value = value.removeprefix(" ")
         if field == "event":
             kind = value
+        elif field == "id":
+            last_id = value
         elif field == "data":
             data += value
         elif not field and not value and data:
-            yield kind, json.loads(data)
+            yield last_id, kind, json.loads(data)
             kind, data = "message", ""
 
 

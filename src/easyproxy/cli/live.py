@@ -23,6 +23,8 @@ Json = dict[str, Any]
 _COLOURS = {"warning": "yellow", "error": "red"}
 _TELL_THEMSELVES = ("backend_", "override_", "trouble", "worker_")
 """Kinds of events whose text is a whole sentence about their subject."""
+_PATIENCE_S = 30.0
+"""A balancer that is upgraded or started again meanwhile is followed on."""
 
 
 def _epilog(*examples: str) -> str:
@@ -71,13 +73,13 @@ def events(asker: Asker, *, limit: int, follow: bool) -> None:
     if not follow:
         asker.show(rows, _rows_or([event_line(row) for row in rows], "Nothing has happened yet.", 0, limit))
         return
-    seen = 0
+    seen: tuple[float, int] = (0.0, 0)  # ids start anew with the program, time does not
     for row in rows:
-        seen = row["id"]
+        seen = (row["at"], row["id"])
         _print(asker, row)
     with asker.failing():
-        for kind, row in client.stream(asker.address, "/api/stream", asker.token):
-            if kind == "event" and row["id"] > seen:
+        for kind, row in client.follow(asker.address, "/api/stream", asker.token, patience_s=_PATIENCE_S):
+            if kind == "event" and (row["at"], row["id"]) > seen:
                 _print(asker, row)
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from easyproxy.cli.client import NoAnswerError, RefusedError, TokenError, fetch, post, stream
+from easyproxy.cli.client import NoAnswerError, RefusedError, TokenError, fetch, follow, post
 from easyproxy.control.events import Kind
 from easyproxy.model import Address
 
@@ -43,7 +43,7 @@ def test_a_missing_and_a_wrong_token_are_told_apart(serve):
         for ask in (
             lambda: fetch(address, "/api/status", token),  # noqa: B023 - called at once
             lambda: post(address, "/api/ready", {"backend": "web/a"}, token),  # noqa: B023
-            lambda: next(stream(address, "/api/stream", token)),  # noqa: B023
+            lambda: next(follow(address, "/api/stream", token)),  # noqa: B023
         ):
             with pytest.raises(TokenError, match=words):
                 ask()
@@ -52,7 +52,7 @@ def test_a_missing_and_a_wrong_token_are_told_apart(serve):
 def test_a_stream_yields_what_happens_and_can_be_taken_up_again(serve, scene, tmp_path):
     for address in (serve(), serve(Address(path=str(tmp_path / "admin.sock")))):
         scene.happened.add(Kind.TROUBLE, "web/a", "ä < b")
-        with contextlib.closing(stream(address, "/api/stream", last_id="0-0")) as rows:
+        with contextlib.closing(follow(address, "/api/stream", last_id="0-0")) as rows:
             found = {}
             while len(found) < 2:
                 kind, data = next(rows)
@@ -62,7 +62,7 @@ def test_a_stream_yields_what_happens_and_can_be_taken_up_again(serve, scene, tm
 
 
 def test_the_end_of_a_stream_is_told(serve, scene):
-    rows = stream(serve(), "/api/stream")
+    rows = follow(serve(), "/api/stream")
     assert next(rows)[0] == "status"
     scene.status = None  # a mistake of the balancer ends it
     with pytest.raises(NoAnswerError, match="has ended the stream"):
