@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ class Upgradable(RunningBalancer):
     version in its place, or none.
     """
 
-    def __init__(self, folder: Path, config: Settings | str, **more: Any) -> None:
+    def __init__(
+        self, folder: Path, config: Settings | str, *, lines: tuple[str, ...] = (), **more: Any
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.script = folder / "easyproxy"
-        self.install()
+        self.install(*lines)
         self._pid = 0
         super().__init__(folder, config, program=(str(self.script),), **more)
 
@@ -71,8 +74,13 @@ class Upgradable(RunningBalancer):
         return pids
 
     def descriptors(self) -> list[int]:
-        """How many descriptors the main process and each worker have."""
-        return [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in (self.pid, *sorted(self.workers()))]
+        """How many descriptors the main process and each worker have, without those of a probe under way."""
+        looks = []
+        for _ in range(10):
+            pids = (self.pid, *sorted(self.workers()))
+            looks.append([len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids])
+            time.sleep(0.02)
+        return min(looks)
 
     def stop(self) -> int:
         if self._pid:
