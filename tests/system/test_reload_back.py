@@ -63,7 +63,7 @@ def test_a_plan_tells_what_would_change_and_how_many_sessions_would_drain_and_ch
         rf"\+ +backend +p/c +{c.address}",
         rf"- +backend +p/a +{a.address} \(2 sessions would drain\)",
         r"~ +setting +workers +2 -> 1 \(needs a restart\)",
-        r"2 sessions drain; without effect until the next start: workers",
+        r"2 sessions drain; without effect until the next start or upgrade: workers",
     ):
         assert re.search(line, told), (line, told)
     easyproxy(balancer, "plan", str(new), "--exit-code", code=3)

@@ -88,7 +88,7 @@ def summary(plan: Plan) -> str:
     if plan.sessions:
         text += f"; {_many(plan.sessions, 'session')} drain{'s' if plan.sessions == 1 else ''}"
     if late := [each.name for each in plan.differences if each.needs_restart]:
-        text += f"; without effect until the next start: {', '.join(late)}"
+        text += f"; without effect until the next start or upgrade: {', '.join(late)}"
     return text
 
 

@@ -359,4 +359,4 @@ class Reloading:
             log.warning("%s", warning)
         for each in plan.differences:
             if each.needs_restart:
-                log.warning("%s has no effect until the next start: %s", each.name, each.text)
+                log.warning("%s has no effect until the next start or upgrade: %s", each.name, each.text)

@@ -43,7 +43,7 @@ def test_each_difference_is_a_line_and_the_sum_stands_at_the_end():
     assert printed[2].endswith("1 -> 2 (needs a restart)")
     assert printed[-2:] == [
         "warning: doubtful",
-        "1 backend removed, 1 setting changed; 1 session drains; without effect until the next start: workers",
+        "1 backend removed, 1 setting changed; 1 session drains; without effect until the next start or upgrade: workers",
     ]
 
 

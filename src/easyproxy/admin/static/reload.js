@@ -45,7 +45,7 @@ async function showPlan(area, allow) {
 }
 
 const notes = (sessions, later) =>
-  [sessions ? plural(sessions, "session") : "", later ? "at the next start" : ""].filter(Boolean).map((text) => h("span", { class: "tag" }, text));
+  [sessions ? plural(sessions, "session") : "", later ? "at the next start or upgrade" : ""].filter(Boolean).map((text) => h("span", { class: "tag" }, text));
 
 export const reload = () =>
   operate({
