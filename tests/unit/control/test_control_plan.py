@@ -189,5 +189,5 @@ def test_the_summary_counts_and_names_what_needs_a_restart():
     assert (
         summary(plan)
         == "1 backend added, 1 backend removed, 1 setting changed; 3 sessions drain; without effect until the"
-        " next start: workers"
+        " next start or upgrade: workers"
     )
