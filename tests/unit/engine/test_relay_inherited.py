@@ -118,10 +118,10 @@ async def test_all_workers_serve_one_inherited_socket_and_its_lender_keeps_it(tm
 async def _is_turned_away(family, where) -> None:
     with socket.socket(family) as client:
         client.settimeout(20)
-        client.connect(where)
 
         def end() -> bytes:
             try:
+                client.connect(where)  # the reset may be here before connect(2) has returned
                 return client.recv(1)
             except ConnectionResetError:
                 return b""
