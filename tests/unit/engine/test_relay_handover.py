@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 from relay_rig import Rig, backend, relay, until
@@ -172,6 +173,12 @@ async def stuff(sock: socket.socket, data: bytes) -> int:
     return sent
 
 
+def pipes_of(rig: Rig) -> list[str]:
+    (pid,) = rig.engine.worker_pids()
+    links = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    return [link for link in links if link.startswith("pipe:") and links.count(link) == 2]
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("portable", [False, True])
 async def test_bytes_that_wait_in_a_buffer_or_a_pipe_arrive_whole_and_in_order(portable):
@@ -181,6 +188,7 @@ async def test_bytes_that_wait_in_a_buffer_or_a_pipe_arrive_whole_and_in_order(p
         client, remote = await pair(old, server)
         noise = os.urandom(1_000_003)
         up, down = await asyncio.gather(stuff(client, noise), stuff(remote, noise))
+        assert bool(pipes_of(old)) is not portable, "in a pipe where there is splice, else in a buffer"
         async with successor(old, pool, workers=1, portable=portable) as new:
             await hand_over(old, new)
             got_up, got_down = await asyncio.gather(old.read(remote, up), old.read(client, down))
