@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from eventually import eventually
 from proxy import QUICK, RunningBalancer, command, simple
+from servers.postgresql import binary
 from test_nginx import sha256
 from traffic import Visit, Wrk, ask
 
 from easyproxy.cli.client import fetch, post
-from programs import free_port, run_client
+from programs import Program, free_port, run_client
 
 
 def easyproxy(balancer: RunningBalancer, *words: str, code: int = 0) -> str:
@@ -225,9 +227,9 @@ def test_a_listener_that_moved_comes_back_too(start, nginxes):
 
 @pytest.mark.timeout(900)
 def test_a_thousand_reloads_under_traffic_cost_no_client_no_session_and_no_byte(
-    start, nginxes, noise, tmp_path
+    start, nginxes, postgresql, noise, tmp_path
 ):
-    """Behaviours 29 and 30: new connections all the time, sessions that stand, and bulk with its hash checked."""
+    """Behaviours 29 and 30: wrk and pgbench connect all the time, sessions stand, and bulk has its hash checked."""
     a, b, c = nginxes
     for server in nginxes:
         shutil.copy(noise, server.files / "noise")
@@ -239,7 +241,14 @@ def test_a_thousand_reloads_under_traffic_cost_no_client_no_session_and_no_byte(
     ]
     for number, turn in enumerate(turns):
         turn["listeners"][0] |= {"idle_timeout": f"{100 + number}s", "max_sessions": 5000 + number}
+        turn["listeners"].append({"name": "database", "bind": "127.0.0.1:0", "pool": "database"})
+        turn["pools"]["database"] = {
+            "backends": [{"name": "db", "address": postgresql.address, "weight": 1 + number}],
+            "check": {"type": "tcp", **QUICK},
+        }
     balancer = start(turns[0])
+    connection = ["-h", "127.0.0.1", "-p", str(balancer.port("database")), "-U", "tester"]
+    run_client(binary("pgbench"), *connection, "-i", "-q", "postgres")
     port = balancer.port()
     url = f"http://127.0.0.1:{port}/noise"
     is_over = False
@@ -255,7 +264,14 @@ def test_a_thousand_reloads_under_traffic_cost_no_client_no_session_and_no_byte(
 
     visits = [Visit(port) for _ in range(9)]
     homes = [visit.ask() for visit in visits]
-    with ThreadPoolExecutor(2) as threads, Wrk(port, connections=4, close=True) as wrk:
+    with (
+        ThreadPoolExecutor(2) as threads,
+        Program(
+            [binary("pgbench"), *connection, *("-n", "-S", "-C", "-c", "1", "-T", "600", "postgres")],
+            tmp_path / "pgbench.txt",
+        ) as pgbench,
+        Wrk(port, connections=4, close=True) as wrk,
+    ):
         downloads = [threads.submit(download, number) for number in range(2)]
         try:
             for number in range(1000):
@@ -266,6 +282,12 @@ def test_a_thousand_reloads_under_traffic_cost_no_client_no_session_and_no_byte(
         finally:
             is_over = True
         assert [each.result() for each in downloads] == [{sha256(noise)}] * 2
+        pgbench.send(signal.SIGINT)
+        pgbench.ended()
+    said = pgbench.text()
+    assert "error" not in said.lower(), said
+    assert "aborted" not in said, said
+    assert balancer.totals()["db"] > 100
     assert wrk.load.failed == 0, wrk.load
     assert wrk.load.requests > 1000
     assert [visit.ask() for visit in visits] == homes
