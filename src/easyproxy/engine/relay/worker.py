@@ -14,13 +14,12 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from easyproxy.engine.relay import close
+from easyproxy.engine.relay import close, deadlines
 from easyproxy.engine.relay.accept import Acceptor
 from easyproxy.engine.relay.channel import Channel
 from easyproxy.engine.relay.core import Core
 from easyproxy.engine.relay.giving import Giving
 from easyproxy.engine.relay.inforce import InForce
-from easyproxy.engine.relay.keepalive import arm_keepalive
 from easyproxy.engine.relay.poller import MAX_EVENTS
 from easyproxy.engine.relay.session import NEWCOMER, Event, Session, State
 from easyproxy.engine.relay.survey import (
@@ -138,7 +137,7 @@ class Worker:
         for session in core.wheel.due(core.now):
             if session.state is not State.CLOSED:
                 try:
-                    self._expire(session)
+                    deadlines.expire(core, session)
                 except Exception as error:  # noqa: BLE001 - see _fault
                     self._fault(session.dial or session.outbound, error)
                 self._refresh(session.dial or session.outbound)
@@ -181,60 +180,15 @@ class Worker:
         for session in reversed(newcomers):
             session.tick = 0
             if session.dial is None:
-                self._place(session, by=session.accepted_at + session.listener.pool.pool.connect_timeout_s)
+                deadlines.place(
+                    core, session, by=session.accepted_at + session.listener.pool.pool.connect_timeout_s
+                )
                 continue
             try:
                 session.dial.settle()
             except Exception as error:  # noqa: BLE001 - see _fault
                 self._fault(session.dial, error)
             self._refresh(session.dial or session.outbound)
-
-    def _expire(self, session: Session) -> None:
-        """Look at a session whose place in the wheel has come up."""
-        core, listener, now = self.core, session.listener.listener, self.core.now
-        life = session.accepted_at + listener.life_timeout_s if listener.life_timeout_s else 0.0
-        if life and now >= life:
-            close.cut(core, session, Event.LIFE_TIMEOUT)
-            return
-        if session.dial is not None:
-            session.dial.expired()
-            return
-        if not session.armed:
-            session.armed = True
-            self._arm(session)
-        event, limit = self._patience(session)
-        if limit and now >= session.active_at + limit:
-            close.cut(core, session, event)
-        else:
-            self._place(session)
-
-    @staticmethod
-    def _patience(session: Session) -> tuple[Event, float]:
-        """For how many seconds a session may be silent (0: for ever), and what happens then."""
-        listener = session.listener.listener
-        limit, half = listener.idle_timeout_s, listener.half_closed_timeout_s
-        if session.state is not State.RELAYING and half and (not limit or half <= limit):
-            return Event.HALF_CLOSED_TIMEOUT, half
-        return Event.IDLE_TIMEOUT, limit
-
-    def _place(self, session: Session, by: float = float("inf")) -> None:
-        """Put a session that stands where its next deadline is, or earlier."""
-        _event, limit = self._patience(session)
-        life = session.listener.listener.life_timeout_s
-        if limit:
-            by = min(by, session.active_at + limit)
-        if life:
-            by = min(by, session.accepted_at + life)
-        if by < float("inf"):
-            self.core.wheel.place(session, by)
-
-    @staticmethod
-    def _arm(session: Session) -> None:
-        """Let the kernel find out when the backend vanishes. Short sessions never come here and save the calls."""
-        sock, listener = session.socket, session.listener.listener
-        if sock is None or sock.family == socket.AF_UNIX:
-            return
-        arm_keepalive(sock.setsockopt, listener.keepalive_s, listener.user_timeout_s)
 
     # -- the channel
 

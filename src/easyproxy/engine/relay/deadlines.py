@@ -1,0 +1,66 @@
+"""When a session that stands must be looked at, and what has run out then: silence, or its whole life.
+
+The timer wheel only says that a place has come up; the true deadline is computed here, from the listener's settings
+as they are now. A session that still dials has its own deadlines (:mod:`.dial`).
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from easyproxy.engine.relay import close
+from easyproxy.engine.relay.keepalive import arm_keepalive
+from easyproxy.engine.relay.session import Event, Session, State
+
+if TYPE_CHECKING:
+    from easyproxy.engine.relay.core import Core
+
+
+def expire(core: Core, session: Session) -> None:
+    """Look at a session whose place in the wheel has come up: end it, or place it further on."""
+    listener, now = session.listener.listener, core.now
+    life = session.accepted_at + listener.life_timeout_s if listener.life_timeout_s else 0.0
+    if life and now >= life:
+        close.cut(core, session, Event.LIFE_TIMEOUT)
+        return
+    if session.dial is not None:
+        session.dial.expired()
+        return
+    if not session.armed:
+        session.armed = True
+        _arm(session)
+    event, limit = _patience(session)
+    if limit and now >= session.active_at + limit:
+        close.cut(core, session, event)
+    else:
+        place(core, session)
+
+
+def place(core: Core, session: Session, by: float = float("inf")) -> None:
+    """Put a session that stands where its next deadline is, or earlier."""
+    _event, limit = _patience(session)
+    life = session.listener.listener.life_timeout_s
+    if limit:
+        by = min(by, session.active_at + limit)
+    if life:
+        by = min(by, session.accepted_at + life)
+    if by < float("inf"):
+        core.wheel.place(session, by)
+
+
+def _patience(session: Session) -> tuple[Event, float]:
+    """For how many seconds a session may be silent (0: for ever), and what happens then."""
+    listener = session.listener.listener
+    limit, half = listener.idle_timeout_s, listener.half_closed_timeout_s
+    if session.state is not State.RELAYING and half and (not limit or half <= limit):
+        return Event.HALF_CLOSED_TIMEOUT, half
+    return Event.IDLE_TIMEOUT, limit
+
+
+def _arm(session: Session) -> None:
+    """Let the kernel find out when the backend vanishes. Short sessions never come here and save the calls."""
+    sock, listener = session.socket, session.listener.listener
+    if sock is None or sock.family == socket.AF_UNIX:
+        return
+    arm_keepalive(sock.setsockopt, listener.keepalive_s, listener.user_timeout_s)
