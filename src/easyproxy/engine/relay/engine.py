@@ -18,9 +18,9 @@ from easyproxy.engine.relay import interpreter, stuck, tally
 from easyproxy.engine.relay.crew import Crew, Member
 from easyproxy.engine.relay.ends import REASON, Batch
 from easyproxy.engine.relay.handing import HandingOver
-from easyproxy.engine.relay.inherited import Inherited, LentSocket
+from easyproxy.engine.relay.inherited import Inherited, close_group
 from easyproxy.engine.relay.listening import open_listener, tune
-from easyproxy.engine.relay.question import Question
+from easyproxy.engine.relay.question import ANSWER_WITHIN_S, Inquiry, Roll
 from easyproxy.engine.relay.runtime import socket_address
 from easyproxy.engine.relay.session import CLEAN, Event
 from easyproxy.engine.relay.slots import Slots
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from easyproxy.engine.relay.channel import Frame
 
 CUTS = (Event.OPERATOR.value, Event.BACKEND_DOWN.value, Event.DRAINED.value)
-ANSWER_WITHIN_S = 5.0
-"""A worker that does not answer a question for so long is left out of the answer."""
 STACKS_WITHIN_S = 1.0
 """One that does not say so soon what it is doing is looked at from outside."""
 
@@ -99,11 +97,9 @@ class RelayEngine(HandingOver):
         self._snapshot: Snapshot | None = None
         self._sink: Sink = lambda _report: None
         self._ends_taker: EndsTaker | None = None
-        self._requests: dict[int, Question] = {}
-        self._request_number = 0
         self._is_draining = False
-        self._deaf: dict[int, asyncio.Event] = {}
-        self._drained: dict[int, asyncio.Event] = {}
+        self._deaf = Roll(set())
+        self._drained = Roll(set())
         self._hello = {
             "workers": workers,
             "portable": portable,
@@ -119,6 +115,7 @@ class RelayEngine(HandingOver):
             on_birth=self._equip,
             generation=legacy.generation if legacy is not None else 0,
         )
+        self._inquiry = Inquiry(self._crew)
         self._succession = Succession(self._crew)
         self._in_processes = processes
 
@@ -184,7 +181,7 @@ class RelayEngine(HandingOver):
             self._send_snapshot(member)
         for group in former.values():
             if all(group is not kept for kept in sockets.values()):
-                _close_group(group)
+                close_group(group)
 
     def _sockets_for(self, snapshot: Snapshot, undo: contextlib.ExitStack) -> dict[str, list[socket.socket]]:
         """Find or open the listening sockets by name; a listener with another name keeps those of its address."""
@@ -207,9 +204,9 @@ class RelayEngine(HandingOver):
                 group = self._inherited.take(listener)
                 if group is None:
                     group = open_listener(listener, self._workers)
-                    undo.callback(_close_group, group)
+                    undo.callback(close_group, group)
                 else:
-                    undo.callback(_close_group, group)
+                    undo.callback(close_group, group)
                     if not self._is_dormant:
                         tune(group, listener)
             sockets[listener.name] = group
@@ -272,7 +269,7 @@ class RelayEngine(HandingOver):
 
     def _close_sockets(self) -> None:
         for group in self._sockets.values():
-            _close_group(group)
+            close_group(group)
         self._sockets = {}
 
     def addresses(self) -> dict[str, str]:
@@ -293,13 +290,9 @@ class RelayEngine(HandingOver):
             case "ends":
                 self._ended(_batch(frame))
             case "sessions" | "closed" | "recent" | "stacks":
-                request = self._requests.get(frame["request"])
-                if request is not None:
-                    request.take(member.index, frame)
+                self._inquiry.take(member.index, frame)
             case "deaf" | "drained" as what:
-                event = (self._deaf if what == "deaf" else self._drained).get(member.index)
-                if event is not None:
-                    event.set()
+                (self._deaf if what == "deaf" else self._drained).mark(member.index)
             case "given" | "thawed" | "left" | "adopted" | "awake":
                 self._succession.received(member, frame)
 
@@ -321,11 +314,9 @@ class RelayEngine(HandingOver):
     def _died(self, member: Member, how: str) -> None:
         """Forget what a dead worker had counted in; its successor is on its way."""
         self._counters.clear_gauges(member.index, list(self._slots.by_key.values()))
-        for events in (self._deaf, self._drained):
-            if member.index in events:
-                events[member.index].set()
-        for request in self._requests.values():
-            request.give_up(member.index)
+        for roll in (self._deaf, self._drained):
+            roll.mark(member.index)
+        self._inquiry.died(member.index)
         self._succession.died(member)
         self._complain(
             f"relay worker {member.index} (pid {member.pid}) {how}; its sessions are lost, a successor starts"
@@ -343,12 +334,12 @@ class RelayEngine(HandingOver):
 
     async def sessions(self) -> list[SessionInfo]:
         """List the live sessions of all workers."""
-        frames = await self._ask({"op": "sessions"})
+        frames = await self._inquiry.ask({"op": "sessions"})
         return [_info(item) for frame in frames for item in frame["items"]]
 
     async def recent_ends(self, where: Where) -> list[SessionEnd]:
         """List the sessions that ended last, oldest first; each worker remembers so many (``core.REMEMBERED_ENDS``)."""
-        frames = await self._ask({"op": "recent", "where": asdict(where)})
+        frames = await self._inquiry.ask({"op": "recent", "where": asdict(where)})
         ends = [end for frame in frames for end in _batch(frame)]
         return sorted(ends, key=lambda end: end.started_at + end.age_s)
 
@@ -365,7 +356,7 @@ class RelayEngine(HandingOver):
         asked = [member for member in members if member.process is not None]
         if not asked:
             return threads
-        frames = await self._ask({"op": "stacks"}, within_s=STACKS_WITHIN_S)
+        frames = await self._inquiry.ask({"op": "stacks"}, within_s=STACKS_WITHIN_S)
         answers = {frame["worker"]: frame["text"] for frame in frames}
         return {f"relay {m.index}": answers.get(m.index) or await self._stack_of_silent(m) for m in asked}
 
@@ -386,35 +377,22 @@ class RelayEngine(HandingOver):
         """
         if reason not in CUTS:
             raise ValueError(f"{reason!r} is no reason to close sessions; write {', '.join(CUTS)}")
-        frames = await self._ask({"op": "close", "where": asdict(where), "reason": reason})
+        frames = await self._inquiry.ask({"op": "close", "where": asdict(where), "reason": reason})
         return sum(frame["count"] for frame in frames)
-
-    async def _ask(self, question: Frame, within_s: float = ANSWER_WITHIN_S) -> list[Frame]:
-        self._request_number = number = self._request_number + 1
-        request = self._requests[number] = Question({m.index for m in self._crew.members()})
-        try:
-            for member in self._crew.members():
-                member.send({**question, "request": number})
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(request.done.wait(), within_s)
-        finally:
-            del self._requests[number]
-        return request.frames
 
     async def drain(self, deadline_s: float) -> None:
         """Take no new sessions, wait for the last to end, and close the rest at the deadline."""
         self._is_draining = True
         members = self._crew.members()
-        self._deaf = {member.index: asyncio.Event() for member in members}
-        self._drained = {member.index: asyncio.Event() for member in members}
+        self._deaf, self._drained = (Roll({member.index for member in members}) for _ in range(2))
         for member in members:
             member.send({"op": "drain"})
         # Each worker first takes in who waits in its backlog; only then may the sockets go.
-        await _all(self._deaf, min(deadline_s, ANSWER_WITHIN_S))
+        await self._deaf.is_complete(min(deadline_s, ANSWER_WITHIN_S))
         self._close_sockets()
-        if not await _all(self._drained, deadline_s):
+        if not await self._drained.is_complete(deadline_s):
             await self.close_sessions(Where(), "drained")
-            await _all(self._drained, ANSWER_WITHIN_S)
+            await self._drained.is_complete(ANSWER_WITHIN_S)
 
 
 def _batch(frame: Frame) -> Batch:
@@ -426,30 +404,9 @@ def _info(item: dict[str, Any]) -> SessionInfo:
     return SessionInfo(**item)
 
 
-async def _all(events: Mapping[int, asyncio.Event], within_s: float) -> bool:
-    try:
-        async with asyncio.timeout(within_s):
-            for event in events.values():
-                await event.wait()
-    except TimeoutError:
-        return False
-    return True
-
-
 def _check_scope(name: str, address: Address) -> None:
     """Refuse an address whose scope is no interface of this machine; a worker could not use it."""
     try:
         socket_address(address)
     except OSError as error:
         raise EngineError(f"{name}: {address}: there is no such interface on this machine") from error
-
-
-def _close_group(group: list[socket.socket]) -> None:
-    """Close the sockets of a listener."""
-    for sock in group:
-        path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
-        if path and not isinstance(sock, LentSocket):
-            # Before it is closed: a successor that finds nobody listening on the file makes a new one there.
-            with contextlib.suppress(OSError):
-                os.unlink(path)  # noqa: PTH108
-        sock.close()

@@ -6,6 +6,7 @@ sockets from process to process, happen elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterable
@@ -124,3 +125,14 @@ def _is_match(listener: Listener, group: Group) -> bool:
 def _packed(family: int, where: tuple[object, ...]) -> tuple[object, ...]:
     scope = where[3] if len(where) > 3 else 0
     return socket.inet_pton(family, str(where[0]).partition("%")[0]), scope
+
+
+def close_group(group: list[socket.socket]) -> None:
+    """Close the sockets of a listener; the file of a unix socket goes with them, unless it is only lent."""
+    for sock in group:
+        path = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+        if path and not isinstance(sock, LentSocket):
+            # Before it is closed: a successor that finds nobody listening on the file makes a new one there.
+            with contextlib.suppress(OSError):
+                os.unlink(path)  # noqa: PTH108
+        sock.close()
