@@ -1,7 +1,8 @@
 """What an interpreter has to do to be taken for the workers: import them, say what it is, and be timed.
 
-Run by itself in the interpreter on trial, see ``interpreter``, and timed in our own for comparison. The work resembles that of many short sessions: small
-objects with slots, method calls, an exception now and then, shared cells. It opens nothing.
+Run by itself in the interpreter on trial, see ``interpreter``, and timed in our own for comparison. The work resembles
+that of many short sessions: small objects with slots, method calls, an exception now and then, shared cells. It opens
+nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import sys
 import sysconfig
 import time
 
-SESSIONS = 1000
-ROUNDS = 20
-"""The best of so many counts: each takes some two milliseconds, and others may want the processor too."""
+SESSIONS = 250
+ROUNDS = 120
+"""The best of so many counts: each takes half a millisecond, so that some are disturbed by nobody."""
 _EMPTY = 7
 _UNUSUAL = 0x2018
 
