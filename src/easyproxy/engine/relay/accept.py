@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
-from easyproxy.engine.relay.dial import EXHAUSTED, Dial
+from easyproxy.engine.relay.dial import Dial
+from easyproxy.engine.relay.failures import EXHAUSTED
 from easyproxy.engine.relay.session import Session
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ import errno
 import fcntl
 import os
 import socket
-import time
 from _socket import socket as raw_socket
 from typing import TYPE_CHECKING
 
-from easyproxy.engine.relay import close
+from easyproxy.engine.relay import close, failures
 from easyproxy.engine.relay import counters as c
+from easyproxy.engine.relay.failures import EXHAUSTED, OURS
 from easyproxy.engine.relay.flow import TAIL_UNSURE, Flow
 from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, RDHUP, STREAM
 from easyproxy.engine.relay.ranges import CONNECT_OF
@@ -39,18 +39,6 @@ _BIND_ADDRESS_NO_PORT = getattr(
 )
 _FIONREAD = 0x541B if os.uname().sysname == "Linux" else 0x4004667F
 _EINPROGRESS = errno.EINPROGRESS
-EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""Errors that stay until somebody closes something."""
-OURS = EXHAUSTED | frozenset(
-    {
-        errno.EADDRNOTAVAIL,
-        errno.EAGAIN,
-        errno.EADDRINUSE,
-        errno.ENOSPC,  # epoll_ctl(2): max_user_watches
-    }
-)
-"""Errors of connect(2) that say something about this machine and nothing about the backend."""
-
 _CLOSED = State.CLOSED
 _STANDS = TABLE[State.CONNECTING, Event.CONNECTED].state
 _FULL = "every candidate is at its max_sessions"
@@ -207,7 +195,7 @@ class Dial:
             self.core.is_starved |= code in EXHAUSTED
         else:
             self._left -= 1
-            self._observe(backend, Outcome.REFUSED, os.strerror(code))
+            failures.observe(self.core, backend, Outcome.REFUSED, os.strerror(code), self._attempted_at)
             self._failed = backend
 
     def ready(self, fd: int, mask: int) -> None:
@@ -258,7 +246,7 @@ class Dial:
             self.core.cells[backend.cell + c.B_LOCAL_ERRORS] += 1
             self._is_short = True
         else:
-            self._observe(backend, outcome, detail)
+            failures.observe(self.core, backend, outcome, detail, self._attempted_at)
             self._failed = backend
         self._next()
 
@@ -275,27 +263,6 @@ class Dial:
         session.backend = session.socket = None
         core.leaving.append(backend)
         return backend
-
-    def _observe(self, backend: BackendRuntime, outcome: Outcome, detail: str) -> None:
-        self.core.cells[backend.cell + c.B_CONNECT_ERRORS] += 1
-        if backend.is_proven:
-            # Failures are told one by one, successes only where they lie between two failures: so that a backend
-            # that refuses one client in a hundred does not look as if it refused them all.
-            backend.is_proven = False
-            self._tell(backend, Outcome.SUCCESS, "connected")
-        self._tell(backend, outcome, detail)
-
-    def _tell(self, backend: BackendRuntime, outcome: Outcome, detail: str) -> None:
-        self.core.report(
-            {
-                "kind": "observation",
-                "backend": backend.backend.id,
-                "outcome": outcome.value,
-                "detail": f"{detail} (a client's connection)",
-                "at": time.time(),
-                "duration_s": self.core.now - self._attempted_at if self._attempted_at else 0.0,
-            }
-        )
 
     def _connected(self, fd: int, mask: int, broke: int) -> None:
         core, session = self.core, self.session
