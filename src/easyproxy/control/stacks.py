@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-import sys
-import threading
-import traceback
+
+from easyproxy.stacks import stacks_here
 
 MOST_TASKS = 200
 """Tasks that are shown; every probe and every client of the admin server has one."""
@@ -14,10 +13,7 @@ MOST_TASKS = 200
 
 def stacks_of_this_process() -> str:
     """Return the stacks of every thread, and in the running event loop of every task, as text."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    parts = []
-    for ident, frame in sys._current_frames().items():  # noqa: SLF001 - documented, and the only way
-        parts.append(f"thread {names.get(ident, ident)}\n" + "".join(traceback.format_stack(frame)))
+    parts = [stacks_here()]
     try:
         tasks = list(asyncio.all_tasks())
     except RuntimeError:  # no loop runs in this thread
