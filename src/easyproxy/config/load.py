@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,8 +182,7 @@ def in_order(problems: list[Problem]) -> list[Problem]:
 
 def _text(path: str | Path, name: str) -> str:
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = _data(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ConfigError([Problem(name, "", _unreadable(error))]) from None
     if len(data) > MAX_BYTES:
@@ -196,6 +197,17 @@ def _text(path: str | Path, name: str) -> str:
         mark = Mark.of(good, len(good))
         message = f"the byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
         raise ConfigError([Problem(f"{name}:{mark.line}:{mark.column}", "", message)]) from None
+
+
+def _data(path: str | Path) -> bytes:
+    with open(path, "rb", opener=_open) as file:  # noqa: PTH123 - only this one takes an opener
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no regular file")
+        return file.read(MAX_BYTES + 1)
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # fifo(7): it would wait for a writer, for ever
 
 
 def read_token(admin: AdminConfig) -> str | None:

@@ -6,12 +6,14 @@ whoever opens listeners.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
 FIRST_DESCRIPTOR = 3
+_DIGITS = 6  # more descriptors than a process may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,10 @@ def activated(
     """
     variables = {name: environment.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")}
     environment.pop("LISTEN_PIDFDID", None)
-    if variables["LISTEN_PID"] != str(os.getpid()) or not variables["LISTEN_FDS"].isdecimal():
+    said = variables["LISTEN_FDS"]
+    if variables["LISTEN_PID"] != str(os.getpid()) or not (said.isascii() and said.isdecimal()):
         return [], []
-    count = int(variables["LISTEN_FDS"])
+    count = int(said[:_DIGITS])
     names = variables["LISTEN_FDNAMES"].split(":") if variables["LISTEN_FDNAMES"] else []
     groups: dict[object, tuple[str, list[socket.socket]]] = {}
     problems = []
@@ -49,12 +52,14 @@ def activated(
             problems.append(
                 f"descriptor {first + place} ({name or 'no name'}) is no socket: {error.strerror}"
             )
+            if error.errno == errno.EBADF:  # they come in a row: whatever is open behind a gap is our own
+                break
             continue
-        sock.set_inheritable(False)
         if not _is_listening(sock):
             problems.append(f"descriptor {first + place} ({name or 'no name'}) is no listening stream socket")
-            sock.close()
+            sock.detach()  # where fewer were given than was said, it is one of our own
             continue
+        sock.set_inheritable(False)
         # With ReusePort= an address has several sockets: they belong to one listener.
         groups.setdefault((sock.family, sock.getsockname()), (name, []))[1].append(sock)
     return [Activated(name, tuple(sockets)) for name, sockets in groups.values()], problems

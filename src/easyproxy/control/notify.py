@@ -13,6 +13,8 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
+_DIGITS = 18  # of microseconds: longer than anybody waits
+_SOONEST_S = 0.02  # nobody can be asked for signs of life all the time
 _STATUS_LENGTH = 400  # what systemctl shows in one line; a datagram must stay small
 
 
@@ -39,7 +41,8 @@ class Notifier:
         watchdog_s = 0.0
         if environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
             with contextlib.suppress(ValueError):
-                watchdog_s = max(0, int(environment.get("WATCHDOG_USEC", "0"))) / 1e6
+                asked = int(environment.get("WATCHDOG_USEC", "0")[:_DIGITS])
+                watchdog_s = max(_SOONEST_S, asked / 1e6) if asked > 0 else 0.0
         return cls(environment.get("NOTIFY_SOCKET", ""), watchdog_s)
 
     @property

@@ -241,14 +241,17 @@ def _value(value: object) -> int | dict[str, object] | None:
 
 def _text(path: Path) -> str:
     # Not through a link that somebody left there, and without waiting for the writer of a FIFO (open(2)).
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    with open(path, "rb", opener=_open) as file:  # noqa: PTH123 - only this one takes an opener
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("it is no regular file")
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ValueError(f"it is larger than {MAX_BYTES // 1024**2} MiB")
     return data.decode("utf-8")  # UnicodeDecodeError is a ValueError
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,11 @@ def test_what_cannot_be_read_is_a_config_error(tmp_path, name, content, expected
 def test_a_directory_is_a_config_error(tmp_path):
     (tmp_path / "a.yaml").mkdir()
     assert "this is a directory" in refusal(tmp_path / "a.yaml")
+
+
+def test_nobody_waits_for_the_writer_of_a_fifo(tmp_path):
+    os.mkfifo(tmp_path / "a.yaml")
+    assert "no regular file" in refusal(tmp_path / "a.yaml")
 
 
 def test_a_name_that_no_file_can_have_is_a_config_error():

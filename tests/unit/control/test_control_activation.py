@@ -84,6 +84,7 @@ def test_what_is_no_listening_stream_socket_is_named(block, tmp_path):
         {"LISTEN_PID": str(os.getpid())},
         {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "-1"},
         {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "many"},
+        {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "\N{ARABIC-INDIC DIGIT ONE}"},
     ],
 )
 def test_what_was_not_meant_for_us_is_left_alone(variables, block):
@@ -91,3 +92,29 @@ def test_what_was_not_meant_for_us_is_left_alone(variables, block):
         first = block(sock.fileno())
         assert activated(dict(variables), first) == ([], [])
         os.fstat(first)  # still open
+
+
+@pytest.mark.parametrize("count", ["4", "100000", "9" * 5000])
+def test_where_fewer_are_given_than_is_said_nothing_of_our_own_is_taken_or_closed(block, count):
+    ours, theirs = socket.socketpair()
+    with (
+        ours,
+        theirs,
+        socket.create_server(("127.0.0.1", 0)) as given,
+        socket.create_server(("127.0.0.1", 0)) as own,
+    ):
+        first = block(given.fileno(), ours.fileno())
+        own_fd = first + 3  # behind a gap
+        os.dup2(own.fileno(), own_fd)
+        try:
+            groups, problems = activated({**environment(0), "LISTEN_FDS": count}, first)
+            os.fstat(first + 1)
+            os.fstat(own_fd)
+        finally:
+            os.close(own_fd)
+    assert [len(group.sockets) for group in groups] == [1]
+    assert [problem.split(" is no ")[0] for problem in problems] == [
+        "descriptor 201 (no name)",
+        "descriptor 202 (no name)",
+    ]
+    groups[0].sockets[0].close()

@@ -134,3 +134,19 @@ def test_a_manager_that_does_not_read_holds_nobody_up(manager):
         assert not notifier.ready()
     finally:
         notifier.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "watchdog_s"),
+    [
+        ("20000000", 20),
+        ("1", 0.02),
+        ("0", 0),
+        ("-5", 0),
+        ("soon", 0),
+        ("9" * 400, 999_999_999_999.999999),
+        ("", 0),
+    ],
+)
+def test_a_watchdog_that_nobody_can_satisfy_neither_ends_us_nor_keeps_us_busy(asked, watchdog_s):
+    assert Notifier.from_environment({"WATCHDOG_USEC": asked}).watchdog_s == pytest.approx(watchdog_s)
