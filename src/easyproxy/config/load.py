@@ -200,7 +200,7 @@ def _text(path: str | Path, name: str) -> str:
 
 
 def _data(path: str | Path) -> bytes:
-    with open(path, "rb", opener=_open) as file:  # noqa: PTH123 - only this one takes an opener
+    with open(path, "rb", opener=_open) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("it is no regular file")
         return file.read(MAX_BYTES + 1)

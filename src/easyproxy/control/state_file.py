@@ -241,7 +241,7 @@ def _value(value: object) -> int | dict[str, object] | None:
 
 def _text(path: Path) -> str:
     # Not through a link that somebody left there, and without waiting for the writer of a FIFO (open(2)).
-    with open(path, "rb", opener=_open) as file:  # noqa: PTH123 - only this one takes an opener
+    with open(path, "rb", opener=_open) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("it is no regular file")
         data = file.read(MAX_BYTES + 1)
