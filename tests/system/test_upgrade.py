@@ -477,6 +477,14 @@ async def test_a_program_that_embeds_the_balancer_is_not_upgraded():
             await balancer.upgrade(operations.Author("test"))
 
 
+def test_a_reload_that_waits_behind_an_upgrade_does_not_keep_the_old_program(begin, nginxes):
+    balancer = begin(simple(*nginxes))
+    balancer.install(*at("ready", "os.kill(os.getppid(), signal.SIGHUP)", "time.sleep(0.5)"))
+    old = balancer.pid
+    balancer.upgrade()  # waits until the old program has ended
+    assert balancer.pid != old
+
+
 def test_sigterm_during_an_upgrade_ends_the_successor_and_drains(begin, nginxes):
     """Behaviours 34 and 35."""
     balancer = begin({**simple(*nginxes), "drain_timeout": "10m"})

@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 import click
 
 from easyproxy.cli.client import NoAnswerError, RefusedError, TokenError, fetch, parse_admin, post
+from easyproxy.cli.text import printable
 from easyproxy.model import Address
 
 DEFAULT_ADMIN = Address("127.0.0.1", 7259)
@@ -78,7 +79,9 @@ class Asker:
     def get(self, path: str, **query: object) -> Any:  # noqa: ANN401 - any JSON value
         """GET; query values that are empty are left out, lists are repeated."""
         asked = urlencode(
-            {key: value for key, value in query.items() if value not in (None, "", ())}, doseq=True
+            {key: value for key, value in query.items() if value not in (None, "", ())},
+            doseq=True,
+            errors="surrogateescape",  # an argument that is no UTF-8 goes as it was typed
         )
         with self.failing():
             return fetch(self.address, f"{path}?{asked}" if asked else path, self.token)
@@ -133,7 +136,8 @@ class Failing:
 
 def fail(command: str, error: object, code: int) -> NoReturn:
     """Print an error under the command's name, and end."""
-    click.echo(f"easyproxy {command}: {error}", err=True)
+    text = "\n".join(printable(line) for line in str(error).splitlines())
+    click.echo(f"easyproxy {command}: {text}", err=True)
     sys.exit(code)
 
 
@@ -151,7 +155,11 @@ def asks(function: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         name = click.get_current_context().info_name or ""
         address, token = find(name, admin, config_file, token_file)
-        function(Asker(address, token, as_json, name), **rest)
+        try:
+            function(Asker(address, token, as_json, name), **rest)
+        except (LookupError, TypeError, AttributeError) as error:  # JSON, but not what was asked for
+            text = f"the answer of {address} is not understood ({type(error).__name__}: {error}); "
+            fail(name, text + "it is not EasyProxy, or not of this version", EXIT_NO_ANSWER)
 
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)

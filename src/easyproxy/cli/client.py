@@ -126,7 +126,7 @@ def _stream(address: Address, path: str, token: str | None, last_id: str) -> Ite
             if answer.status != http.HTTPStatus.OK:
                 _decode(address, answer.status, answer.read(), token)
             yield from _events(answer, last_id)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:  # of a name that none can be
             raise _no_answer(address, error) from error
     raise NoAnswerError(f"the balancer at {address} has ended the stream; it may be stopping")
 
@@ -154,7 +154,7 @@ def _ask(address: Address, method: str, path: str, body: bytes | None, token: st
         try:
             answer = _request(connection, method, path, body, token, {"Accept": "application/json"})
             text = answer.read()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:  # of a name that none can be
             raise _no_answer(address, error) from error
     return _decode(address, answer.status, text, token)
 
@@ -193,7 +193,7 @@ def _decode(address: Address, status: int, body: bytes, token: str | None) -> An
     remedy = "name the right admin address with --admin or --config"
     try:
         found = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if status == http.HTTPStatus.OK:
             raise NoAnswerError(f"what answers at {address} is not EasyProxy; {remedy}") from error
         found = None

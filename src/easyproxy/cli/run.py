@@ -234,7 +234,8 @@ async def _obey(balancer: Balancer, told: Told, signals: Signals) -> bool:
         else:
             signals.upgrade.clear()
             doing = asyncio.ensure_future(_upgrade(balancer))
-        if await _first(doing, signals.stop) is not doing:
+        # A reload that waits behind an upgrade waits for ever once that has succeeded.
+        if await _first(doing, *ends) is not doing:
             doing.cancel()
             await asyncio.gather(doing, return_exceptions=True)
         if not balancer.upgrading.handed_over.is_set():

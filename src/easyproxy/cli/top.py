@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -44,6 +45,8 @@ def command(asker: Asker, *, every: float) -> None:
     """Watch the running balancer on the whole terminal: pools, backends, sessions, clients, events."""
     if asker.as_json:
         raise click.UsageError("top draws a screen; for JSON use: easyproxy status --json")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError("top needs a terminal; elsewhere use: easyproxy status")
     try:
         from easyproxy.cli.screen import Screen  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:

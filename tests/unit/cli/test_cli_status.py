@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -21,6 +23,26 @@ def change(scene, *backends):
     pool = scene.now.pools[0]
     changed = [replace(one, **fields) for one, fields in zip(pool.backends, backends, strict=True)]
     scene.now = replace(scene.now, pools=(replace(pool, backends=tuple(changed)),))
+
+
+@contextlib.contextmanager
+def answering(answer):
+    """Stand in for another program: give every client the same answer, until the end."""
+    with socket.create_server(("127.0.0.1", 0)) as other, ThreadPoolExecutor(1) as pool:
+
+        def serve_all():
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = other.accept()
+                    with client:
+                        client.sendall(answer)
+                        client.shutdown(socket.SHUT_WR)
+                        while client.recv(65536):  # closing over unread bytes would be a reset
+                            pass
+
+        pool.submit(serve_all)
+        yield "127.0.0.1:{1}".format(*other.getsockname())
+        other.shutdown(socket.SHUT_RDWR)
 
 
 DOWN = {"state": "down", "reason": "connection refused"}
@@ -110,6 +132,26 @@ def test_another_kind_of_server_is_not_taken_for_ours():
     assert "is not EasyProxy" in result.stderr
 
 
+@pytest.mark.parametrize("body", ["{}", "[]", "[1]", "null", "1", "[" * 50_000])
+@pytest.mark.parametrize(
+    "command",
+    [["status"], ["drain", "web/a"], ["reload"], ["upgrade"], ["close", "--client", "192.0.2.1"]],
+    ids=lambda command: command[0],
+)
+def test_json_of_another_program_is_told_in_words(body, command):
+    with answering(b"HTTP/1.0 200 OK\r\n\r\n" + body.encode()) as address:
+        result = CliRunner().invoke(main, [*command, "--admin", address], catch_exceptions=False)
+    assert result.exit_code == 3
+    assert "is not EasyProxy" in result.stderr
+
+
+@pytest.mark.parametrize("nowhere", ["..:1", "a" * 300 + ":80"])
+def test_a_name_that_no_machine_can_have_does_not_answer(nowhere):
+    result = run("--admin", nowhere)
+    assert result.exit_code == 3
+    assert "no balancer answers at" in result.stderr
+
+
 @pytest.mark.parametrize("wrong", ["nonsense", "https://127.0.0.1:1", "unix:relative"])
 def test_a_wrong_address_is_a_usage_error(wrong):
     result = run("--admin", wrong)
@@ -162,3 +204,22 @@ def test_colours_go_only_to_a_terminal_that_wants_them(serve):
 def test_a_terminal_without_unicode_gets_plain_symbols(serve):
     result = CliRunner(charset="latin-1").invoke(main, ["status", "--admin", str(serve())])
     assert "+ All 2 backends ready" in result.output
+
+
+def test_what_refuses_cannot_drive_the_terminal():
+    with answering(b'HTTP/1.0 409 No\r\n\r\n{"error": "no\\u001b[31m\\rred"}') as address:
+        result = run("--admin", address, color=True)
+    assert result.exit_code == 1
+    assert "\x1b" not in result.stderr
+    assert "\r" not in result.stderr
+
+
+def test_an_argument_that_is_no_utf8_is_sent_as_it_was_typed(serve):
+    result = CliRunner().invoke(main, ["explain", "\udcff", "--admin", serve()], catch_exceptions=False)
+    assert result.exit_code == 0
+
+
+def test_top_draws_on_nothing_but_a_terminal(serve):
+    result = CliRunner().invoke(main, ["top", "--admin", serve()], catch_exceptions=False)
+    assert result.exit_code == 2
+    assert "easyproxy status" in result.stderr
