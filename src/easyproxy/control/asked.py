@@ -29,6 +29,15 @@ def clean(author: Author) -> Author:
     return replace(author, who=who or "somebody", why=_UNFIT.sub(" ", author.why).strip()[:_MOST_WHY])
 
 
+def is_shown_whole(text: str) -> bool:
+    r"""Whether nothing in a text would break a log, a table or a file.
+
+    >>> is_shown_whole("db 1"), is_shown_whole("db\n1")
+    (True, False)
+    """
+    return _UNFIT.search(text) is None
+
+
 def lifetime(ttl_s: float) -> float:
     """Return a time to live in seconds; 0 is for ever.
 

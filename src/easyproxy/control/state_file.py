@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import stat
 import threading
@@ -18,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from easyproxy.control.asked import is_shown_whole
 from easyproxy.control.operations import Action, Author, Override
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 VERSION = 1
 MAX_BYTES = 16 * 1024**2
 FORMAT = "easyproxy overrides"
+_LATEST = 250_000_000_000  # the year 9892; calendars end soon after
 
 
 class StateFileError(Exception):
@@ -162,8 +163,11 @@ def parse(text: str) -> tuple[Override, ...]:
     """
     try:
         document = json.loads(text)
+        json.dumps(document, ensure_ascii=False).encode()  # nor a half of a surrogate pair, behind an escape
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair, which is not a character") from None
     except ValueError as error:
         raise ValueError(f"it is no JSON ({error})") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -198,10 +202,10 @@ def from_plain(item: object) -> Override:
     author: Any = item.get("author")
     try:
         override = Override(
-            id=_word(item["id"]),
-            backend=_word(item["backend"]),
+            id=_line(item["id"]),
+            backend=_line(item["backend"]),
             action=Action(item["action"]),
-            author=Author(_word(author["who"]), _word(author.get("why", ""))),
+            author=Author(_line(author["who"]), _line(author.get("why", ""))),
             at=_time(item["at"]),
             value=_value(item.get("value")),
             base=_value(item.get("base")),
@@ -224,8 +228,14 @@ def _word(value: object) -> str:
     return value
 
 
+def _line(value: object) -> str:
+    if not is_shown_whole(text := _word(value)):
+        raise ValueError("one line of text was expected")
+    return text
+
+
 def _time(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST:
         raise ValueError("a time was expected")
     return float(value)
 
