@@ -43,7 +43,7 @@ def _tell(core: Core, backend: BackendRuntime, outcome: Outcome, detail: str, at
             "kind": "observation",
             "backend": backend.backend.id,
             "outcome": outcome.value,
-            "detail": f"{detail} (a client's connection)",
+            "detail": f"{detail[:1].lower()}{detail[1:]} for a client",
             "at": time.time(),
             "duration_s": core.now - attempted_at if attempted_at else 0.0,
         }
