@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from easyproxy.admin.app import create_app
+from easyproxy.admin.replies import refusal
 from easyproxy.admin.security import allowed_hosts, is_loopback
 from easyproxy.admin.stream import Stream
 from easyproxy.control.operations import Operations
@@ -70,12 +72,14 @@ class AdminServer:
         self.address = bind
         """Where it listens; after :meth:`start` with the port that the system chose."""
         self._stream = Stream(operations)
-        self._app = create_app(
-            operations,
-            self._stream,
-            hosts=allowed_hosts(bind, hosts),
-            token=token,
-            haproxy_compatible=haproxy_compatible,
+        self._app = _Ending(
+            create_app(
+                operations,
+                self._stream,
+                hosts=allowed_hosts(bind, hosts),
+                token=token,
+                haproxy_compatible=haproxy_compatible,
+            )
         )
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -192,6 +196,31 @@ class _Server(uvicorn.Server):
     def abort_connections(self) -> None:
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+
+class _Ending:
+    """Tells those whose request is not finished when the server ends, which uvicorn does by cancelling them.
+
+    A change that waits behind an upgrade is one of them.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except asyncio.CancelledError:
+            if not has_begun:
+                text = "this program has ended before it was done; ask again whether it is"
+                await refusal(503, text, headers={"Cache-Control": "no-store"})(scope, receive, send)
 
 
 class _BoundedProtocol(H11Protocol):

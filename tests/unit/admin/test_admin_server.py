@@ -159,6 +159,31 @@ async def test_a_client_that_does_not_take_its_answer_is_closed(monkeypatch):
         reader.feed_eof()
 
 
+async def test_who_waits_for_a_change_when_the_server_ends_is_told_so(caplog):
+    scene, begun = Scene(), asyncio.Event()
+
+    async def never(*_args, **_options):
+        begun.set()
+        await asyncio.Event().wait()
+
+    scene.override = never
+    async with AdminServer(scene, LOOPBACK) as server:
+        asked = asyncio.create_task(
+            ask(
+                server.address,
+                "/api/drain",
+                method="POST",
+                body=b'{"backend": "web/a"}',
+                content_type="application/json",
+            )
+        )
+        await begun.wait()
+    answer = await asked
+    assert answer.status == 503
+    assert "before it was done" in answer.json()["error"]
+    assert not any(record.exc_info for record in caplog.records)
+
+
 async def _read_to_the_end(reader: asyncio.StreamReader) -> bytes:
     received = b""
     with contextlib.suppress(ConnectionResetError):
