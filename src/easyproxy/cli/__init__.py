@@ -11,6 +11,7 @@ import importlib
 import click
 
 from easyproxy import __version__
+from easyproxy.cli.streams import open_closed
 
 COMMANDS = {
     "run": "Run the balancer.",
@@ -96,3 +97,4 @@ def main() -> None:
     Clients connect to a listener, a strategy picks a backend, the bytes flow. Each command explains itself with
     --help.
     """
+    open_closed()

@@ -157,6 +157,10 @@ def asks(function: Callable[..., None]) -> Callable[..., None]:
         address, token = find(name, admin, config_file, token_file)
         try:
             function(Asker(address, token, as_json, name), **rest)
+        except BrokenPipeError:  # head has seen enough; click ends quietly
+            raise
+        except OSError as error:  # the balancer's answer has been read by then
+            fail(name, f"the answer cannot be written: {error.strerror}", EXIT_REFUSED)
         except (LookupError, TypeError, AttributeError) as error:  # JSON, but not what was asked for
             text = f"the answer of {address} is not understood ({type(error).__name__}: {error}); "
             fail(name, text + "it is not EasyProxy, or not of this version", EXIT_NO_ANSWER)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -58,3 +59,31 @@ def test_the_shell_completes_commands():
         prog_name="easyproxy",
     )
     assert "plain,status" in result.output
+
+
+def test_closed_standard_streams_lead_to_nowhere_and_their_numbers_to_nothing_else(tmp_path):
+    program = (
+        "import os, sys\n"
+        "from easyproxy.cli import main\n"
+        "try: main(['check', '/nonexistent.yaml'])\n"
+        "except SystemExit: pass\n"
+        "next_one = os.dup(0)\n"
+        f"open({str(tmp_path / 'said')!r}, 'w').write(f'{{next_one > 2}} {{sys.stderr.isatty()}}')\n"
+    )
+    script = tmp_path / "program.py"
+    script.write_text(program)
+    subprocess.run(["/bin/sh", "-c", 'exec "$0" "$1" <&- >&- 2>&-', sys.executable, str(script)], check=True)
+    assert (tmp_path / "said").read_text() == "True False"
+
+
+def test_an_answer_that_cannot_be_written_is_told_in_words(serve):
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "easyproxy", "overrides", "--admin", str(serve())],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.stderr == "easyproxy overrides: the answer cannot be written: No space left on device\n"
+    assert result.returncode == 1
