@@ -199,7 +199,7 @@ class AccessLog:
             if must_reopen or self._was_moved():
                 self._reopen()
             if ends is not None:
-                written = self._write([self._line(end).encode() for end in ends])
+                written = self._write_here_or_there([self._line(end).encode() for end in ends])
                 with self._news:
                     self.lines += written
                     if self._has_given_up:  # all of these were counted as lost meanwhile
@@ -233,6 +233,15 @@ class AccessLog:
             return
         os.close(self._fd)
         self._fd, self._is_torn, self._notice = fd, False, ""
+
+    def _write_here_or_there(self, lines: list[bytes]) -> int:
+        """Write lines; go on in a new file where a pipe that nobody reads is left for it. Return how many."""
+        written = self._write(lines)
+        while written < len(lines) and self._must_reopen and not self._has_given_up:
+            self._must_reopen = False
+            self._reopen()
+            written += self._write(lines[written:])
+        return written
 
     def _write(self, lines: list[bytes]) -> int:
         """Write lines, as many as go; return how many."""
@@ -284,10 +293,10 @@ class AccessLog:
         return written
 
     def _is_ready(self) -> bool:
-        """Wait until a pipe takes something; false when the end does not wait any longer."""
+        """Wait until a pipe takes something; false when the end does not wait any longer, or another file is asked for."""
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
-        while not self._has_given_up:
+        while not (self._has_given_up or self._must_reopen):
             with contextlib.suppress(InterruptedError):
                 if poll.poll(100):
                     return True

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import resource
+import select
 import threading
 from contextlib import asynccontextmanager
 
@@ -165,6 +166,31 @@ async def test_a_pipe_that_nobody_reads_stops_nobody_and_every_line_is_accounted
     assert log.lines + log.lost == 10_000
     assert log.lines == data.count(b"\n") > 0
     assert any("at the end" in text for text in told)
+
+
+async def test_a_pipe_that_nobody_reads_is_left_for_a_file_and_no_line_is_lost(tmp_path):
+    path = tmp_path / "access.log"
+    os.mkfifo(path)
+    async with writing(path) as (log, _):
+        log.take(ends(*range(2000)))  # more than a pipe holds
+        log.take(ends(2000))
+        await until(lambda: is_full(path))
+        with path.open("rb", buffering=0) as pipe:
+            path.unlink()
+            log.reopen()
+            await until(lambda: log.lines == 2001)
+            os.set_blocking(pipe.fileno(), False)
+            there = pipe.read(1 << 20).count(b"\n")
+    assert there + path.read_bytes().count(b"\n") == 2001
+    assert log.lost == 0
+
+
+def is_full(pipe):
+    descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        return not select.select([], [descriptor], [], 0)[1]
+    finally:
+        os.close(descriptor)
 
 
 async def test_a_pipe_gets_whole_lines_at_once(tmp_path):
