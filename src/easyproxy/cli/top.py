@@ -45,11 +45,11 @@ def command(asker: Asker, *, every: float) -> None:
     """Watch the running balancer on the whole terminal: pools, backends, sessions, clients, events."""
     if asker.as_json:
         raise click.UsageError("top draws a screen; for JSON use: easyproxy status --json")
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise click.UsageError("top needs a terminal; elsewhere use: easyproxy status")
     try:
         from easyproxy.cli.screen import Screen  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         asker.fail(f"it needs {error.name}; install it with: pip install 'easyproxy[top]'", EXIT_REFUSED)
     asker.get("/api/status")  # who does not answer is told in words, before the screen is taken
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError("top needs a terminal; elsewhere use: easyproxy status")
     Screen(asker, every).run()
