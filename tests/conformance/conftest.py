@@ -33,11 +33,11 @@ def entry(request: pytest.FixtureRequest) -> Entry:
 
 @pytest.fixture
 async def rig(request: pytest.FixtureRequest, entry: Entry, anyio_backend: str) -> AsyncIterator[Rig]:
-    """Start the engine, in a network namespace of its own where the test is marked ``root``, and stop it after the test."""
+    """Start the engine, in a network namespace of its own where test or engine need one, and stop it after the test."""
     del anyio_backend  # named so that the fixture runs in the test's own event loop
     async with AsyncExitStack() as stack:
         namespace = None
-        if request.node.get_closest_marker("root"):
+        if entry.needs_namespace or request.node.get_closest_marker("root"):
             if os.geteuid() != 0:
                 pytest.skip("needs root for a network namespace")
             namespace = stack.enter_context(own_namespace())

@@ -13,6 +13,7 @@ from typing import cast
 
 import pytest
 
+from easyproxy.engine.kernel import KernelEngine
 from easyproxy.engine.relay import RelayEngine
 from easyproxy.engine.seam import Engine
 
@@ -72,6 +73,7 @@ class Entry:
         is_apart: none of them is the test's own process, so that they can be measured alone.
         bulk: mebibytes for the largest transfer; the full GiB once is enough.
         crowd: the share of the largest crowds that it has to serve; all of it once is enough.
+        needs_namespace: it changes the machine's packet rules, so every test has a network namespace of its own.
         exceptions: claims that it cannot keep, with the reason.
     """
 
@@ -81,6 +83,7 @@ class Entry:
     is_apart: bool
     bulk: int = 64
     crowd: float = 0.3
+    needs_namespace: bool = False
     exceptions: Mapping[int | str, str] = field(default_factory=dict)
 
 
@@ -110,5 +113,13 @@ ENGINES = (
         processes=_own_process,
         is_apart=False,
         exceptions={32: NO_WORKERS},
+    ),
+    Entry(
+        name="kernel",
+        make=lambda: KernelEngine(manage_sysctl=True),
+        processes=_own_process,
+        is_apart=False,
+        needs_namespace=True,
+        exceptions={},
     ),
 )

@@ -1,0 +1,39 @@
+"""The kernel engine: nftables forwards packets, and this program only says where.
+
+What the rest of EasyProxy uses stands here. The way through: ``engine`` takes a snapshot, ``slots`` and ``ruleset`` turn it into
+text, ``nft`` puts that in force; ``conntrack`` reads flows, ``ledger`` says what they mean; ``poke`` ends them promptly.
+"""
+
+from __future__ import annotations
+
+from easyproxy.engine.kernel import conntrack
+from easyproxy.engine.kernel.engine import KernelEngine
+from easyproxy.engine.kernel.nft import NO_PRIVILEGE, Nft
+from easyproxy.engine.kernel.settings import ALWAYS, FORWARD
+from easyproxy.errors import EngineError
+
+__all__ = ["KernelEngine", "clean", "requirements"]
+
+
+def requirements() -> list[str]:
+    """List what this machine lacks for the kernel engine, each with its remedy; empty when all is there.
+
+    What depends on the configuration (IPv6, loopback addresses) is found out with the snapshot.
+    """
+    missing = []
+    try:
+        Nft().exists()
+        if not conntrack.is_permitted():
+            missing.append(NO_PRIVILEGE)
+    except EngineError as error:
+        missing.append(str(error))
+    missing += [str(setting) for setting in (FORWARD, *ALWAYS) if not setting.is_met]
+    return missing
+
+
+def clean() -> bool:
+    """Remove everything of ours from the kernel; False where there was nothing. Raises EngineError.
+
+    Sessions that the kernel still forwards for us are broken by that.
+    """
+    return Nft().remove()

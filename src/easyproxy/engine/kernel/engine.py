@@ -1,0 +1,334 @@
+"""The kernel engine as control sees it: snapshots become rules, flows become sessions and counts.
+
+It lives in the control process's event loop. Looking at the flows takes time where there are many, so one thread of its own
+does that; it is started by the thread that starts the engine, and so sees the same network namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+from easyproxy.engine.kernel import conntrack, slots
+from easyproxy.engine.kernel.conntrack import Conntrack
+from easyproxy.engine.kernel.ledger import Books, Ledger, Session, where_of
+from easyproxy.engine.kernel.nft import Nft, Rules
+from easyproxy.engine.kernel.places import Places, placed
+from easyproxy.engine.kernel.poke import Poker
+from easyproxy.engine.kernel.ruleset import Layout, Options, key_of, refusals, render
+from easyproxy.engine.kernel.settings import Settings, needed
+from easyproxy.engine.seam import (
+    BackendCounters,
+    EndsTaker,
+    ListenerCounters,
+    SessionEnd,
+    SessionInfo,
+    Sink,
+    Statistics,
+    Where,
+)
+from easyproxy.errors import EngineError
+from easyproxy.model import Snapshot
+
+T = TypeVar("T")
+
+CUTS = ("operator", "backend_down", "drained")
+REFRESH_S = 1.0
+_SHARE = 20
+"""A look at the flows may take one part in so many of the time; with many flows there are fewer looks."""
+_FULL, _RELAXED = 0.8, 0.7
+_POLL_S = 0.1
+
+
+class KernelEngine:
+    """The engine that lets the kernel forward packets; implements :class:`easyproxy.engine.seam.Engine`.
+
+    Args:
+        source: what address the backends see: ``masquerade`` (ours, whatever their routes) or ``transparent`` (the
+            client's; they must route back through this machine).
+        manage_sysctl: set kernel settings that are missing, and put them back at the end.
+        complain: takes a line of text about the engine itself.
+        rules: what programs the kernel; nft, unless a test has something else.
+    """
+
+    name = "kernel"
+    strategies = slots.STRATEGIES
+
+    def __init__(
+        self,
+        *,
+        source: str = "masquerade",
+        manage_sysctl: bool = False,
+        complain: Callable[[str], None] = lambda _text: None,
+        rules: Rules | None = None,
+    ) -> None:
+        if source not in ("masquerade", "transparent"):
+            raise EngineError(f"kernel: source {source!r} is unknown; write masquerade or transparent")
+        self._options = Options(source=source)
+        self._complain = complain
+        self._rules = rules if rules is not None else Nft()
+        self._settings = Settings(manages=manage_sysctl)
+        self._places = Places()
+        self._ledger = Ledger()
+        self._layout: Layout | None = None
+        self._asked: Snapshot | None = None
+        self._snapshot = Snapshot(0)
+        self._sink: Sink = lambda _report: None
+        self._ends_taker: EndsTaker | None = None
+        self._books = Books()
+        self._packets: dict[str, int] = {}
+        self._told: set[str] = set()
+        self._is_full = False
+        self._flows: Conntrack | None = None
+        self._poker: Poker | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self.look_s = 0.0
+        """What the last look at the flows has cost, in seconds."""
+
+    # -- life
+
+    async def start(self, sink: Sink) -> None:
+        """Find out whether the kernel lets us. Raises EngineError with the remedy.
+
+        Rules that a killed program has left go on serving until the first snapshot replaces them.
+        """
+        self._sink = sink
+        if self._rules.exists():
+            self._complain(
+                "kernel engine: rules of a former run are in force until the first snapshot replaces them"
+            )
+        self._flows = Conntrack()
+        self._poker = Poker()
+        if not self._poker.is_able:
+            self._complain(
+                "kernel engine: without CAP_NET_RAW, sessions that are closed end only with their next packet"
+            )
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="easyproxy-flows")
+        self._looking = asyncio.create_task(self._keep_looking())
+
+    async def stop(self) -> None:
+        """Close every session, remove the rules, put settings back."""
+        if self._looking is not None:
+            self._looking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._looking
+            self._looking = None
+        if self._layout is not None:
+            with contextlib.suppress(EngineError):
+                await self.close_sessions(Where(), "drained")
+            self._layout = None
+            try:
+                self._rules.remove()
+            except EngineError as error:
+                self._complain(f"kernel engine: the rules could not be removed: {error}")
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+        for owned in (self._flows, self._poker):
+            if owned is not None:
+                owned.close()
+        self._flows = self._poker = None
+        self._places.settle({})
+        self._settings.restore()
+
+    def process_ids(self) -> dict[str, int]:
+        """There are none: the kernel does the work."""
+        return {}
+
+    async def stacks(self) -> dict[str, str]:
+        """There are no workers to ask."""
+        return {}
+
+    # -- downwards
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Put the snapshot in force in one transaction; the former one stays when this raises EngineError."""
+        if self._asked == snapshot:
+            return
+        problems = refusals(snapshot)
+        if problems:
+            raise EngineError(". ".join(problems))
+        with contextlib.ExitStack() as undo:
+            places = self._places.prepare(snapshot.listeners, undo)
+            numeric = replace(
+                snapshot, listeners=tuple(placed(item, places[item.name]) for item in snapshot.listeners)
+            )
+            problems = refusals(numeric)  # a name may have turned out to be of the other family
+            if problems:
+                raise EngineError(". ".join(problems))
+            missing = self._settings.ensure(needed(numeric))
+            self._program(numeric)
+            undo.pop_all()
+        self._places.settle(places)
+        self._asked, self._snapshot = snapshot, numeric
+        self._ledger.know(numeric)
+        for text in missing:
+            self._complain_once(f"kernel engine: {text}")
+
+    def _program(self, snapshot: Snapshot) -> None:
+        layout = render(snapshot, self._options, self._layout)
+        try:
+            self._rules.replace(layout.text)
+        except EngineError:
+            if self._layout is None:
+                raise
+            # Somebody may have touched our table; made anew it needs nothing of what was there.
+            layout = render(snapshot, self._options)
+            self._rules.replace(layout.text)
+        self._layout = layout
+
+    def addresses(self) -> dict[str, str]:
+        """Where each listener stands."""
+        return self._places.addresses()
+
+    async def drain(self, deadline_s: float) -> None:
+        """Refuse newcomers, wait for the last session to end, close the rest at the deadline."""
+        self._options = replace(self._options, is_draining=True)
+        if self._layout is not None:
+            self._program(self._snapshot)
+        end = time.monotonic() + deadline_s
+        while await self._live():
+            left = end - time.monotonic()
+            if left <= 0:
+                await self.close_sessions(Where(), "drained")
+                return
+            await asyncio.sleep(min(left, max(_POLL_S, _SHARE * self.look_s)))
+
+    async def _live(self) -> int:
+        await self._look()
+        return self._books.sessions_by_listener.total()
+
+    # -- upwards
+
+    def statistics(self) -> Statistics:
+        """Counts of the last look, at most a second ago unless there are very many flows."""
+        books, packets = self._books, self._packets
+        names = {item.name for item in self._snapshot.listeners} | books.sessions_by_listener.keys()
+        ids = {item.id for pool in self._snapshot.pools for item in pool.backends}
+        ids |= books.sessions_by_backend.keys() | books.bytes_from_client.keys() | books.failures.keys()
+        return Statistics(
+            listeners={name: self._listener_counters(name, books, packets) for name in names},
+            backends={
+                id_: BackendCounters(
+                    sessions=books.sessions_by_backend[id_],
+                    total=packets.get(f"b{key_of(id_)}", 0),
+                    bytes_from_client=books.bytes_from_client[id_],
+                    bytes_from_backend=books.bytes_from_backend[id_],
+                    connect_errors=books.failures[id_],
+                )
+                for id_ in ids
+            },
+            ends=dict(books.ends),
+        )
+
+    @staticmethod
+    def _listener_counters(name: str, books: Books, packets: Mapping[str, int]) -> ListenerCounters:
+        key = f"l{key_of(name)}"
+        return ListenerCounters(
+            sessions=books.sessions_by_listener[name],
+            accepted=packets.get(key, 0),
+            refused=packets.get(f"{key}_full", 0),
+            no_backend=packets.get(f"{key}_none", 0),
+        )
+
+    async def sessions(self) -> list[SessionInfo]:
+        """List the live sessions, after a look."""
+        await self._look()
+        return await self._in_thread(lambda: self._ledger.infos(time.time()))
+
+    async def recent_ends(self, where: Where) -> list[SessionEnd]:
+        """List the sessions that ended last, oldest first."""
+        return [end for end in list(self._ledger.recent) if where_of(end, where)]
+
+    def tell_every_session(self, taker: EndsTaker | None) -> None:
+        """Hand every session that ends to ``taker``; None ends that."""
+        self._ends_taker = taker
+
+    async def close_sessions(self, where: Where, reason: str = "operator") -> int:
+        """Forget the flows that match, and have both ends reset; half-open ones too.
+
+        Raises ValueError for a reason that is not in ``CUTS``.
+        """
+        if reason not in CUTS:
+            raise ValueError(f"{reason!r} is no reason to close sessions; write {', '.join(CUTS)}")
+        await self._look()
+        sessions = await self._in_thread(lambda: self._ledger.matching(where))
+        return await self._cut(sessions, reason)
+
+    async def _cut(self, sessions: list[Session], reason: str) -> int:
+        flows, poker = self._flows, self._poker
+        if flows is None or poker is None or not sessions:
+            return 0
+
+        def cut() -> list[SessionEnd]:
+            gone = [session.flow for session in sessions]
+            flows.delete(gone)
+            poker.poke(gone)
+            return self._ledger.closed(sessions, reason, time.time())
+
+        ends = await self._in_thread(cut)
+        self._tell(ends)
+        await self._look()
+        return len(ends)
+
+    # -- looking
+
+    async def _keep_looking(self) -> None:
+        while True:
+            try:
+                await self._look()
+                await self._cut(self._ledger.too_old(time.time()), "life_timeout")
+                self._watch_fill()
+            except EngineError as error:
+                self._complain_once(f"kernel engine: {error}")
+            await asyncio.sleep(max(REFRESH_S, _SHARE * self.look_s))
+
+    async def _look(self) -> None:
+        """Look at the flows and the counters, and tell of the sessions that have ended."""
+        flows = self._flows
+        if flows is None or self._layout is None:
+            return
+
+        def look() -> list[SessionEnd]:
+            started = time.thread_time()
+            self._books, ends = self._ledger.look(flows.flows(), time.time())
+            self.look_s = time.thread_time() - started
+            self._packets = self._rules.counters()
+            return ends
+
+        self._tell(await self._in_thread(look))
+
+    def _tell(self, ends: list[SessionEnd]) -> None:
+        for end in ends:
+            if end.reason != "client_fin":
+                self._sink(end)
+        if ends and self._ends_taker is not None:
+            self._ends_taker(ends)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        if self._thread is None:
+            raise EngineError("the kernel engine is not running")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _watch_fill(self) -> None:
+        count, limit = conntrack.fill()
+        share = count / limit if limit else 0.0
+        if share >= _FULL and not self._is_full:
+            self._is_full = True
+            self._complain(
+                f"kernel engine: the kernel follows {count} of {limit} flows; beyond that it drops packets. "
+                f"sysctl -w net.netfilter.nf_conntrack_max={2 * limit}"
+            )
+        elif share < _RELAXED:
+            self._is_full = False
+
+    def _complain_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._complain(text)

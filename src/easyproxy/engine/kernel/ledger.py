@@ -1,0 +1,277 @@
+"""What the flows of the kernel mean: which session of which listener and backend, what it moved, and how it ended.
+
+Pure: flows and the time come in, counts and ended sessions go out. A flow is looked at now and then, so the length of a
+session is right to within one look. The kernel keeps what has ended for some seconds, so none is missed.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from easyproxy.engine.kernel import conntrack as ct
+from easyproxy.engine.kernel.conntrack import Flow
+from easyproxy.engine.kernel.ruleset import families_of, is_any
+from easyproxy.engine.seam import SessionEnd, SessionInfo, Where
+from easyproxy.model import Address, Snapshot
+
+REMEMBERED = 1000
+CLEAN = "client_fin"
+RESET = "reset"
+"""The kernel does not tell which side sent it."""
+
+_STATES = {
+    ct.SYN_SENT: "connecting",
+    ct.SYN_RECV: "connecting",
+    ct.FIN_WAIT: "half_closed",
+    ct.CLOSE_WAIT: "half_closed",
+    ct.LAST_ACK: "half_closed",
+}
+_Place = tuple[bytes, int]
+
+
+@dataclass(slots=True)
+class Session:
+    """A flow of ours, as it was last seen."""
+
+    listener: str
+    backend: str
+    started_at: float
+    idle_limit_s: float
+    flow: Flow
+    is_ended: bool = False
+
+    @property
+    def client(self) -> str:
+        """The client's address."""
+        return text_of(self.flow.client[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What was counted up to the last look."""
+
+    sessions_by_listener: Counter[str] = field(default_factory=Counter)
+    sessions_by_backend: Counter[str] = field(default_factory=Counter)
+    bytes_from_client: Counter[str] = field(default_factory=Counter)
+    bytes_from_backend: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    resets: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
+
+
+class Ledger:
+    """Follows flows from look to look. Used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._fronts: dict[tuple[int, _Place], tuple[str, str, float]] = {}
+        self._ports: dict[tuple[int, int], tuple[str, str, float]] = {}
+        self._backends: dict[tuple[str, _Place], str] = {}
+        self._life: dict[str, float] = {}
+        self._sessions: dict[tuple[int, bytes], Session] = {}
+        self._totals = Books()
+        self.recent: deque[SessionEnd] = deque(maxlen=REMEMBERED)
+
+    def know(self, snapshot: Snapshot) -> None:
+        """Learn addresses. What left the snapshot stays known, since its flows go on."""
+        self._life = {listener.name: listener.life_timeout_s for listener in snapshot.listeners}
+        for listener in snapshot.listeners:
+            meaning = (listener.name, listener.pool, listener.idle_timeout_s)
+            for family in families_of(listener):
+                if is_any(listener):
+                    self._ports[family, listener.bind.port] = meaning
+                else:
+                    self._fronts[family, _place(listener.bind)] = meaning
+        for pool in snapshot.pools:
+            for backend in pool.backends:
+                if not backend.address.path:
+                    self._backends[pool.name, _place(backend.address)] = backend.id
+
+    def look(self, flows: Iterable[Flow], now: float) -> tuple[Books, list[SessionEnd]]:
+        """Take in all flows that there are; return the counts, and the sessions that have ended since the last look."""
+        seen: dict[tuple[int, bytes], Session] = {}
+        ended: list[SessionEnd] = []
+        by_listener: Counter[str] = Counter()
+        by_backend: Counter[str] = Counter()
+        for flow in flows:
+            key = (flow.id, flow.tuple)
+            session = self._sessions.get(key)
+            if session is None:
+                session = self._recognise(flow, now)
+                if session is None:
+                    continue
+                self._count(session.backend, flow, None)
+            else:
+                self._count(session.backend, flow, session.flow)
+                session.flow = flow
+            seen[key] = session
+            if flow.state in ct.ENDED:
+                if not session.is_ended:
+                    ended.append(self._end(session, now, *_how(flow)))
+            else:
+                session.is_ended = False  # the client has used its port again
+                by_listener[session.listener] += 1
+                by_backend[session.backend] += 1
+        for key, session in self._sessions.items():
+            if key not in seen and not session.is_ended:
+                ended.append(self._end(session, now, *_how_it_vanished(session.flow)))
+        self._sessions = seen
+        return self._books(by_listener, by_backend), ended
+
+    def matching(self, where: Where) -> list[Session]:
+        """List live sessions, as of the last look."""
+        return [
+            session
+            for session in self._sessions.values()
+            if session.flow.is_live
+            and not session.is_ended
+            and where.backend in ("", session.backend)
+            and where.listener in ("", session.listener)
+            and where.client in ("", session.client)
+            and where.id in ("", id_of(session.flow))
+        ]
+
+    def too_old(self, now: float) -> list[Session]:
+        """List live sessions that exceed their listener's ``life_timeout``."""
+        if not any(self._life.values()):
+            return []
+        return [
+            session
+            for session in self._sessions.values()
+            if session.flow.is_live
+            and (limit := self._life.get(session.listener, 0.0))
+            and now - session.started_at > limit
+        ]
+
+    def closed(self, sessions: Iterable[Session], reason: str, now: float) -> list[SessionEnd]:
+        """Note that these were closed by us."""
+        return [self._end(session, now, reason, "") for session in sessions if not session.is_ended]
+
+    def infos(self, now: float) -> list[SessionInfo]:
+        """Describe the live sessions."""
+        return [
+            SessionInfo(
+                id=id_of(session.flow),
+                listener=session.listener,
+                backend=session.backend,
+                client=_with_port(session.flow.client),
+                state=_STATES.get(session.flow.state, "relaying"),
+                age_s=max(0.0, now - session.started_at),
+                idle_s=_idle(session),
+                bytes_from_client=session.flow.bytes_from_client,
+                bytes_from_backend=session.flow.bytes_from_backend,
+                worker=0,
+                engine="kernel",
+            )
+            for session in self.matching(Where())
+        ]
+
+    def _recognise(self, flow: Flow, now: float) -> Session | None:
+        meaning = self._fronts.get((flow.family, flow.front)) or self._ports.get((flow.family, flow.front[1]))
+        if meaning is None:
+            return None
+        listener, pool, idle = meaning
+        backend = self._backends.get((pool, flow.back)) or f"{pool}/{_with_port(flow.back)}"
+        started = flow.started_ns / 1e9 or now
+        return Session(listener, backend, started, idle, flow)
+
+    def _count(self, backend: str, flow: Flow, former: Flow | None) -> None:
+        if former is not None and flow.bytes_from_client < former.bytes_from_client:
+            former = None
+        sent, got = (former.bytes_from_client, former.bytes_from_backend) if former is not None else (0, 0)
+        if flow.bytes_from_client != sent:
+            self._totals.bytes_from_client[backend] += flow.bytes_from_client - sent
+        if flow.bytes_from_backend != got:
+            self._totals.bytes_from_backend[backend] += flow.bytes_from_backend - got
+
+    def _end(self, session: Session, now: float, reason: str, detail: str) -> SessionEnd:
+        session.is_ended = True
+        self._totals.ends[reason] += 1
+        if reason == "connect_failed":
+            self._totals.failures[session.backend] += 1
+        elif reason == RESET:
+            self._totals.resets[session.backend] += 1
+        end = SessionEnd(
+            id=id_of(session.flow),
+            listener=session.listener,
+            backend=session.backend,
+            client=_with_port(session.flow.client),
+            reason=reason,
+            age_s=max(0.0, now - session.started_at),
+            bytes_from_client=session.flow.bytes_from_client,
+            bytes_from_backend=session.flow.bytes_from_backend,
+            detail=detail,
+            started_at=session.started_at,
+        )
+        self.recent.append(end)
+        return end
+
+    def _books(self, by_listener: Counter[str], by_backend: Counter[str]) -> Books:
+        totals = self._totals
+        return Books(
+            by_listener,
+            by_backend,
+            totals.bytes_from_client.copy(),
+            totals.bytes_from_backend.copy(),
+            totals.failures.copy(),
+            totals.resets.copy(),
+            totals.ends.copy(),
+        )
+
+
+def id_of(flow: Flow) -> str:
+    """The name of a session; the kernel gives each flow a number."""
+    return f"k{flow.id:08x}"
+
+
+def text_of(packed: bytes) -> str:
+    """Write a packed address."""
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+def where_of(end: SessionEnd, where: Where) -> bool:
+    """Whether an ended session matches."""
+    return (
+        where.backend in ("", end.backend)
+        and where.listener in ("", end.listener)
+        and where.id in ("", end.id)
+        and where.client in ("", Address.parse(end.client).host)
+    )
+
+
+def _with_port(place: _Place) -> str:
+    return str(Address(text_of(place[0]), place[1]))
+
+
+def _place(address: Address) -> _Place:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    return socket.inet_pton(family, address.host), address.port
+
+
+def _idle(session: Session) -> float:
+    """Since the last packet: the kernel starts its count-down anew with each."""
+    if session.flow.state != ct.ESTABLISHED or not session.idle_limit_s:
+        return 0.0
+    return max(0.0, session.idle_limit_s - session.flow.timeout_s)
+
+
+def _how(flow: Flow) -> tuple[str, str]:
+    if flow.state == ct.TIME_WAIT:
+        return CLEAN, ""
+    if flow.packets_from_backend <= 1 and flow.packets_from_client <= 1 and flow.has_reply:
+        return "connect_failed", "the backend refused"
+    return RESET, "one side has reset it; the kernel does not tell which"
+
+
+def _how_it_vanished(flow: Flow) -> tuple[str, str]:
+    match flow.state:
+        case ct.SYN_SENT | ct.SYN_RECV:
+            return "connect_failed", "the backend did not answer"
+        case ct.ESTABLISHED:
+            return "idle_timeout", ""
+        case ct.LAST_ACK:
+            return CLEAN, ""
+        case _:
+            return "half_closed_timeout", ""

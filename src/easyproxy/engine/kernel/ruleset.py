@@ -1,0 +1,333 @@
+"""The rules for a snapshot, as the text of one nft transaction. Pure: nothing here runs nft or reads the system.
+
+Everything stands in one table of our own. A transaction empties its chains and fills them anew, so packets meet the old
+rules or the new ones and nothing in between; counters, and the sets that count sessions, stay while they are wanted.
+NAT rules see only the first packet of a flow: no change of them touches a living session.
+
+The way of a first packet: ``prerouting`` (from elsewhere) or ``output`` (from this machine) looks up the listener, whose chain
+refuses or goes on to the pool's chain, which draws a slot and goes to the backend's chain, which rewrites the address.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from math import ceil
+
+from easyproxy.engine.kernel.slots import STRATEGIES, owners
+from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
+from easyproxy.strategy.hashing import hash_name
+
+TABLE = "easyproxy"
+FAMILIES = (4, 6)
+POKE_MARK = 0x45505259
+"""Packets with this mark are our own questions to a client whose session was closed; see ``poke``."""
+
+_ANY = {"": FAMILIES, "0.0.0.0": (4,), "::": (6,)}  # noqa: S104 - what a configuration may say
+_FOR_EVER_S = 432_000  # five days, the kernel's own for established flows
+_CLOSED_S = 10
+"""How long the kernel remembers a flow that has ended. Its own two minutes would fill the table with the dead."""
+_SEED = 0x5EED
+_MAX_COUNTED = 65535
+_HOOKS = {
+    "prerouting": "type nat hook prerouting priority dstnat;",
+    "output": "type nat hook output priority -100;",
+    "postrouting": "type nat hook postrouting priority srcnat;",
+    "before": "type filter hook prerouting priority filter;",
+    "pokes": "type filter hook output priority raw;",
+}
+_IP = {4: "ip", 6: "ip6"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What holds for all listeners: ``source`` is ``masquerade`` or ``transparent``; a draining engine takes nobody."""
+
+    source: str = "masquerade"
+    is_draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A rendered transaction, and the objects that exist after it: (kind, name) pairs."""
+
+    text: str
+    objects: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(slots=True)
+class _Draft:
+    """Objects in the order in which they must be made, and the rules of every chain."""
+
+    objects: dict[tuple[str, str], str] = field(default_factory=dict)
+    rules: list[str] = field(default_factory=list)
+
+    def chain(self, name: str, hook: str = "") -> str:
+        self.objects["chain", name] = f" {{ {hook} }}" if hook else ""
+        return name
+
+    def counter(self, name: str) -> str:
+        self.objects["counter", name] = ""
+        return f'counter name "{name}"'
+
+    def rule(self, chain: str, text: str, comment: str = "") -> None:
+        # Names are an operator's free text; whatever could end the quotation or the line is left out.
+        safe = re.sub(r"[^\w.:/\[\] -]", "_", comment, flags=re.ASCII)[:100]
+        self.rules.append(f"add rule inet {TABLE} {chain} {text}" + (f' comment "{safe}"' if safe else ""))
+
+
+def key_of(name: str) -> str:
+    """Short form of a name, the same in every run, that nft takes as an identifier."""
+    return f"{hash_name(name):016x}"
+
+
+def family_of(address: Address) -> int:
+    """4 or 6."""
+    return 6 if ":" in address.host else 4
+
+
+def families_of(listener: Listener) -> tuple[int, ...]:
+    """Which clients a listener takes."""
+    return _ANY.get(listener.bind.host) or (family_of(listener.bind),)
+
+
+def is_any(listener: Listener) -> bool:
+    """Whether it listens on every address of this machine."""
+    return listener.bind.host in _ANY
+
+
+def first_tier(pool: Pool, family: int) -> list[Backend]:
+    """List the backends of the lowest priority number; only those serve."""
+    able = [backend for backend in pool.backends if family_of(backend.address) == family]
+    first = min((backend.priority for backend in able), default=0)
+    return [backend for backend in able if backend.priority == first]
+
+
+def refusals(snapshot: Snapshot) -> list[str]:
+    """Say everything that the kernel cannot do for this snapshot, in words for an operator."""
+    found = []
+    for listener in snapshot.listeners:
+        pool = snapshot.pool_by_name.get(listener.pool)
+        if pool is None:
+            found.append(f"listener {listener.name}: there is no pool {listener.pool}")
+            continue
+        if listener.bind.path:
+            found.append(
+                f"listener {listener.name}: the kernel engine has no unix sockets; use engine: relay"
+            )
+            continue
+        families = families_of(listener)
+        for backend in pool.backends:
+            if backend.address.path:
+                why = "the kernel engine reaches no unix socket"
+            elif not backend.address.is_numeric:
+                why = f"{backend.address} was not resolved"
+            elif "%" in backend.address.host:
+                why = "the kernel engine cannot forward to a link-local address"
+            elif family_of(backend.address) not in families:
+                why = (
+                    f"listener {listener.name} takes IPv{families[0]} clients, and the kernel does not translate "
+                    f"between IPv4 and IPv6; give an IPv{families[0]} address, or use engine: relay"
+                )
+            else:
+                continue
+            found.append(f"backend {backend.id}: {why}")
+    for name in dict.fromkeys(listener.pool for listener in snapshot.listeners):
+        pool = snapshot.pool_by_name.get(name)
+        if pool is not None and pool.strategy not in STRATEGIES:
+            known = ", ".join(sorted(STRATEGIES))
+            found.append(
+                f"pool {name}: the kernel engine has no strategy {pool.strategy}; choose of {known}, or use engine: relay"
+            )
+    return list(dict.fromkeys(found))
+
+
+def render(snapshot: Snapshot, options: Options, former: Layout | None = None) -> Layout:
+    """Write the transaction that puts a snapshot in force, given what the last one has left.
+
+    Without ``former`` nothing is known about the table, so it is made anew. Listeners must have numeric addresses and
+    ports, and :func:`refusals` must have found nothing.
+    """
+    draft = _Draft()
+    for name, hook in _HOOKS.items():
+        draft.chain(name, hook)
+    pools = [snapshot.pool_by_name[name] for name in dict.fromkeys(item.pool for item in snapshot.listeners)]
+    for pool in pools:
+        for family in FAMILIES:
+            _pool(draft, pool, family)
+    for listener in snapshot.listeners:
+        for family in families_of(listener):
+            _listener(draft, listener, snapshot.pool_by_name[listener.pool], family, options)
+    _entrances(draft, snapshot.listeners)
+    for pool in pools:
+        for family in FAMILIES:
+            _source(draft, snapshot, pool, family, options)
+    # Loopback addresses are nobody's business elsewhere, also where ``route_localnet`` lets us forward to them.
+    draft.rule("before", 'iifname != "lo" ip daddr 127.0.0.0/8 meta l4proto tcp ct status & dnat == 0 drop')
+    draft.rule("pokes", f"meta mark {POKE_MARK:#x} notrack")
+    lines = [f"add table inet {TABLE}"]
+    if former is None:
+        lines += [f"delete table inet {TABLE}", f"add table inet {TABLE}"]
+    else:
+        lines.append(f"flush table inet {TABLE}")
+    known = former.objects if former is not None else frozenset()
+    lines += [
+        f"add {kind} inet {TABLE} {name}{details}"
+        for (kind, name), details in draft.objects.items()
+        if (kind, name) not in known
+    ]
+    lines += draft.rules
+    gone = sorted(known - draft.objects.keys())
+    lines += [f"delete {kind} inet {TABLE} {name}" for kind, name in gone]
+    return Layout("\n".join(lines) + "\n", frozenset(draft.objects))
+
+
+def _pool(draft: _Draft, pool: Pool, family: int) -> None:
+    """Draw a slot. The chain is shared by the listeners of the pool, and so are its turns."""
+    backends = first_tier(pool, family)
+    if not backends:
+        return
+    chain = draft.chain(f"p{key_of(pool.name)}_{family}")
+    targets = [_backend(draft, backend) for backend in backends]
+    if len(targets) == 1:
+        draft.rule(chain, f"goto {targets[0]}", pool.name)
+        return
+    table = owners(pool.strategy, backends)
+    match pool.strategy:
+        case "round_robin":
+            draw = f"numgen inc mod {len(table)}"
+        case "random":
+            draw = f"numgen random mod {len(table)}"
+        case _:
+            draw = f"jhash {_IP[family]} saddr mod {len(table)} seed {_SEED:#x}"
+    slots = ", ".join(f"{slot} : goto {targets[owner]}" for slot, owner in enumerate(table))
+    draft.rule(chain, f"{draw} vmap {{ {slots} }}", pool.name)
+
+
+def _backend(draft: _Draft, backend: Backend) -> str:
+    family = family_of(backend.address)
+    key = key_of(backend.id)
+    chain = f"b{key}"
+    if ("chain", chain) in draft.objects:  # two pools share it
+        return chain
+    draft.chain(chain)
+    counted = draft.counter(chain)
+    if backend.max_sessions:
+        _limit(draft, chain, key, backend.max_sessions, draft.counter(f"b{key}_full"))
+    target = str(backend.address)
+    draft.rule(
+        chain,
+        f"meta l4proto tcp {counted} dnat {_IP[family]} to {target}",
+        f"{backend.id} at {backend.address}",
+    )
+    return chain
+
+
+def _limit(draft: _Draft, chain: str, key: str, limit: int, counted: str) -> None:
+    """Refuse what exceeds a number of sessions.
+
+    The count lives in a set, since what a rule counts by itself is forgotten with the rule at the next snapshot. The
+    set's element keeps the limit that it was made with, so another limit is another set.
+    """
+    name = f"n{key}_{limit}"
+    draft.objects["set", name] = " { type inet_proto; size 4; flags dynamic; }"
+    draft.rule(chain, f"add @{name} {{ meta l4proto ct count over {limit} }} {counted} reject with tcp reset")
+
+
+def _listener(draft: _Draft, listener: Listener, pool: Pool, family: int, options: Options) -> None:
+    key = key_of(listener.name)
+    chain = draft.chain(f"l{key}_{family}")
+    # A packet from the middle of a session that is no more (closed by us, or forgotten after a silence): its sender
+    # is told at once. Without this the kernel would take it for a new session and give it to another backend.
+    draft.rule(chain, "tcp flags & (fin | syn | rst | ack) != syn reject with tcp reset", listener.name)
+    if not options.is_draining:
+        if listener.max_sessions:
+            _limit(draft, chain, key, listener.max_sessions, draft.counter(f"l{key}_full"))
+        draft.rule(chain, draft.counter(f"l{key}"))
+        if first_tier(pool, family):
+            draft.rule(chain, f'ct timeout set "{_timeouts(draft, listener, pool, family)}"')
+            draft.rule(chain, f"goto p{key_of(pool.name)}_{family}")
+    draft.rule(chain, f"{draft.counter(f'l{key}_none')} reject with tcp reset")
+
+
+def _timeouts(draft: _Draft, listener: Listener, pool: Pool, family: int) -> str:
+    """Silence after which the kernel forgets a flow, by the listener's and the pool's own times; in whole seconds."""
+    idle, half, connect = (
+        ceil(seconds) or _FOR_EVER_S
+        for seconds in (listener.idle_timeout_s, listener.half_closed_timeout_s, pool.connect_timeout_s)
+    )
+    name = f"t{idle}_{half}_{connect}_{family}"
+    draft.objects["ct timeout", name] = (
+        f" {{ protocol tcp; l3proto {_IP[family]}; policy = {{ syn_sent: {connect}, established: {idle}, "
+        f"fin_wait: {half}, close_wait: {half}, time_wait: {_CLOSED_S}, close: {_CLOSED_S} }}; }}"
+    )
+    return name
+
+
+def _entrances(draft: _Draft, listeners: Iterable[Listener]) -> None:
+    """Send first packets to their listener's chain; a listener with an address goes before one for every address."""
+    named: dict[int, list[str]] = {4: [], 6: []}
+    ports: dict[int, list[str]] = {4: [], 6: []}
+    for listener in listeners:
+        for family in families_of(listener):
+            target = f"goto l{key_of(listener.name)}_{family}"
+            if is_any(listener):
+                ports[family].append(f"{listener.bind.port} : {target}")
+            else:
+                named[family].append(f"{listener.bind.host} . {listener.bind.port} : {target}")
+    for family in FAMILIES:
+        ip = _IP[family]
+        for chain in ("prerouting", "output"):
+            if named[family]:
+                draft.rule(chain, f"{ip} daddr . tcp dport vmap {{ {', '.join(named[family])} }}")
+            if ports[family]:
+                nfproto = f"meta nfproto ipv{family} fib daddr type local"
+                draft.rule(chain, f"{nfproto} tcp dport vmap {{ {', '.join(ports[family])} }}")
+        # A packet outside of its flow's window passes by NAT, and whoever gets it untranslated answers with a reset.
+        if named[family]:
+            places = ", ".join(item.partition(" :")[0] for item in named[family])
+            draft.rule("before", f"ct state invalid {ip} daddr . tcp dport {{ {places} }} drop")
+        if ports[family]:
+            places = ", ".join(item.partition(" :")[0] for item in ports[family])
+            nfproto = f"meta nfproto ipv{family} fib daddr type local"
+            draft.rule("before", f"ct state invalid {nfproto} tcp dport {{ {places} }} drop")
+
+
+def _source(draft: _Draft, snapshot: Snapshot, pool: Pool, family: int, options: Options) -> None:
+    """Decide what address the backends see. Loopback flows keep theirs: that interface has no other to offer."""
+    backends = [backend for backend in pool.backends if family_of(backend.address) == family]
+    if not backends:
+        return
+    ip = _IP[family]
+    ports = [item.bind.port for item in snapshot.listeners if item.pool == pool.name]
+    ours = f'oifname != "lo" meta l4proto tcp ct status dnat ct original proto-dst {_set(ports)}'
+    to = f"{ip} daddr . tcp dport {_set(f'{item.address.host} . {item.address.port}' for item in backends)}"
+    if not all(map(_is_loopback, backends)):
+        for text in _translations(pool, backends, family, options):
+            draft.rule("postrouting", f"{ours} {to} {text}", pool.name)
+    draft.rule(
+        "before", f"ct state invalid {to.replace('daddr', 'saddr').replace('dport', 'sport')} drop", pool.name
+    )
+
+
+def _translations(pool: Pool, backends: list[Backend], family: int, options: Options) -> Iterator[str]:
+    ip = _IP[family]
+    source = pool.source
+    if source is not None and source.host and family_of(source) == family:
+        yield f"snat {ip} to {source.host}"
+    elif options.source == "masquerade":
+        yield "masquerade"
+    else:
+        # A backend that is itself the client would be answered directly, past us; loopback addresses lead nowhere.
+        hosts = sorted({backend.address.host for backend in backends})
+        yield f"{ip} saddr {_set(hosts)} masquerade"
+        yield f"{ip} saddr {'127.0.0.0/8' if family == 4 else '::1'} masquerade"
+
+
+def _is_loopback(backend: Backend) -> bool:
+    return backend.address.host == "::1" or backend.address.host.startswith("127.")
+
+
+def _set(items: Iterable[object]) -> str:
+    return f"{{ {', '.join(dict.fromkeys(map(str, items)))} }}"
