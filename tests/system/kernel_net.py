@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import queue
 import socket
 import subprocess
 import threading
@@ -83,7 +84,9 @@ class Net:
         if self._libc.setns(fd, _CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), "setns")
 
-    def connect(self, host: str, port: int, *, namespace: str = "client", within_s: float = 20.0) -> socket.socket:
+    def connect(
+        self, host: str, port: int, *, namespace: str = "client", within_s: float = 20.0
+    ) -> socket.socket:
         """Connect from a namespace."""
         with self.inside(namespace):
             return socket.create_connection((host, port), timeout=within_s)
@@ -111,7 +114,7 @@ class EchoServer:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=1024)
         self.connections: list[socket.socket] = []
-        self.broken: list[OSError] = []
+        self.broken: queue.Queue[str] = queue.Queue()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -132,8 +135,10 @@ class EchoServer:
                 sock.sendall(f"{self.name} {peer}\n".encode())
                 while data := sock.recv(65536):
                     sock.sendall(data)
+            except ConnectionResetError:
+                self.broken.put("reset")
             except OSError as error:
-                self.broken.append(error)
+                self.broken.put(str(error))
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -30,6 +30,8 @@ _STATUS, _PROTOINFO, _TIMEOUT, _COUNTERS_ORIG, _COUNTERS_REPLY, _ID, _TIMESTAMP,
 )  # fmt: skip
 _DNAT = 0x20  # IPS_DST_NAT
 _SEEN_REPLY = 0x2
+_CLOSE_INIT = 0x4  # IP_CT_TCP_FLAG_CLOSE_INIT: this side sent FIN first
+_PROTOINFO_SIZE = 48
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _TYPE_MASK = 0x3FFF
@@ -57,6 +59,8 @@ class Flow(NamedTuple):
     state: int
     timeout_s: int
     has_reply: bool
+    first_fin: str
+    """``client`` or ``backend``, once one of them has finished."""
     packets_from_client: int
     bytes_from_client: int
     packets_from_backend: int
@@ -193,6 +197,7 @@ def _parse(data: bytes, offset: int, end: int) -> Flow | None:
     back, seen, _, back_port, seen_port = ends.unpack_from(data, start + size)
     state = timeout = number = started = status = 0
     sent = got = (0, 0)
+    first_fin = ""
     at = start + 2 * size
     while at < end:
         length, kind = _ATTRIBUTE.unpack_from(data, at)
@@ -201,6 +206,10 @@ def _parse(data: bytes, offset: int, end: int) -> Flow | None:
             (status,) = _U32.unpack_from(data, at)
         elif kind == _PROTOINFO:
             state = data[at + 12]
+            # After the state stand two window scales, then the flags of either direction, in this order since 2.6.
+            if length >= _PROTOINFO_SIZE:
+                first_fin = "client" if data[at + 36] & _CLOSE_INIT else ""
+                first_fin = "backend" if data[at + 44] & _CLOSE_INIT else first_fin
         elif kind == _TIMEOUT:
             (timeout,) = _U32.unpack_from(data, at)
         elif kind == _COUNTERS_ORIG:
@@ -216,5 +225,5 @@ def _parse(data: bytes, offset: int, end: int) -> Flow | None:
         return None
     return Flow(
         number, family, (client, client_port), (front, front_port), (back, back_port), (seen, seen_port), state,
-        timeout, bool(status & _SEEN_REPLY), *sent, *got, started, data[start : start + size],
+        timeout, bool(status & _SEEN_REPLY), first_fin, *sent, *got, started, data[start : start + size],
     )  # fmt: skip

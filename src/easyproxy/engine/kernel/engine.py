@@ -16,11 +16,11 @@ from typing import TypeVar
 
 from easyproxy.engine.kernel import conntrack, slots
 from easyproxy.engine.kernel.conntrack import Conntrack
-from easyproxy.engine.kernel.ledger import Books, Ledger, Session, where_of
+from easyproxy.engine.kernel.ledger import CLEAN, Books, Ledger, Session, ends_of, where_of
 from easyproxy.engine.kernel.nft import Nft, Rules
 from easyproxy.engine.kernel.places import Places, placed
 from easyproxy.engine.kernel.poke import Poker
-from easyproxy.engine.kernel.ruleset import Layout, Options, key_of, refusals, render
+from easyproxy.engine.kernel.ruleset import Layout, Options, closing, key_of, refusals, render
 from easyproxy.engine.kernel.settings import Settings, needed
 from easyproxy.engine.seam import (
     BackendCounters,
@@ -268,6 +268,8 @@ class KernelEngine:
 
         def cut() -> list[SessionEnd]:
             gone = [session.flow for session in sessions]
+            if self._options.source == "transparent":
+                self._rules.add(closing(map(ends_of, gone)))
             flows.delete(gone)
             poker.poke(gone)
             return self._ledger.closed(sessions, reason, time.time())
@@ -306,7 +308,7 @@ class KernelEngine:
 
     def _tell(self, ends: list[SessionEnd]) -> None:
         for end in ends:
-            if end.reason != "client_fin":
+            if end.reason not in CLEAN:
                 self._sink(end)
         if ends and self._ends_taker is not None:
             self._ends_taker(ends)

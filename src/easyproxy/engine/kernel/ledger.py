@@ -18,17 +18,15 @@ from easyproxy.engine.seam import SessionEnd, SessionInfo, Where
 from easyproxy.model import Address, Snapshot
 
 REMEMBERED = 1000
-CLEAN = "client_fin"
+CLEAN = frozenset({"client_fin", "backend_fin"})
 RESET = "reset"
 """The kernel does not tell which side sent it."""
 
 _STATES = {
     ct.SYN_SENT: "connecting",
     ct.SYN_RECV: "connecting",
-    ct.FIN_WAIT: "half_closed",
-    ct.CLOSE_WAIT: "half_closed",
-    ct.LAST_ACK: "half_closed",
 }
+_FINISHING = frozenset({ct.FIN_WAIT, ct.CLOSE_WAIT, ct.LAST_ACK})
 _Place = tuple[bytes, int]
 
 
@@ -157,7 +155,7 @@ class Ledger:
                 listener=session.listener,
                 backend=session.backend,
                 client=_with_port(session.flow.client),
-                state=_STATES.get(session.flow.state, "relaying"),
+                state=_state(session.flow),
                 age_s=max(0.0, now - session.started_at),
                 idle_s=_idle(session),
                 bytes_from_client=session.flow.bytes_from_client,
@@ -231,6 +229,12 @@ def text_of(packed: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
+def ends_of(flow: Flow) -> tuple[Address, Address]:
+    """Where the backend is, and where it sees the client."""
+    back, seen = (Address(text_of(host), port) for host, port in (flow.back, flow.seen))
+    return back, seen
+
+
 def where_of(end: SessionEnd, where: Where) -> bool:
     """Whether an ended session matches."""
     return (
@@ -257,9 +261,19 @@ def _idle(session: Session) -> float:
     return max(0.0, session.idle_limit_s - session.flow.timeout_s)
 
 
+def _state(flow: Flow) -> str:
+    if flow.state in _FINISHING:
+        return f"half_closed_by_{flow.first_fin or 'client'}"
+    return _STATES.get(flow.state, "relaying")
+
+
+def _fin(flow: Flow) -> str:
+    return f"{flow.first_fin or 'client'}_fin"
+
+
 def _how(flow: Flow) -> tuple[str, str]:
     if flow.state == ct.TIME_WAIT:
-        return CLEAN, ""
+        return _fin(flow), ""
     if flow.packets_from_backend <= 1 and flow.packets_from_client <= 1 and flow.has_reply:
         return "connect_failed", "the backend refused"
     return RESET, "one side has reset it; the kernel does not tell which"
@@ -272,6 +286,6 @@ def _how_it_vanished(flow: Flow) -> tuple[str, str]:
         case ct.ESTABLISHED:
             return "idle_timeout", ""
         case ct.LAST_ACK:
-            return CLEAN, ""
+            return _fin(flow), ""
         case _:
             return "half_closed_timeout", ""

@@ -31,6 +31,9 @@ class Rules(Protocol):
     def replace(self, text: str) -> None:
         """Check a transaction, then put it in force as a whole. Raises EngineError, and then nothing has changed."""
 
+    def add(self, text: str) -> None:
+        """Put additions to what stands in force. Raises EngineError."""
+
     def counters(self) -> dict[str, int]:
         """Read packets by the name of every counter of our table; empty where there is no table."""
 
@@ -50,6 +53,12 @@ class Nft:
             done = _run(*options, text=text)
             if done.returncode:
                 raise EngineError(explain(done.stderr, text))
+
+    def add(self, text: str) -> None:
+        """Run ``nft -f -``."""
+        done = _run("-f", "-", text=text)
+        if done.returncode:
+            raise EngineError(explain(done.stderr, text))
 
     def counters(self) -> dict[str, int]:
         """List the counters of our table."""

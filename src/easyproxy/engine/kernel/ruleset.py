@@ -159,6 +159,8 @@ def render(snapshot: Snapshot, options: Options, former: Layout | None = None) -
     for listener in snapshot.listeners:
         for family in families_of(listener):
             _listener(draft, listener, snapshot.pool_by_name[listener.pool], family, options)
+    if options.source == "transparent":
+        _strays(draft)
     _entrances(draft, snapshot.listeners)
     for pool in pools:
         for family in FAMILIES:
@@ -294,6 +296,32 @@ def _entrances(draft: _Draft, listeners: Iterable[Listener]) -> None:
             draft.rule("before", f"ct state invalid {nfproto} tcp dport {{ {places} }} drop")
 
 
+def closing(flows: Iterable[tuple[Address, Address]]) -> str:
+    """Write a transaction after which packets from these backends to these clients are answered with a reset, for a while.
+
+    In transparent mode such a packet goes to a client, who may have no way back; otherwise it comes to us, and we reset it.
+    """
+    elements: dict[int, list[str]] = {4: [], 6: []}
+    for back, client in flows:
+        elements[family_of(back)].append(f"{back.host} . {back.port} . {client.host} . {client.port}")
+    return "".join(
+        f"add element inet {TABLE} closing_{family} {{ {', '.join(found)} }}\n"
+        for family, found in elements.items()
+        if found
+    )
+
+
+def _strays(draft: _Draft) -> None:
+    for family, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
+        ends = f"{kind} . inet_service . {kind} . inet_service"
+        draft.objects["set", f"closing_{family}"] = (
+            f" {{ type {ends}; timeout {_CLOSED_S}s; size {_MAX_COUNTED}; }}"
+        )
+        ip = _IP[family]
+        tuple_ = f"{ip} saddr . tcp sport . {ip} daddr . tcp dport"
+        draft.rule("before", f"{tuple_} @closing_{family} reject with tcp reset")
+
+
 def _source(draft: _Draft, snapshot: Snapshot, pool: Pool, family: int, options: Options) -> None:
     """Decide what address the backends see. Loopback flows keep theirs: that interface has no other to offer."""
     backends = [backend for backend in pool.backends if family_of(backend.address) == family]
@@ -319,10 +347,10 @@ def _translations(pool: Pool, backends: list[Backend], family: int, options: Opt
     elif options.source == "masquerade":
         yield "masquerade"
     else:
-        # A backend that is itself the client would be answered directly, past us; loopback addresses lead nowhere.
+        # A backend that is itself the client would be answered directly, past us; our own addresses are no client's.
         hosts = sorted({backend.address.host for backend in backends})
         yield f"{ip} saddr {_set(hosts)} masquerade"
-        yield f"{ip} saddr {'127.0.0.0/8' if family == 4 else '::1'} masquerade"
+        yield "fib saddr type local masquerade"
 
 
 def _is_loopback(backend: Backend) -> bool:
