@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from easyproxy.engine.kernel import conntrack as ct
+from easyproxy.engine.kernel.conntrack import Flow
+from easyproxy.engine.kernel.ledger import Ledger, id_of
+from easyproxy.engine.seam import Where
+from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
+
+
+def packed(text: str) -> bytes:
+    return socket.inet_aton(text)
+
+
+FLOW = Flow(
+    id=7,
+    family=4,
+    client=(packed("192.0.2.7"), 5000),
+    front=(packed("192.0.2.1"), 80),
+    back=(packed("10.0.0.1"), 8080),
+    seen=(packed("10.0.0.254"), 5000),
+    state=ct.ESTABLISHED,
+    timeout_s=3590,
+    has_reply=True,
+    first_fin="",
+    packets_from_client=3,
+    bytes_from_client=300,
+    packets_from_backend=4,
+    bytes_from_backend=400,
+    started_ns=0,
+    tuple=b"t7",
+)
+SNAPSHOT = Snapshot(
+    1,
+    (Listener("front", Address("192.0.2.1", 80), "pool", life_timeout_s=50),),
+    (Pool("pool", backends=(Backend("pool/a", "a", Address("10.0.0.1", 8080)),)),),
+)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    made = Ledger()
+    made.know(SNAPSHOT)
+    return made
+
+
+def test_bytes_are_counted_once_over_many_looks(ledger: Ledger) -> None:
+    ledger.look([FLOW], 0)
+    ledger.look([FLOW._replace(bytes_from_client=500)], 1)
+    books, _ = ledger.look([FLOW._replace(bytes_from_client=500, state=ct.TIME_WAIT)], 2)
+    assert books.bytes_from_client == {"pool/a": 500}
+    assert books.bytes_from_backend == {"pool/a": 400}
+    assert ledger.look([], 3)[0].bytes_from_client == {"pool/a": 500}
+
+
+def test_flows_of_others_are_nothing_to_us(ledger: Ledger) -> None:
+    books, ended = ledger.look([FLOW._replace(front=(packed("192.0.2.1"), 81), state=ct.CLOSE)], 0)
+    assert not books.bytes_from_client
+    assert not ended
+
+
+def test_a_backend_that_left_keeps_its_flows(ledger: Ledger) -> None:
+    ledger.know(Snapshot(2, SNAPSHOT.listeners, (Pool("pool"),)))
+    books, _ = ledger.look([FLOW], 0)
+    assert books.sessions_by_backend == {"pool/a": 1}
+
+
+def test_a_backend_from_before_our_time_is_told_by_its_address(ledger: Ledger) -> None:
+    books, _ = ledger.look([FLOW._replace(back=(packed("10.0.0.9"), 1))], 0)
+    assert books.sessions_by_backend == {"pool/10.0.0.9:1": 1}
+
+
+@pytest.mark.parametrize(
+    ("last", "reason"),
+    [
+        (FLOW._replace(state=ct.TIME_WAIT, first_fin="backend"), "backend_fin"),
+        (FLOW._replace(state=ct.TIME_WAIT, first_fin="client"), "client_fin"),
+        (FLOW._replace(state=ct.CLOSE), "reset"),
+        (FLOW._replace(state=ct.CLOSE, packets_from_client=1, packets_from_backend=1), "connect_failed"),
+    ],
+)
+def test_an_ended_flow_is_told_once_with_its_reason(ledger: Ledger, last: Flow, reason: str) -> None:
+    """Behaviour 8."""
+    ledger.look([FLOW], 0)
+    _, ended = ledger.look([last], 5)
+    assert [(end.reason, end.age_s, end.backend) for end in ended] == [(reason, 5, "pool/a")]
+    assert ledger.look([last], 6)[1] == []
+    books, ended = ledger.look([], 7)
+    assert ended == []
+    assert books.ends == {reason: 1}
+    assert books.sessions_by_listener == {}
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (ct.SYN_SENT, "connect_failed"),
+        (ct.ESTABLISHED, "idle_timeout"),
+        (ct.FIN_WAIT, "half_closed_timeout"),
+        (ct.LAST_ACK, "client_fin"),
+    ],
+)
+def test_a_flow_that_the_kernel_forgot_ended_by_its_silence(ledger: Ledger, state: int, reason: str) -> None:
+    """Behaviour 14."""
+    ledger.look([FLOW._replace(state=state)], 0)
+    _, ended = ledger.look([], 5)
+    assert [end.reason for end in ended] == [reason]
+
+
+def test_live_sessions_are_described(ledger: Ledger) -> None:
+    ledger.look([FLOW], 10)
+    (info,) = ledger.infos(15)
+    assert (info.client, info.state, info.age_s, info.idle_s) == ("192.0.2.7:5000", "relaying", 5, 10)
+
+
+@pytest.mark.parametrize(
+    ("where", "count"),
+    [
+        (Where(), 1),
+        (Where(client="192.0.2.7", backend="pool/a", listener="front", id=id_of(FLOW)), 1),
+        (Where(client="192.0.2.8"), 0),
+        (Where(backend="pool/b"), 0),
+    ],
+)
+def test_sessions_match_by_every_given_field(ledger: Ledger, where: Where, count: int) -> None:
+    ledger.look([FLOW], 0)
+    assert len(ledger.matching(where)) == count
+
+
+def test_what_was_closed_by_us_is_not_told_again(ledger: Ledger) -> None:
+    ledger.look([FLOW], 0)
+    ends = ledger.closed(ledger.matching(Where()), "operator", 3)
+    assert [end.reason for end in ends] == ["operator"]
+    books, ended = ledger.look([], 4)
+    assert ended == []
+    assert books.ends == {"operator": 1}
+
+
+def test_a_session_beyond_its_life_is_found(ledger: Ledger) -> None:
+    """Behaviour 14."""
+    ledger.look([FLOW], 0)
+    assert ledger.too_old(50) == []
+    assert [session.backend for session in ledger.too_old(51)] == ["pool/a"]
