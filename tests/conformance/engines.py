@@ -61,6 +61,7 @@ behaviour = pytest.mark.behaviour
 """``@behaviour(13)``: the claims that a test proves, keys of ``CLAIMS``."""
 
 NO_WORKERS = "has no worker processes: it lives in the thread of the program"
+NO_USER_SPACE = "nothing of a session is in this process"
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,19 @@ ENGINES = (
         processes=_own_process,
         is_apart=False,
         needs_namespace=True,
-        exceptions={},
+        exceptions={
+            13: "no proxy sees a connect that fails: the client is told by the backend itself, and the checks find out",
+            15: "keep-alive is a matter of the two ends; a silent flow is forgotten after the idle timeout",
+            16: "it accepts nothing and has no descriptors",
+            17: "it connects to nobody",
+            18: "there is no backlog to wait in: a client beyond the limit is reset",
+            19: "there is no queue, and no second choice: a client beyond the limit is reset",
+            20: NO_USER_SPACE,
+            21: NO_USER_SPACE,
+            24: "no proxy sees a refused connect: the checks find out",
+            32: NO_WORKERS,
+            "unix": "the kernel forwards IP packets",
+            "own strategy": "the kernel runs no Python",
+        },
     ),
 )

@@ -50,8 +50,8 @@ async def test_sessions_stay_on_their_backend_over_many_snapshots(rig: Rig) -> N
     turns: list[tuple[tuple[ScriptedBackend | Backend, ...], str]] = [
         ((a, b, c), "maglev"),
         ((c,), "random"),
-        ((b.model(weight=9), c.model(max_sessions=1)), "first"),
-        ((), "first"),
+        ((b.model(weight=9), c.model(max_sessions=1)), "round_robin"),
+        ((), "source_hash"),
     ]
     rig.serve(a, b)
     clients = [await rig.client() for _ in range(6)]

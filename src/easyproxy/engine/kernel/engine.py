@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from easyproxy.engine.kernel import conntrack, slots
-from easyproxy.engine.kernel.conntrack import Conntrack
+from easyproxy.engine.kernel.conntrack import Conntrack, Flow
 from easyproxy.engine.kernel.ledger import CLEAN, Books, Ledger, Session, ends_of, where_of
 from easyproxy.engine.kernel.nft import Nft, Rules
 from easyproxy.engine.kernel.places import Places, placed
@@ -268,8 +268,7 @@ class KernelEngine:
 
         def cut() -> list[SessionEnd]:
             gone = [session.flow for session in sessions]
-            if self._options.source == "transparent":
-                self._rules.add(closing(map(ends_of, gone)))
+            self._prepare_resets(gone)
             flows.delete(gone)
             poker.poke(gone)
             return self._ledger.closed(sessions, reason, time.time())
@@ -278,6 +277,10 @@ class KernelEngine:
         self._tell(ends)
         await self._look()
         return len(ends)
+
+    def _prepare_resets(self, flows: list[Flow]) -> None:
+        if self._options.source == "transparent":
+            self._rules.add(closing(map(ends_of, flows)))
 
     # -- looking
 
@@ -302,6 +305,9 @@ class KernelEngine:
             self._books, ends = self._ledger.look(flows.flows(), time.time())
             self.look_s = time.thread_time() - started
             self._packets = self._rules.counters()
+            if self._ledger.forgotten and self._poker is not None:
+                self._prepare_resets(self._ledger.forgotten)
+                self._poker.poke(self._ledger.forgotten)
             return ends
 
         self._tell(await self._in_thread(look))

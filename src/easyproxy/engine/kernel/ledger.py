@@ -19,6 +19,7 @@ from easyproxy.model import Address, Snapshot
 
 REMEMBERED = 1000
 CLEAN = frozenset({"client_fin", "backend_fin"})
+SILENCES = frozenset({"idle_timeout", "half_closed_timeout"})
 RESET = "reset"
 """The kernel does not tell which side sent it."""
 
@@ -70,6 +71,8 @@ class Ledger:
         self._life: dict[str, float] = {}
         self._sessions: dict[tuple[int, bytes], Session] = {}
         self._totals = Books()
+        self.forgotten: list[Flow] = []
+        """Of the last look: flows that the kernel gave up for their silence, whose ends may not know yet."""
         self.recent: deque[SessionEnd] = deque(maxlen=REMEMBERED)
 
     def know(self, snapshot: Snapshot) -> None:
@@ -112,9 +115,13 @@ class Ledger:
                 session.is_ended = False  # the client has used its port again
                 by_listener[session.listener] += 1
                 by_backend[session.backend] += 1
+        self.forgotten = []
         for key, session in self._sessions.items():
             if key not in seen and not session.is_ended:
-                ended.append(self._end(session, now, *_how_it_vanished(session.flow)))
+                reason, detail = _how_it_vanished(session.flow)
+                if reason in SILENCES:
+                    self.forgotten.append(session.flow)
+                ended.append(self._end(session, now, reason, detail))
         self._sessions = seen
         return self._books(by_listener, by_backend), ended
 
