@@ -122,6 +122,9 @@ ENGINES = (
         is_apart=False,
         needs_namespace=True,
         exceptions={
+            8: "the kernel passes resets on by itself, and does not tell which side sent one",
+            9: "client and backend have one connection, and its reset is final",
+            10: "a client's connect is the backend's: there is none to cancel",
             13: "no proxy sees a connect that fails: the client is told by the backend itself, and the checks find out",
             15: "keep-alive is a matter of the two ends; a silent flow is forgotten after the idle timeout",
             16: "it accepts nothing and has no descriptors",
@@ -133,6 +136,7 @@ ENGINES = (
             24: "no proxy sees a refused connect: the checks find out",
             32: NO_WORKERS,
             "unix": "the kernel forwards IP packets",
+            "counters": "it counts whole packets, headers too, and looks once a second",
             "own strategy": "the kernel runs no Python",
         },
     ),

@@ -192,7 +192,7 @@ async def test_one_session_is_closed_by_its_id_on_both_sides(rig: Rig) -> None:
     assert end.id == chosen.id
 
 
-@behaviour("operator")
+@behaviour("operator", 19)
 async def test_a_session_that_still_connects_or_waits_can_be_closed(rig: Rig) -> None:
     slow = rig.unreachable("slow")
     rig.serve(slow.model(max_sessions=1), connect_timeout_s=60, queue_timeout_s=60)

@@ -164,7 +164,7 @@ class Ledger:
                 client=_with_port(session.flow.client),
                 state=_state(session.flow),
                 age_s=max(0.0, now - session.started_at),
-                idle_s=_idle(session),
+                idle_s=min(_idle(session), max(0.0, now - session.started_at)),
                 bytes_from_client=session.flow.bytes_from_client,
                 bytes_from_backend=session.flow.bytes_from_backend,
                 worker=0,

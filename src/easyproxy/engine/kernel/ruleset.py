@@ -180,9 +180,10 @@ def render(snapshot: Snapshot, options: Options, former: Layout | None = None) -
         if (kind, name) not in known
     ]
     lines += draft.rules
-    gone = sorted(known - draft.objects.keys())
-    lines += [f"delete {kind} inet {TABLE} {name}" for kind, name in gone]
-    return Layout("\n".join(lines) + "\n", frozenset(draft.objects))
+    # A backend that comes back goes on counting where it was.
+    kept = {item for item in known if item[0] == "counter"} | draft.objects.keys()
+    lines += [f"delete {kind} inet {TABLE} {name}" for kind, name in sorted(known - kept)]
+    return Layout("\n".join(lines) + "\n", frozenset(kept))
 
 
 def _pool(draft: _Draft, pool: Pool, family: int) -> None:
