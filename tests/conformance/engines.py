@@ -52,6 +52,8 @@ CLAIMS: Mapping[int | str, str] = {
     "counters": "every session and byte is accounted for",
     "operator": "sessions are listed, and closed on demand",
     "ends": "ended sessions are remembered, and each is told to whoever wants every one",
+    "distributions": "sessions are counted in ranges of time and bytes",
+    "load": "strategies that go by the load of the backends",
     "own strategy": "a user's class as a strategy",
     "snapshots": "snapshots are whole, idempotent, all or nothing",
 }
@@ -117,7 +119,7 @@ ENGINES = (
     ),
     Entry(
         name="kernel",
-        make=lambda: KernelEngine(manage_sysctl=True),
+        make=lambda: KernelEngine(manage_sysctl=True, refresh_s=0.05),
         processes=_own_process,
         is_apart=False,
         needs_namespace=True,
@@ -137,6 +139,8 @@ ENGINES = (
             32: NO_WORKERS,
             "unix": "the kernel forwards IP packets",
             "counters": "it counts whole packets, headers too, and looks once a second",
+            "distributions": "nobody is there when a session begins",
+            "load": "its rules know no load",
             "own strategy": "the kernel runs no Python",
         },
     ),

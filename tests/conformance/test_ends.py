@@ -32,7 +32,7 @@ async def exchange(rig: Rig, size: int, **settings: object) -> int:
     return client.port
 
 
-@behaviour("ends")
+@behaviour("ends", "distributions")
 async def test_sessions_are_counted_in_ranges_of_time_and_bytes(rig: Rig) -> None:
     a, b = rig.backend("a", echo), rig.backend("b", echo)
     rig.serve(a, b, strategy="first")
@@ -61,7 +61,7 @@ async def test_sessions_are_counted_in_ranges_of_time_and_bytes(rig: Rig) -> Non
     assert sum(rig.statistics().distributions[b.id].length_s.counts) == 0
 
 
-@behaviour("ends")
+@behaviour("ends", "distributions")
 async def test_the_time_to_connect_is_known_while_a_session_lives(rig: Rig) -> None:
     backend = rig.backend("a")
     rig.serve(backend)
@@ -73,7 +73,7 @@ async def test_the_time_to_connect_is_known_while_a_session_lives(rig: Rig) -> N
     client.close()
 
 
-@behaviour("ends")
+@behaviour("ends", "counters")
 async def test_the_last_ends_are_remembered_with_clean_ones_and_found_by_every_trait(rig: Rig) -> None:
     a, b = rig.backend("a", echo), rig.backend("b")
     rig.apply(

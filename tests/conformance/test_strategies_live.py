@@ -59,7 +59,7 @@ def sources(count: int) -> list[str]:
     return [f"127.{1 + number // 40_000}.{number // 200 % 200}.{1 + number % 200}" for number in range(count)]
 
 
-@behaviour(27)
+@behaviour(27, "load")
 async def test_every_strategy_is_offered(rig: Rig) -> None:
     """Behaviour 27."""
     assert rig.engine.strategies >= STRATEGIES
@@ -121,7 +121,7 @@ async def _answers(rig: Rig, clients: Sequence[str]) -> set[str]:
     return set((await visit_all(rig, clients)).values())
 
 
-@behaviour(27)
+@behaviour(27, "load")
 async def test_least_connections_counts_over_all_workers(rig: Rig) -> None:
     """Behaviour 27: sessions that stay are spread evenly, and a backend that was left gets the next ones."""
     a, b, c = backends(rig, "abc")
@@ -133,7 +133,7 @@ async def test_least_connections_counts_over_all_workers(rig: Rig) -> None:
     assert await settle_many(rig, 4) == {"b": 4}
 
 
-@behaviour(27)
+@behaviour(27, "load")
 async def test_least_connections_follows_the_weights(rig: Rig) -> None:
     """Behaviour 27: weights 1 and 3."""
     a, b = backends(rig, "ab")
@@ -141,7 +141,7 @@ async def test_least_connections_follows_the_weights(rig: Rig) -> None:
     assert await settle_many(rig, 16) == {"a": 4, "b": 12}
 
 
-@behaviour(27)
+@behaviour(27, "load")
 async def test_power_of_two_prefers_the_less_loaded(rig: Rig) -> None:
     """Behaviour 27: between two backends it always takes the less loaded one; with six nobody is left far behind."""
     rig.serve(*backends(rig, "ab"), strategy="power_of_two")

@@ -54,6 +54,7 @@ class KernelEngine:
         manage_sysctl: set kernel settings that are missing, and put them back at the end.
         complain: takes a line of text about the engine itself.
         rules: what programs the kernel; nft, unless a test has something else.
+        refresh_s: time between two looks at the flows, at least; with very many flows it is longer.
     """
 
     name = "kernel"
@@ -66,6 +67,7 @@ class KernelEngine:
         manage_sysctl: bool = False,
         complain: Callable[[str], None] = lambda _text: None,
         rules: Rules | None = None,
+        refresh_s: float = REFRESH_S,
     ) -> None:
         if source not in ("masquerade", "transparent"):
             raise EngineError(f"kernel: source {source!r} is unknown; write masquerade or transparent")
@@ -87,6 +89,7 @@ class KernelEngine:
         self._flows: Conntrack | None = None
         self._poker: Poker | None = None
         self._thread: ThreadPoolExecutor | None = None
+        self._refresh_s = refresh_s
         self._looking: asyncio.Task[None] | None = None
         self.look_s = 0.0
         """What the last look at the flows has cost, in seconds."""
@@ -292,7 +295,7 @@ class KernelEngine:
                 self._watch_fill()
             except EngineError as error:
                 self._complain_once(f"kernel engine: {error}")
-            await asyncio.sleep(max(REFRESH_S, _SHARE * self.look_s))
+            await asyncio.sleep(max(self._refresh_s, _SHARE * self.look_s))
 
     async def _look(self) -> None:
         """Look at the flows and the counters, and tell of the sessions that have ended."""
