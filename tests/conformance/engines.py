@@ -127,6 +127,7 @@ ENGINES = (
             8: "the kernel passes resets on by itself, and does not tell which side sent one",
             9: "client and backend have one connection, and its reset is final",
             10: "a client's connect is the backend's: there is none to cancel",
+            12: "the client is refused before it is connected: counted, but there is no session to tell of",
             13: "no proxy sees a connect that fails: the client is told by the backend itself, and the checks find out",
             15: "keep-alive is a matter of the two ends; a silent flow is forgotten after the idle timeout",
             16: "it accepts nothing and has no descriptors",

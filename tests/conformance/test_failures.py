@@ -121,7 +121,7 @@ async def test_a_lower_priority_serves_when_all_of_the_higher_one_fail(rig: Rig)
     assert rig.counters(backup).total == 1
 
 
-@behaviour(14)
+@behaviour(13, 14)
 async def test_a_connect_that_never_stands_ends_the_session(rig: Rig) -> None:
     """Behaviour 14: connect timeout."""
     silent = rig.unreachable("silent")

@@ -112,8 +112,8 @@ def test_a_flow_that_the_kernel_forgot_ended_by_its_silence(ledger: Ledger, stat
 
 def test_live_sessions_are_described(ledger: Ledger) -> None:
     ledger.look([FLOW], 10)
-    (info,) = ledger.infos(15)
-    assert (info.client, info.state, info.age_s, info.idle_s) == ("192.0.2.7:5000", "relaying", 5, 10)
+    (info,) = ledger.infos(25)
+    assert (info.client, info.state, info.age_s, info.idle_s) == ("192.0.2.7:5000", "relaying", 15, 10)
 
 
 @pytest.mark.parametrize(

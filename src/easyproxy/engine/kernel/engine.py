@@ -224,6 +224,7 @@ class KernelEngine:
                     bytes_from_client=books.bytes_from_client[id_],
                     bytes_from_backend=books.bytes_from_backend[id_],
                     connect_errors=books.failures[id_],
+                    timeouts=books.timeouts[id_],
                 )
                 for id_ in ids
             },
@@ -277,8 +278,8 @@ class KernelEngine:
             return self._ledger.closed(sessions, reason, time.time())
 
         ends = await self._in_thread(cut)
+        await self._look()  # so that whoever is told finds it counted
         self._tell(ends)
-        await self._look()
         return len(ends)
 
     def _prepare_resets(self, flows: list[Flow]) -> None:

@@ -20,6 +20,7 @@ from easyproxy.model import Address, Snapshot
 REMEMBERED = 1000
 CLEAN = frozenset({"client_fin", "backend_fin"})
 SILENCES = frozenset({"idle_timeout", "half_closed_timeout"})
+TIMEOUTS = SILENCES | {"life_timeout"}
 RESET = "reset"
 """The kernel does not tell which side sent it."""
 
@@ -57,7 +58,7 @@ class Books:
     bytes_from_client: Counter[str] = field(default_factory=Counter)
     bytes_from_backend: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
-    resets: Counter[str] = field(default_factory=Counter)
+    timeouts: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
 
 
@@ -196,8 +197,8 @@ class Ledger:
         self._totals.ends[reason] += 1
         if reason == "connect_failed":
             self._totals.failures[session.backend] += 1
-        elif reason == RESET:
-            self._totals.resets[session.backend] += 1
+        elif reason in TIMEOUTS:
+            self._totals.timeouts[session.backend] += 1
         end = SessionEnd(
             id=id_of(session.flow),
             listener=session.listener,
@@ -221,7 +222,7 @@ class Ledger:
             totals.bytes_from_client.copy(),
             totals.bytes_from_backend.copy(),
             totals.failures.copy(),
-            totals.resets.copy(),
+            totals.timeouts.copy(),
             totals.ends.copy(),
         )
 

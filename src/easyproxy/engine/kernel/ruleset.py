@@ -196,7 +196,7 @@ def _pool(draft: _Draft, pool: Pool, family: int) -> None:
     if len(targets) == 1:
         draft.rule(chain, f"goto {targets[0]}", pool.name)
         return
-    table = owners(pool.strategy, backends)
+    table = owners(pool.strategy, tuple(backends))
     match pool.strategy:
         case "round_robin":
             draw = f"numgen inc mod {len(table)}"

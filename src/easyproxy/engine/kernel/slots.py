@@ -7,6 +7,7 @@ with the same code as in the relay engine.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from easyproxy.model import Backend
 from easyproxy.strategy.base import Context
@@ -23,19 +24,20 @@ Less than in the relay engine, because nft reads each slot as text: 4,093 of the
 STRATEGIES = frozenset({"round_robin", "random", "source_hash", "maglev"})
 
 
-def owners(strategy: str, backends: Sequence[Backend]) -> list[int]:
+@lru_cache(maxsize=64)  # most changes leave most pools as they are
+def owners(strategy: str, backends: tuple[Backend, ...]) -> tuple[int, ...]:
     """Say for each slot which backend (its index) owns it.
 
     >>> a, b = (Backend(id=f"p/{n}", name=n, address=None, weight=w) for n, w in (("a", 2), ("b", 1)))
-    >>> owners("random", [a, b])
-    [0, 1, 0]
+    >>> owners("random", (a, b))
+    (0, 1, 0)
     """
     if strategy in ("round_robin", "random"):
-        return spread(turns([backend.weight for backend in backends]))
+        return tuple(spread(turns([backend.weight for backend in backends])))
     order = sorted(range(len(backends)), key=lambda index: backends[index].id)
     if strategy == "maglev":
-        return _maglev(backends, order)
-    return _source_hash(backends)
+        return tuple(_maglev(backends, order))
+    return tuple(_source_hash(backends))
 
 
 def _maglev(backends: Sequence[Backend], order: Sequence[int]) -> list[int]:

@@ -1,0 +1,147 @@
+"""The engine without a kernel: rules go to a stand-in, so no privilege is needed. With traffic: tests/system."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from easyproxy.engine.kernel import KernelEngine
+from easyproxy.engine.kernel import engine as module
+from easyproxy.engine.kernel.nft import NO_PRIVILEGE, explain
+from easyproxy.engine.kernel.poke import packet
+from easyproxy.engine.kernel.ruleset import key_of
+from easyproxy.engine.kernel.settings import Setting, Settings
+from easyproxy.engine.seam import Where
+from easyproxy.errors import EngineError
+from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
+from unit.engine.kernel_fake import FakeRules
+
+A = Backend("pool/a", "a", Address("127.0.0.1", 9))
+
+
+def snapshot(version: int, *backends: Backend, strategy: str = "round_robin") -> Snapshot:
+    listener = Listener("front", Address("127.0.0.1", 0), "pool")
+    return Snapshot(version, (listener,), (Pool("pool", strategy, backends),))
+
+
+@pytest.fixture
+def rules() -> FakeRules:
+    return FakeRules()
+
+
+@pytest.fixture
+async def engine(rules: FakeRules, anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> KernelEngine:
+    del anyio_backend
+    monkeypatch.setattr(module, "needed", lambda _snapshot: [])
+    return KernelEngine(rules=rules)
+
+
+@pytest.mark.anyio
+async def test_the_same_snapshot_again_is_no_transaction(engine: KernelEngine, rules: FakeRules) -> None:
+    engine.apply(snapshot(1, A))
+    engine.apply(snapshot(1, A))
+    assert len(rules.transactions) == 1
+    await engine.stop()
+
+
+@pytest.mark.anyio
+async def test_a_listener_keeps_its_port_over_snapshots(engine: KernelEngine) -> None:
+    engine.apply(snapshot(1, A))
+    before = engine.addresses()
+    engine.apply(snapshot(2))
+    assert engine.addresses() == before
+    assert not before["front"].endswith(":0")
+    await engine.stop()
+    assert engine.addresses() == {}
+
+
+@pytest.mark.anyio
+async def test_a_refused_snapshot_changes_nothing(engine: KernelEngine, rules: FakeRules) -> None:
+    engine.apply(snapshot(1, A))
+    before = engine.addresses(), rules.table
+    with pytest.raises(EngineError, match="no strategy first"):
+        engine.apply(snapshot(2, A, strategy="first"))
+    assert (engine.addresses(), rules.table) == before
+    await engine.stop()
+
+
+@pytest.mark.anyio
+async def test_a_first_snapshot_that_nft_refuses_gives_its_port_back(
+    engine: KernelEngine, rules: FakeRules
+) -> None:
+    rules.refuse = "nft refused the rule of pool/a: no"
+    with pytest.raises(EngineError, match="rule of pool/a"):
+        engine.apply(snapshot(1, A))
+    assert engine.addresses() == {}
+    await engine.stop()
+
+
+@pytest.mark.anyio
+async def test_a_table_that_somebody_has_touched_is_made_anew(engine: KernelEngine, rules: FakeRules) -> None:
+    engine.apply(snapshot(1, A))
+    rules.remove()
+    engine.apply(snapshot(2))
+    assert rules.exists()
+    await engine.stop()
+    assert not rules.exists()
+
+
+@pytest.mark.anyio
+async def test_an_unknown_reason_to_close_is_refused(engine: KernelEngine) -> None:
+    with pytest.raises(ValueError, match="operator, backend_down, drained"):
+        await engine.close_sessions(Where(), "boredom")
+
+
+def test_an_unknown_source_is_refused() -> None:
+    with pytest.raises(EngineError, match="masquerade or transparent"):
+        KernelEngine(source="opaque")
+
+
+@pytest.mark.parametrize(
+    ("stderr", "words"),
+    [
+        ("netlink: Error: cache initialization failed: Operation not permitted", NO_PRIVILEGE),
+        ("/dev/stdin:2:1-3: Error: syntax error", "nft refused 'add chain x': syntax error"),
+        ("", "nft failed: without a word"),
+    ],
+)
+def test_errors_of_nft_are_told_in_our_words(stderr: str, words: str) -> None:
+    assert explain(stderr, "add table y\nadd chain x\n") == words
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_poke_is_a_segment_with_a_right_checksum(family: int) -> None:
+    hosts = ("192.0.2.1", "192.0.2.2") if family == socket.AF_INET else ("fd00::1", "fd00::2")
+    source, target = (socket.inet_pton(family, host) for host in hosts)
+    made = packet((source, 80), (target, 5000))
+    segment = made[-20:]
+    assert segment[:4] == (80).to_bytes(2, "big") + (5000).to_bytes(2, "big")
+    pseudo = source + target + (6).to_bytes(2, "big") + (20).to_bytes(2, "big")
+    words = [int.from_bytes((pseudo + segment)[at : at + 2], "big") for at in range(0, len(pseudo) + 20, 2)]
+    total = sum(words)
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    assert total == 0xFFFF
+
+
+def test_settings_are_set_and_put_back(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("easyproxy.engine.kernel.settings._ROOT", tmp_path)
+    (tmp_path / "net").mkdir()
+    path = tmp_path / "net" / "forward"
+    path.write_text("0\n")
+    wanted = [Setting("net.forward", "1", "nothing is forwarded")]
+    with pytest.raises(EngineError, match=r"net.forward is 0: nothing is forwarded; sysctl -w net.forward=1"):
+        Settings(manages=False).ensure(wanted)
+    settings = Settings(manages=True)
+    settings.ensure(wanted)
+    assert path.read_text() == "1"
+    settings.restore()
+    assert path.read_text() == "0"
+
+
+def test_counters_of_a_backend_have_its_key() -> None:
+    engine = KernelEngine(rules=FakeRules())
+    engine._packets = {f"b{key_of('pool/a')}": 7}
+    engine._snapshot = snapshot(1, A)
+    assert engine.statistics().backends["pool/a"].total == 7
