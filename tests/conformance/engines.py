@@ -124,6 +124,7 @@ ENGINES = (
         is_apart=False,
         needs_namespace=True,
         exceptions={
+            4: "a client connects to the backend itself, and sends nothing before that stands",
             8: "the kernel passes resets on by itself, and does not tell which side sent one",
             9: "client and backend have one connection, and its reset is final",
             10: "a client's connect is the backend's: there is none to cancel",

@@ -52,10 +52,14 @@ class Balancer:
         self.version = 0
 
     def serve(
-        self, *backends: Backend, bind: str = f"{FRONT[4]}:{FRONT_PORT}", strategy: str = "round_robin"
+        self,
+        *backends: Backend,
+        bind: str = f"{FRONT[4]}:{FRONT_PORT}",
+        strategy: str = "round_robin",
+        idle_timeout_s: float = 3600,
     ) -> None:
         self.version += 1
-        listener = Listener("front", Address.parse(bind), "pool")
+        listener = Listener("front", Address.parse(bind), "pool", idle_timeout_s=idle_timeout_s)
         self.engine.apply(Snapshot(self.version, (listener,), (Pool("pool", strategy, backends),)))
 
 
@@ -160,6 +164,28 @@ async def test_clients_on_the_balancer_itself_are_served(net: Net, balancer: Bal
     for host in (FRONT[4], "127.0.0.1"):
         assert ask(net, host, namespace="balancer")[0] == "a"
     assert ask(net)[0] == "a"
+
+
+async def test_a_listener_on_every_address_serves_both_families_each_with_its_own_backends(
+    net: Net, balancer: Balancer
+) -> None:
+    net.serve("a", family=6)
+    net.serve("b", family=4)
+    balancer.serve(backend("a", family=6), backend("b"), bind=f":{FRONT_PORT}")
+    assert ask(net, FRONT[6])[0] == ask(net, FRONT[6], namespace="balancer")[0] == "a"
+    assert ask(net, FRONT[4])[0] == ask(net, "127.0.0.1", namespace="balancer")[0] == "b"
+    with pytest.raises(ConnectionRefusedError):  # no packet from ::1 leaves a machine
+        ask(net, "::1", namespace="balancer")
+
+
+async def test_a_session_without_a_packet_is_reset_on_both_sides(net: Net, balancer: Balancer) -> None:
+    """Behaviour 14."""
+    server = net.serve("a", family=6)
+    balancer.serve(backend("a", family=6), bind=str(Address(FRONT[6], FRONT_PORT)), idle_timeout_s=1)
+    with net.connect(FRONT[6], FRONT_PORT) as sock:
+        read_line(sock)
+        assert await ending(sock) == "reset"
+    assert await asyncio.to_thread(server.broken.get, timeout=10) == "reset"
 
 
 async def test_without_a_ready_backend_the_client_is_reset_at_once(net: Net, balancer: Balancer) -> None:

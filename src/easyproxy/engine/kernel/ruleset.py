@@ -216,6 +216,9 @@ def _backend(draft: _Draft, backend: Backend) -> str:
         return chain
     draft.chain(chain)
     counted = draft.counter(chain)
+    if family == 6 and not _is_loopback(backend):
+        # IPv6 has no route_localnet: packets from ::1 leave no machine, and the client would wait for ever.
+        draft.rule(chain, "ip6 saddr ::1 reject with tcp reset")
     if backend.max_sessions:
         _limit(draft, chain, key, backend.max_sessions, draft.counter(f"b{key}_full"))
     target = str(backend.address)

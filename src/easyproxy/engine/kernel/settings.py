@@ -5,10 +5,10 @@ Reads and writes ``/proc/sys`` and nothing else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from easyproxy.engine.kernel.ruleset import family_of
+from easyproxy.engine.kernel.ruleset import family_of, is_any
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Snapshot
 
@@ -75,8 +75,9 @@ def needed(snapshot: Snapshot) -> list[Setting]:
             there = _is_loopback(backend.address)
             if not there:
                 wanted.append(FORWARD if family_of(backend.address) == 4 else FORWARD_6)
-            if here != there and family_of(backend.address) == 4:
-                wanted.append(LOCALNET)
+            if family_of(backend.address) == 4 and (here != there or is_any(listener)):
+                # A listener on every address serves others without it.
+                wanted.append(replace(LOCALNET, is_needed=here or not is_any(listener)))
     return list(dict.fromkeys(wanted))
 
 
