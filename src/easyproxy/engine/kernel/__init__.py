@@ -9,16 +9,19 @@ from __future__ import annotations
 from easyproxy.engine.kernel import conntrack
 from easyproxy.engine.kernel.engine import KernelEngine
 from easyproxy.engine.kernel.nft import NO_PRIVILEGE, Nft
-from easyproxy.engine.kernel.settings import ALWAYS, FORWARD
+from easyproxy.engine.kernel.settings import ALWAYS, FORWARD, needed
 from easyproxy.errors import EngineError
+from easyproxy.model import Snapshot
 
 __all__ = ["KernelEngine", "clean", "requirements"]
 
 
-def requirements() -> list[str]:
+def requirements(snapshot: Snapshot | None = None, *, manages: bool = False) -> list[str]:
     """List what this machine lacks for the kernel engine, each with its remedy; empty when all is there.
 
-    What depends on the configuration (IPv6, loopback addresses) is found out with the snapshot.
+    Args:
+        snapshot: what it is to serve; without, what depends on that (IPv6, loopback addresses) is left out.
+        manages: whether the engine may set kernel settings itself; then those are not missing.
     """
     missing = []
     try:
@@ -27,7 +30,9 @@ def requirements() -> list[str]:
             missing.append(NO_PRIVILEGE)
     except EngineError as error:
         missing.append(str(error))
-    missing += [str(setting) for setting in (FORWARD, *ALWAYS) if not setting.is_met]
+    if not manages:
+        wanted = (FORWARD, *ALWAYS) if snapshot is None else needed(snapshot)
+        missing += [str(setting) for setting in wanted if not setting.is_met]
     return missing
 
 

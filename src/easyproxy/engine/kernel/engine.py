@@ -117,11 +117,7 @@ class KernelEngine:
 
     async def stop(self) -> None:
         """Close every session, remove the rules, put settings back."""
-        if self._looking is not None:
-            self._looking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._looking
-            self._looking = None
+        await self._stop_looking()
         if self._layout is not None:
             with contextlib.suppress(EngineError):
                 await self.close_sessions(Where(), "drained")
@@ -130,6 +126,23 @@ class KernelEngine:
                 self._rules.remove()
             except EngineError as error:
                 self._complain(f"kernel engine: the rules could not be removed: {error}")
+        self._let_go()
+        self._settings.restore()
+
+    async def leave_to_successor(self) -> None:
+        """End, and leave rules, sessions and settings as they are: another program has them now."""
+        await self._stop_looking()
+        self._layout = None
+        self._let_go()
+
+    async def _stop_looking(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._looking
+            self._looking = None
+
+    def _let_go(self) -> None:
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None
@@ -138,7 +151,6 @@ class KernelEngine:
                 owned.close()
         self._flows = self._poker = None
         self._places.settle({})
-        self._settings.restore()
 
     def process_ids(self) -> dict[str, int]:
         """There are none: the kernel does the work."""
