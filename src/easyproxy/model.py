@@ -135,6 +135,7 @@ class Listener:
         life_timeout_s: from accept to close, whatever happens.
         user_timeout_s: how long sent data may stay unacknowledged (TCP_USER_TIMEOUT).
         keepalive_s: silence after which keep-alive probes start.
+        engine: which engine serves it, by name.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Listener:
     life_timeout_s: float = 0.0
     user_timeout_s: float = 120.0
     keepalive_s: float = 60.0
+    engine: str = "relay"
 
 
 @dataclass(frozen=True, slots=True)

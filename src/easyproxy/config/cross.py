@@ -7,56 +7,17 @@ type and unknown key. Pure: data in, findings out.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel
 
+from easyproxy.config import kernel
 from easyproxy.config.document import Path, path_text, shown
+from easyproxy.config.raw import Finding, address_of, backend_address, get, items, pools_of
 from easyproxy.config.words import listing, nearest
 from easyproxy.model import Address
 
 DEFAULT_ADMIN = Address("127.0.0.1", 7259)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something wrong or doubtful at a place of the document."""
-
-    path: Path
-    message: str
-
-
-def _get(item: object, key: str) -> object:
-    if isinstance(item, Mapping):
-        return item.get(key)
-    return getattr(item, key, None) if isinstance(item, BaseModel) else None
-
-
-def _items(value: object) -> Sequence[object]:
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _pools(raw: object) -> dict[str, object]:
-    pools = _get(raw, "pools")
-    return (
-        {key: pool for key, pool in pools.items() if isinstance(key, str)}
-        if isinstance(pools, Mapping)
-        else {}
-    )
-
-
-def _address(value: object) -> Address | None:
-    if isinstance(value, Address):
-        return value
-    try:
-        return Address.parse(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-
-
-def _backend_address(backend: object) -> Address | None:
-    return _address(backend if isinstance(backend, str | Address) else _get(backend, "address"))
 
 
 def problems(raw: object) -> list[Finding]:
@@ -68,36 +29,37 @@ def problems(raw: object) -> list[Finding]:
         *_addresses(raw),
         *_admin(raw),
         *_loops(raw),
+        *kernel.problems(raw),
     ]
 
 
 def warnings(raw: object) -> list[Finding]:
     """Find what is allowed but probably not meant."""
-    used = {_get(listener, "pool") for listener in _items(_get(raw, "listeners"))}
+    used = {get(listener, "pool") for listener in items(get(raw, "listeners"))}
     found = []
-    for name, pool in _pools(raw).items():
+    for name, pool in pools_of(raw).items():
         if name not in used:
             found.append(
                 Finding(("pools", name), "no listener uses this pool; its backends are checked for nothing")
             )
-        backends = _items(_get(pool, "backends"))
-        if backends and all(_get(backend, "backup") is True for backend in backends):
+        backends = items(get(pool, "backends"))
+        if backends and all(get(backend, "backup") is True for backend in backends):
             found.append(
                 Finding(("pools", name, "backends"), "every backend is a backup; backup then changes nothing")
             )
-        check = _get(pool, "check")
+        check = get(pool, "check")
         found += [
             Finding(("pools", name, "check", key), f"{key} has no effect without tls: true")
             for key in ("tls_verify", "tls_ca", "server_name")
-            if _get(check, key) not in (None, "", True) and _get(check, "tls") is not True
+            if get(check, key) not in (None, "", True) and get(check, "tls") is not True
         ]
-    return found
+    return [*found, *kernel.warnings(raw)]
 
 
 def _listener_pools(raw: object) -> Iterator[Finding]:
-    pools = _pools(raw)
-    for index, listener in enumerate(_items(_get(raw, "listeners"))):
-        pool = _get(listener, "pool")
+    pools = pools_of(raw)
+    for index, listener in enumerate(items(get(raw, "listeners"))):
+        pool = get(listener, "pool")
         if isinstance(pool, str) and pools and pool not in pools:
             near = nearest(pool, pools)
             hint = f"did you mean {near}?" if near else f"there {_are(pools)}"
@@ -113,8 +75,8 @@ def _are(pools: Mapping[str, object]) -> str:
 
 def _listener_names(raw: object) -> Iterator[Finding]:
     seen: dict[object, Path] = {}
-    for index, listener in enumerate(_items(_get(raw, "listeners"))):
-        name = _get(listener, "name")
+    for index, listener in enumerate(items(get(raw, "listeners"))):
+        name = get(listener, "name")
         if not isinstance(name, str):
             continue
         path: Path = ("listeners", index, "name")
@@ -124,13 +86,13 @@ def _listener_names(raw: object) -> Iterator[Finding]:
 
 
 def _backends(raw: object) -> Iterator[Finding]:
-    for pool_name, pool in _pools(raw).items():
+    for pool_name, pool in pools_of(raw).items():
         names: dict[str, Path] = {}
         addresses: dict[tuple[object, int], Path] = {}
-        for index, backend in enumerate(_items(_get(pool, "backends"))):
+        for index, backend in enumerate(items(get(pool, "backends"))):
             here: Path = ("pools", pool_name, "backends", index)
-            address = _backend_address(backend)
-            given = _get(backend, "name")
+            address = backend_address(backend)
+            given = get(backend, "name")
             name = given if isinstance(given, str) else str(address) if address else None
             if address:
                 key = _key(address)
@@ -190,15 +152,15 @@ def collide(one: Address, other: Address) -> bool:
 
 def _addresses(raw: object) -> Iterator[Finding]:
     seen: list[tuple[Address, Path]] = []
-    for index, listener in enumerate(_items(_get(raw, "listeners"))):
-        address = _address(_get(listener, "bind"))
+    for index, listener in enumerate(items(get(raw, "listeners"))):
+        address = address_of(get(listener, "bind"))
         if address:
             path: Path = ("listeners", index, "bind")
             yield from _taken(address, path, seen)
             seen.append((address, path))
     admin = admin_bind(raw)
     if admin:
-        given = _get(_get(raw, "admin"), "bind") is not None
+        given = get(get(raw, "admin"), "bind") is not None
         yield from _taken(
             admin, ("admin", "bind") if given else ("admin",), seen, "" if given else " (the default)"
         )
@@ -218,13 +180,13 @@ def _taken(
 
 def admin_bind(raw: object) -> Address | None:
     """Say where the admin server would listen; None if nowhere or if it cannot be told."""
-    admin = _get(raw, "admin")
+    admin = get(raw, "admin")
     if isinstance(raw, Mapping) and "admin" not in raw:
         return DEFAULT_ADMIN
     if not isinstance(admin, Mapping | BaseModel):
         return None
-    bind = _get(admin, "bind")
-    return DEFAULT_ADMIN if bind is None else _address(bind)
+    bind = get(admin, "bind")
+    return DEFAULT_ADMIN if bind is None else address_of(bind)
 
 
 def is_private(address: Address) -> bool:
@@ -240,12 +202,12 @@ def is_private(address: Address) -> bool:
 
 
 def _admin(raw: object) -> Iterator[Finding]:
-    admin = _get(raw, "admin")
+    admin = get(raw, "admin")
     if isinstance(raw, Mapping) and "admin" in raw and admin is None:
         yield Finding(
             ("admin",), "nothing is given here; write off to run without admin server, or leave it out"
         )
-    token, file = _get(admin, "token"), _get(admin, "token_file")
+    token, file = get(admin, "token"), get(admin, "token_file")
     if token is not None and file is not None:
         yield Finding(("admin", "token_file"), "there is a token already; give either token or token_file")
     bind = admin_bind(raw)
@@ -259,13 +221,13 @@ def _admin(raw: object) -> Iterator[Finding]:
 
 def _loops(raw: object) -> Iterator[Finding]:
     """Find a backend that is the very listener that it serves: every session would open the next."""
-    pools = _pools(raw)
-    for listener in _items(_get(raw, "listeners")):
-        bind, pool = _address(_get(listener, "bind")), _get(listener, "pool")
+    pools = pools_of(raw)
+    for listener in items(get(raw, "listeners")):
+        bind, pool = address_of(get(listener, "bind")), get(listener, "pool")
         if not bind or not isinstance(pool, str) or (not bind.path and not bind.port):
             continue
-        for index, backend in enumerate(_items(_get(pools.get(pool), "backends"))):
-            address = _backend_address(backend)
+        for index, backend in enumerate(items(get(pools.get(pool), "backends"))):
+            address = backend_address(backend)
             if address and address.host and _serves(bind, address):
                 yield Finding(
                     ("pools", pool, "backends", index, "address"),

@@ -15,6 +15,7 @@ from easyproxy.config.schema import (
     AdminConfig,
     BackendConfig,
     Config,
+    KernelConfig,
     ListenerConfig,
     LogConfig,
     PoolConfig,
@@ -29,6 +30,7 @@ MODELS: tuple[type[Settings], ...] = (
     AdminConfig,
     LogConfig,
     AccessLogConfig,
+    KernelConfig,
 )
 """Every mapping that a file can hold."""
 

@@ -36,6 +36,7 @@ from easyproxy.config.fields import (
     Word,
     wrong,
 )
+from easyproxy.config.kernel import ENGINES, KERNEL_SOURCES
 from easyproxy.config.strategies import Strategy
 from easyproxy.model import Address
 
@@ -107,6 +108,10 @@ class ListenerConfig(Settings):
     ] = 120.0
     """How long sent data may stay unacknowledged before the peer counts as gone (TCP_USER_TIMEOUT); 0 or `none` leaves it
     to the system."""
+
+    engine: Annotated[str, Word(ENGINES)] = "relay"
+    """What carries its sessions: `relay` in user space, or `kernel`: the packets pass inside the Linux kernel (nftables),
+    faster and with fewer of the settings; see [kernel](kernel.md)."""
 
     @model_validator(mode="after")
     def _name_from_bind(self) -> Self:
@@ -267,6 +272,18 @@ class AccessLogConfig(Settings):
         return {"anyOf": [text, handler(core)]}
 
 
+class KernelConfig(Settings):
+    """What concerns every listener with `engine: kernel`."""
+
+    source: Annotated[str, Word(KERNEL_SOURCES)] = "masquerade"
+    """Which address backends see: `masquerade` is the balancer's own, and works whatever their routes are; `transparent`
+    is the client's, and the backends must route their answers back through this machine."""
+
+    manage_sysctl: Annotated[bool, Switch()] = False
+    """Set the kernel settings that it needs when it starts, and put them back when it ends; otherwise they are only
+    checked, and what is missing is named with the command that sets it."""
+
+
 ADMIN_OFF = ("off", "none")
 _CAN_BE_OFF = ("admin", "access_log")
 STATE_OFF = "off"
@@ -319,6 +336,9 @@ class Config(Settings):
 
     access_log: AccessLogConfig | None = Field(default=None, json_schema_extra=_or_off)
     """A log with a line for every session; `off` is without one."""
+
+    kernel: KernelConfig = Field(default_factory=KernelConfig)
+    """The kernel engine, for listeners with `engine: kernel`."""
 
     @field_serializer(*_CAN_BE_OFF, mode="wrap")
     def _off(self, part: Settings | None, handler: SerializerFunctionWrapHandler) -> object:

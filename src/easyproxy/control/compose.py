@@ -73,6 +73,7 @@ def _listener(config: ListenerConfig) -> Listener:
         life_timeout_s=config.max_lifetime,
         user_timeout_s=config.user_timeout,
         keepalive_s=config.keepalive,
+        engine=config.engine,
     )
 
 
