@@ -86,7 +86,7 @@ class Balancer(Desk):
         self._journal = Journal()
         self._on_change = on_change
         in_processes = workers == "process"
-        self.engine: Engine = RelayEngine(
+        relay = RelayEngine(
             workers=worker_count(filed) if in_processes else 1,
             processes=in_processes,
             orphan_drain_s=filed.drain_timeout,
@@ -95,6 +95,9 @@ class Balancer(Desk):
             legacy=Legacy.of(heir.take_frames(Legacy.KINDS)) if heir is not None else None,
             complain=self._journal.trouble,
         )
+        self.engine: Engine = relay
+        if needs_kernel(filed):
+            self.engine = _with_kernel(relay, filed, self._journal.trouble, dormant=heir is not None)
         self._heir = heir
         self._access_log = AccessLog.of(filed, self._journal.trouble)
         self._registry = Registry(filed)
@@ -332,6 +335,24 @@ class Balancer(Desk):
         )
         self._admin = server
         await server.bind(self._heir.admin_socket(str(admin.bind)) if self._heir is not None else None)
+
+
+def needs_kernel(config: Config) -> bool:
+    """Whether any listener is the kernel engine's."""
+    return any(listener.engine == "kernel" for listener in config.listeners)
+
+
+def _with_kernel(
+    relay: RelayEngine, config: Config, complain: Callable[[str], None], *, dormant: bool
+) -> Engine:
+    # Loaded only by those who use it.
+    from easyproxy.engine.composite import CompositeEngine  # noqa: PLC0415
+    from easyproxy.engine.kernel import KernelEngine  # noqa: PLC0415
+
+    kernel = KernelEngine(
+        source=config.kernel.source, manage_sysctl=config.kernel.manage_sysctl, complain=complain
+    )
+    return CompositeEngine(relay, kernel, dormant=dormant, complain=complain)
 
 
 def state_place(config: Config, default: str | Path | None) -> Path | None:

@@ -39,7 +39,12 @@ def sockets_given(config: Config) -> Inherited:
 
 
 def _named(config: Config) -> Iterable[Listener]:
-    return (Listener(listener.name, listener.bind, listener.pool) for listener in config.listeners)
+    # Only the relay engine accepts on a socket.
+    return (
+        Listener(listener.name, listener.bind, listener.pool)
+        for listener in config.listeners
+        if listener.engine == "relay"
+    )
 
 
 def words(status: Status) -> str:

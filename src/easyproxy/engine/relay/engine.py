@@ -224,6 +224,11 @@ class RelayEngine(HandingOver):
 
     def _check(self, snapshot: Snapshot) -> None:
         for listener in snapshot.listeners:
+            if listener.engine != self.name:
+                raise EngineError(
+                    f"listener {listener.name}: engine: {listener.engine} is made ready when the program starts with it; "
+                    "easyproxy upgrade does that, and keeps every session"
+                )
             if listener.pool not in snapshot.pool_by_name:
                 raise EngineError(f"listener {listener.name}: there is no pool {listener.pool}")
         for pool in snapshot.pools:
