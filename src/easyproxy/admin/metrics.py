@@ -180,9 +180,9 @@ _LISTENERS = (
     Metric(
         "easyproxy_listener_info",
         Kind.GAUGE,
-        "Always 1; the labels say where it listens and which pool serves it.",
-        ("listener", "address", "pool"),
-        lambda now: (((one.name, one.address, one.pool), 1.0) for one in now.status.listeners),
+        "Always 1; the labels say where it listens, which pool serves it, and with which engine.",
+        ("listener", "address", "pool", "engine"),
+        lambda now: (((one.name, one.address, one.pool, one.engine), 1.0) for one in now.status.listeners),
     ),
     Metric(
         "easyproxy_listener_sessions",

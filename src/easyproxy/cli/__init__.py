@@ -37,6 +37,7 @@ COMMANDS = {
     "plan": "Show what a file would change.",
     "reload": "Load the file again; confirm it, or go back.",
     "upgrade": "Let the program that is installed now take over.",
+    "kernel": "The kernel engine: what it lacks, and cleaning up.",
 }
 """Each subcommand with its line in ``--help``. The module of the same name in this package exports ``command``."""
 

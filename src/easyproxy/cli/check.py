@@ -11,6 +11,7 @@ import click
 
 from easyproxy.config.document import MAX_BYTES
 from easyproxy.config.load import Loaded, examine
+from easyproxy.config.schema import Config
 from easyproxy.errors import ConfigError, Problem
 
 EXIT_REFUSED = 2
@@ -33,6 +34,7 @@ def command(file: Path, as_json: bool, strict: bool) -> None:
     loaded = None
     try:
         loaded = examine(file)
+        loaded = Loaded(loaded.config, (*loaded.warnings, *_lacking(loaded.config)))
         warnings = loaded.warnings
     except ConfigError as error:
         errors = tuple(error.problems)
@@ -42,6 +44,15 @@ def command(file: Path, as_json: bool, strict: bool) -> None:
     else:
         _print_text(file, loaded, errors, warnings)
     sys.exit(EXIT_REFUSED if failed else 0)
+
+
+def _lacking(config: Config) -> list[Problem]:
+    """Say what this machine lacks for listeners with ``engine: kernel``; it may be another than the one that serves."""
+    if all(listener.engine != "kernel" for listener in config.listeners):
+        return []
+    from easyproxy.cli.kernel import lacking  # noqa: PLC0415 - the kernel engine is loaded by those who use it
+
+    return [Problem("", "kernel", f"missing here: {text}") for text in lacking(config)]
 
 
 def _print_text(

@@ -159,7 +159,16 @@ def _listeners(listeners: Sequence[Json]) -> list[str]:
         )
         for listener in listeners
     ]
-    return table(("ADDRESS", "POOL", "SESSIONS", "ACCEPTED", "TURNED AWAY"), rows, right=frozenset({2, 3, 4}))
+    head: tuple[str, ...] = ("ADDRESS", "POOL", "SESSIONS", "ACCEPTED", "TURNED AWAY")
+    engines = [printable(listener.get("engine", "relay")) for listener in listeners]
+    if set(engines) != {"relay"}:
+        head = (*head, "ENGINE")
+        return table(
+            head,
+            [(*row, engine) for row, engine in zip(rows, engines, strict=True)],
+            right=frozenset({2, 3, 4}),
+        )
+    return table(head, rows, right=frozenset({2, 3, 4}))
 
 
 def client_table(clients: Sequence[Json]) -> list[str]:

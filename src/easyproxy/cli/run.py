@@ -34,6 +34,7 @@ _EXAMPLES = """\b
 Examples:
   easyproxy run easyproxy.yaml
   easyproxy run --listen :3306 --backend 10.0.0.1:3306 --backend 10.0.0.2:3306
+  easyproxy run --engine kernel --listen :3306 --backend 10.0.0.1:3306 --backend 10.0.0.2:3306
   easyproxy run --watch /etc/easyproxy/easyproxy.yaml
   easyproxy run --listen 127.0.0.1:8080 --backend 127.0.0.1:8001 --check http --admin off
 
@@ -59,6 +60,12 @@ Exit status: 0 ended as asked, 1 could not start (an address in use, ...), 2 wro
     "--strategy", default=None, metavar="NAME", help="How a backend is chosen [default: round_robin]."
 )
 @click.option("--check", "check", default=None, metavar="TYPE", help="Health check: tcp, mysql, http, none.")
+@click.option(
+    "--engine",
+    default=None,
+    metavar="NAME",
+    help="What carries the sessions: relay or kernel  [default: relay].",
+)
 @click.option("--admin", default=None, metavar="ADDRESS", help="Address of the status page, or off.")
 @click.option("--workers", default=None, metavar="N", help="Worker processes, or auto.")
 @click.option(
@@ -73,6 +80,7 @@ def command(
     backend: tuple[str, ...],
     strategy: str | None,
     check: str | None,
+    engine: str | None,
     admin: str | None,
     workers: str | None,
     watch: bool | None,
@@ -83,7 +91,7 @@ def command(
 
     before = predecessor()
     tell = failing(before)
-    options = {"strategy": strategy, "check": check, "admin": admin, "workers": workers}
+    options = {"strategy": strategy, "check": check, "engine": engine, "admin": admin, "workers": workers}
     try:
         if config is not None:
             if listen or backend or any(options.values()):
@@ -132,8 +140,9 @@ def _from_options(
         pool["strategy"] = options["strategy"]
     if options["check"]:
         pool["check"] = {"type": options["check"]}
+    listener = {"pool": "default", **({"engine": options["engine"]} if options["engine"] else {})}
     raw: dict[str, object] = {
-        "listeners": [{"bind": bind, "pool": "default"} for bind in listen],
+        "listeners": [{"bind": bind, **listener} for bind in listen],
         "pools": {"default": pool},
     }
     if options["admin"]:
@@ -284,7 +293,8 @@ async def _first(*things: asyncio.Event | asyncio.Future[Balancer] | asyncio.Fut
 def _announce(balancer: Balancer) -> None:
     status = balancer.status()
     for listener in status.listeners:
-        log.info("listening", extra={"address": listener.address, "pool": listener.pool})
+        engine = {} if listener.engine == "relay" else {"engine": listener.engine}
+        log.info("listening", extra={"address": listener.address, "pool": listener.pool, **engine})
     for pool in status.pools:
         ready = sum(backend.state == "ready" for backend in pool.backends)
         level = logging.INFO if ready == len(pool.backends) else logging.WARNING

@@ -61,6 +61,7 @@ def overview(
                 pool=listener.pool,
                 max_sessions=listener.max_sessions,
                 counters=statistics.listeners.get(listener.name, ListenerCounters()),
+                engine=listener.engine,
             )
             for listener in config.listeners
         ),

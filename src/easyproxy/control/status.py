@@ -69,13 +69,14 @@ class PoolStatus:
 
 @dataclass(frozen=True, slots=True)
 class ListenerStatus:
-    """A listener. ``address`` is where it really listens, with the port that the system chose."""
+    """A listener. ``address`` is where it really listens, with the port that the system chose; ``engine`` serves it."""
 
     name: str
     address: str
     pool: str
     max_sessions: int
     counters: ListenerCounters
+    engine: str = "relay"
 
 
 @dataclass(frozen=True, slots=True)

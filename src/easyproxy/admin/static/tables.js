@@ -11,13 +11,16 @@ const limited = (listener) =>
     ? `${count(listener.counters.sessions)} / ${count(listener.max_sessions)}`
     : count(listener.counters.sessions);
 
-/** Its name, and below it the address where that says something else. */
+/** Its name, below it the address where that says something else, and the engine where it is not the usual one. */
 function listenerCell() {
   const name = h("b");
   const address = h("span", { class: "mono quiet" });
+  const engine = h("span", { class: "quiet" });
   return {
-    node: h("div", { class: "stack" }, name, address),
+    node: h("div", { class: "stack" }, name, address, engine),
     update(listener) {
+      setText(engine, `${listener.engine} engine`);
+      engine.hidden = listener.engine === "relay";
       setText(name, listener.name);
       setText(address, listener.address);
       address.hidden = listener.address === listener.name;

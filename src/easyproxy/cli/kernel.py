@@ -1,0 +1,101 @@
+"""``easyproxy kernel``: what the kernel engine needs on this machine, and removing what it has left there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from easyproxy.config.schema import Config
+
+EXIT_FAILED = 1
+EXIT_CONFIG = 2
+
+_EXAMPLES = """\b
+Examples:
+  easyproxy kernel check
+  easyproxy kernel check easyproxy.yaml
+  easyproxy kernel clean
+"""
+_CHECK = """\b
+Exit status: 0 nothing is missing, 1 something is, 2 wrong configuration.
+"""
+_CLEAN = """\b
+Exit status: 0 nothing of EasyProxy is left in the kernel, 1 it could not be removed.
+"""
+
+
+@click.group("kernel", epilog=_EXAMPLES)
+def command() -> None:
+    """See to the kernel engine, for listeners with `engine: kernel`."""
+
+
+@command.command("check", epilog=_CHECK, short_help="Tell what this machine lacks.")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+def check(file: Path | None) -> None:
+    """Tell what this machine lacks for the kernel engine, each with the command that sets it.
+
+    With FILE it is what this configuration needs, for example of IPv6; without, what every one does. Nothing is changed.
+    Run it as the balancer runs: as another user, or in another network namespace, something else may be missing.
+    """
+    if file is None:
+        missing = lacking(None)
+    else:
+        from easyproxy.config.load import examine  # noqa: PLC0415 - see easyproxy.cli
+        from easyproxy.errors import ConfigError  # noqa: PLC0415
+
+        try:
+            missing = lacking(examine(file).config)
+        except ConfigError as error:
+            click.echo(error, err=True)
+            sys.exit(EXIT_CONFIG)
+    for text in missing:
+        click.echo(text)
+    if missing:
+        sys.exit(EXIT_FAILED)
+    click.echo("nothing is missing for the kernel engine")
+
+
+@command.command("clean", epilog=_CLEAN, short_help="Remove everything of EasyProxy from the kernel.")
+def clean() -> None:
+    """Remove the table that a killed balancer has left, with everything in it.
+
+    Nothing else is touched. Do not use it while a balancer with `engine: kernel` runs: new clients would find nobody.
+    """
+    from easyproxy.engine.kernel import clean as remove  # noqa: PLC0415 - see easyproxy.cli
+    from easyproxy.errors import EngineError  # noqa: PLC0415
+
+    try:
+        was_there = remove()
+    except EngineError as error:
+        click.echo(f"easyproxy: {error}", err=True)
+        sys.exit(EXIT_FAILED)
+    if was_there:
+        click.echo("removed: the nftables table inet easyproxy, with its rules, sets and counters")
+    else:
+        click.echo("there is nothing of EasyProxy in the kernel")
+
+
+def lacking(config: Config | None) -> list[str]:
+    """Say what this machine lacks for a configuration, each with its remedy; None is any with `engine: kernel`."""
+    from easyproxy.control.compose import Standing, backend_id, compose  # noqa: PLC0415 - see easyproxy.cli
+    from easyproxy.engine.composite import share  # noqa: PLC0415
+    from easyproxy.engine.kernel import requirements  # noqa: PLC0415
+
+    if config is None:
+        return requirements()
+    if all(listener.engine != "kernel" for listener in config.listeners):
+        return []
+    # As if every backend were ready; what is behind a name is not known here.
+    standings = {
+        backend_id(name, backend): Standing(
+            is_ready=True, address=backend.address if backend.address.is_numeric else None
+        )
+        for name, pool in config.pools.items()
+        for backend in pool.backends
+    }
+    snapshot = share(compose(config, standings, now=0.0), "kernel")
+    return requirements(snapshot, manages=config.kernel.manage_sysctl)
