@@ -244,6 +244,9 @@ def _limit(draft: _Draft, chain: str, key: str, limit: int, counted: str) -> Non
 def _listener(draft: _Draft, listener: Listener, pool: Pool, family: int, options: Options) -> None:
     key = key_of(listener.name)
     chain = draft.chain(f"l{key}_{family}")
+    # A packet from the middle of a session of the relay engine, from before this listener was the kernel's, and from
+    # before the kernel followed flows at all: whoever has a socket for it gets it.
+    draft.rule(chain, "tcp flags & (fin | syn | rst | ack) != syn socket wildcard 0 accept")
     # A packet from the middle of a session that is no more (closed by us, or forgotten after a silence): its sender
     # is told at once. Without this the kernel would take it for a new session and give it to another backend.
     draft.rule(chain, "tcp flags & (fin | syn | rst | ack) != syn reject with tcp reset", listener.name)
