@@ -16,12 +16,15 @@ from easyproxy.model import Snapshot
 __all__ = ["KernelEngine", "clean", "requirements"]
 
 
-def requirements(snapshot: Snapshot | None = None, *, manages: bool = False) -> list[str]:
+def requirements(
+    snapshot: Snapshot | None = None, *, manages: bool = False, only_vital: bool = False
+) -> list[str]:
     """List what this machine lacks for the kernel engine, each with its remedy; empty when all is there.
 
     Args:
         snapshot: what it is to serve; without, what depends on that (IPv6, loopback addresses) is left out.
         manages: whether the engine may set kernel settings itself; then those are not missing.
+        only_vital: leave out what it can live without.
     """
     missing = []
     try:
@@ -31,7 +34,8 @@ def requirements(snapshot: Snapshot | None = None, *, manages: bool = False) -> 
     except EngineError as error:
         missing.append(str(error))
     if not manages:
-        wanted = (FORWARD, *ALWAYS) if snapshot is None else needed(snapshot)
+        wanted = [FORWARD, *ALWAYS] if snapshot is None else needed(snapshot)
+        wanted = [setting for setting in wanted if setting.is_needed or not only_vital]
         missing += [str(setting) for setting in wanted if not setting.is_met]
     return missing
 
