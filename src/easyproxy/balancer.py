@@ -32,6 +32,7 @@ from easyproxy.discovery.names import RESOLVE_EVERY_S
 from easyproxy.engine.relay import RelayEngine
 from easyproxy.engine.relay.succession import Legacy
 from easyproxy.engine.seam import Engine, HandsOver, Observation, Report, Where
+from easyproxy.needs import needs_kernel, refuse_if_lacking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -134,6 +135,7 @@ class Balancer(Desk):
         """Start, and return when clients are accepted."""
         self.started_at = time.time()
         try:
+            refuse_if_lacking(self.config)
             heir = self._heir
             self._steering.start(heir.overrides() if heir is not None else None)
             if heir is not None:
@@ -250,6 +252,11 @@ class Balancer(Desk):
         await self.put_in_force(_config(config), source=source)
         self._journal.tell(Kind.RELOADED, source, "another configuration is in force")
 
+    async def put_in_force(self, config: Config, *, source: str) -> None:
+        """Do what :meth:`reload` does, and leave it to the caller to tell of it; ``source`` says where it comes from."""
+        refuse_if_lacking(config)
+        await super().put_in_force(config, source=source)
+
     # -- what comes in
 
     def _reported(self, report: Report) -> None:
@@ -335,11 +342,6 @@ class Balancer(Desk):
         )
         self._admin = server
         await server.bind(self._heir.admin_socket(str(admin.bind)) if self._heir is not None else None)
-
-
-def needs_kernel(config: Config) -> bool:
-    """Whether any listener is the kernel engine's."""
-    return any(listener.engine == "kernel" for listener in config.listeners)
 
 
 def _with_kernel(

@@ -46,6 +46,18 @@ def test_a_worker_loads_the_standard_library_the_engine_the_model_and_strategies
     assert parts <= {"engine", "errors", "model", "stacks", "strategy", "version"}
 
 
+def test_the_kernel_engine_is_loaded_only_where_a_listener_names_it():
+    def loaded(engine):
+        config = {
+            "listeners": [{"bind": "127.0.0.1:0", "pool": "p", "engine": engine}],
+            "pools": {"p": {"backends": ["127.0.0.1:1"]}},
+        }
+        return loaded_by(f"from easyproxy import Balancer; Balancer({config!r})")
+
+    assert {name for name in loaded("relay") if "engine.kernel" in name or "composite" in name} == set()
+    assert {"easyproxy.engine.kernel", "easyproxy.engine.composite"} <= loaded("kernel")
+
+
 def test_importing_the_package_loads_nothing_else():
     modules = loaded_by("import easyproxy")
     assert of_ours(modules) <= LIGHT

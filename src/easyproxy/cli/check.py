@@ -13,6 +13,7 @@ from easyproxy.config.document import MAX_BYTES
 from easyproxy.config.load import Loaded, examine
 from easyproxy.config.schema import Config
 from easyproxy.errors import ConfigError, Problem
+from easyproxy.needs import lacking
 
 EXIT_REFUSED = 2
 _SECRET = re.compile("tok|secret|passw", re.IGNORECASE)  # a line with one of these is not quoted
@@ -48,10 +49,6 @@ def command(file: Path, as_json: bool, strict: bool) -> None:
 
 def _lacking(config: Config) -> list[Problem]:
     """Say what this machine lacks for listeners with ``engine: kernel``; it may be another than the one that serves."""
-    if all(listener.engine != "kernel" for listener in config.listeners):
-        return []
-    from easyproxy.cli.kernel import lacking  # noqa: PLC0415 - the kernel engine is loaded by those who use it
-
     return [Problem("", "kernel", f"missing here: {text}") for text in lacking(config)]
 
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-
-if TYPE_CHECKING:
-    from easyproxy.config.schema import Config
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
@@ -42,10 +38,13 @@ def check(file: Path | None) -> None:
     Run it as the balancer runs: as another user, or in another network namespace, something else may be missing.
     """
     if file is None:
-        missing = lacking(None)
+        from easyproxy.engine.kernel import requirements  # noqa: PLC0415 - see easyproxy.cli
+
+        missing = requirements()
     else:
-        from easyproxy.config.load import examine  # noqa: PLC0415 - see easyproxy.cli
+        from easyproxy.config.load import examine  # noqa: PLC0415
         from easyproxy.errors import ConfigError  # noqa: PLC0415
+        from easyproxy.needs import lacking  # noqa: PLC0415
 
         try:
             missing = lacking(examine(file).config)
@@ -77,25 +76,3 @@ def clean() -> None:
         click.echo("removed: the nftables table inet easyproxy, with its rules, sets and counters")
     else:
         click.echo("there is nothing of EasyProxy in the kernel")
-
-
-def lacking(config: Config | None) -> list[str]:
-    """Say what this machine lacks for a configuration, each with its remedy; None is any with `engine: kernel`."""
-    from easyproxy.control.compose import Standing, backend_id, compose  # noqa: PLC0415 - see easyproxy.cli
-    from easyproxy.engine.composite import share  # noqa: PLC0415
-    from easyproxy.engine.kernel import requirements  # noqa: PLC0415
-
-    if config is None:
-        return requirements()
-    if all(listener.engine != "kernel" for listener in config.listeners):
-        return []
-    # As if every backend were ready; what is behind a name is not known here.
-    standings = {
-        backend_id(name, backend): Standing(
-            is_ready=True, address=backend.address if backend.address.is_numeric else None
-        )
-        for name, pool in config.pools.items()
-        for backend in pool.backends
-    }
-    snapshot = share(compose(config, standings, now=0.0), "kernel")
-    return requirements(snapshot, manages=config.kernel.manage_sysctl)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from config_samples import config_with, message_for, problems_of
 
+from easyproxy.config.kernel import KERNEL_STRATEGIES
 from easyproxy.config.load import examine_text, from_dict
 from easyproxy.config.schema import Config
 from easyproxy.control.compose import Standing, compose
 from easyproxy.control.overrides import effective
+from easyproxy.engine.kernel import KernelEngine
 from easyproxy.errors import ConfigError
 
 IN_KERNEL = {"engine": "kernel"}
@@ -40,6 +42,10 @@ def test_the_word_reaches_the_engine():
     snapshot = compose(config, {"db/10.0.0.1:3306": Standing(is_ready=False, address=None)}, now=0.0)
     assert snapshot.listeners[0].engine == "kernel"
     assert (config.kernel.source, config.kernel.manage_sysctl) == ("transparent", True)
+
+
+def test_the_strategies_are_those_that_the_engine_lists():
+    assert set(KERNEL_STRATEGIES) == KernelEngine.strategies
 
 
 @pytest.mark.parametrize("strategy", ["round_robin", "poll", "random", "source_hash", "iphash", "maglev"])
