@@ -220,6 +220,76 @@ def test_an_upgrade_that_fails_leaves_the_rules_alone(net: Net, start: Start) ->
             greeting(fresh)
 
 
+def test_backends_see_the_client_in_transparent_mode(net: Net, start: Start) -> None:
+    net.route_back()
+    start(config((KERNEL_PORT, "kernel"), kernel={"manage_sysctl": True, "source": "transparent"}))
+    with net.connect(FRONT[4], KERNEL_PORT) as sock:
+        assert read_line(sock).split()[1] == CLIENT[4]
+        assert echoes(sock)
+
+
+def test_sessions_of_a_backend_that_went_down_are_closed_where_that_is_wished(net: Net, start: Start) -> None:
+    """Behaviour 28."""
+    settings = config((KERNEL_PORT, "kernel"))
+    settings["pools"]["p"]["close_sessions_on_down"] = True
+    balancer = start(settings)
+    with net.connect(FRONT[4], KERNEL_PORT) as sock:
+        name = greeting(sock)
+        subprocess.run([*within(net, name), "ip", "link", "set", "eth0", "down"], check=True)
+        balancer.wait_for_state(name, "down")
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+        with net.connect(FRONT[4], KERNEL_PORT) as fresh:
+            assert greeting(fresh) != name
+
+
+@pytest.mark.parametrize("form", ["json", "haproxy"])
+def test_every_session_is_a_line_of_the_access_log(net: Net, start: Start, tmp_path: Path, form: str) -> None:
+    path = tmp_path / "access.log"
+    start(config((KERNEL_PORT, "kernel"), access_log={"path": str(path), "format": form}))
+    with net.connect(FRONT[4], KERNEL_PORT) as sock:
+        greeting(sock)
+        assert echoes(sock)
+    line = eventually(lambda: path.read_text() if path.exists() else "", "the session is in the access log")
+    assert CLIENT[4] in line
+    assert "client_fin" in line if form == "json" else "--" in line
+
+
+def test_root_is_not_needed(net: Net, tmp_path: Path) -> None:
+    for name in ("net.ipv4.ip_forward", "net.netfilter.nf_conntrack_acct"):
+        subprocess.run([*within(net), "sysctl", "-qw", f"{name}=1"], check=True)
+    rights = "+net_admin,+net_raw"
+    as_nobody = (
+        "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+        f"--inh-caps={rights}", f"--ambient-caps={rights}", f"--bounding-set=-all,{rights}", "--no-new-privs",
+    )  # fmt: skip
+    log = tmp_path / "log.txt"
+    options = (
+        "--listen",
+        f"{FRONT[4]}:{KERNEL_PORT}",
+        "--backend",
+        f"{BACKEND['a', 4]}:{PORT}",
+        "--admin",
+        "off",
+    )
+    with log.open("w") as output:
+        run = subprocess.Popen(
+            [*within(net), *as_nobody, *command("run", "--engine", "kernel", *options)],
+            stderr=output,
+            cwd="/",
+        )
+    try:
+        eventually(lambda: "serving" in log.read_text() or run.poll() is not None, "it serves")
+        assert run.poll() is None, log.read_text()
+        with net.connect(FRONT[4], KERNEL_PORT) as sock:
+            assert greeting(sock) == "a"
+            assert echoes(sock)
+    finally:
+        run.terminate()
+        run.wait(60)
+    assert "easyproxy" not in tables(net), log.read_text()
+
+
 def test_what_a_killed_balancer_leaves_serves_on_and_is_cleaned_up_on_demand(net: Net, start: Start) -> None:
     balancer = start(config((KERNEL_PORT, "kernel")))
     with net.connect(FRONT[4], KERNEL_PORT) as sock:

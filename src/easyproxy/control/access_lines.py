@@ -31,6 +31,7 @@ TERMINATION = {
     "client_vanished": "CD",
     "client_gave_up": "CC",
     "backend_reset": "SD",
+    "reset": "CD",  # of the kernel engine, which does not know the side
     "backend_vanished": "SD",
     "no_backend": "SC",
     "connect_failed": "SC",

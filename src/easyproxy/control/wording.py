@@ -11,6 +11,7 @@ ENDINGS = {
     "backend_fin": "both sides ended in peace, the backend first",
     "client_reset": "the client reset its connection",
     "backend_reset": "the backend reset its connection",
+    "reset": "one side reset it; the kernel does not tell which",
     "client_vanished": "the client stopped answering",
     "backend_vanished": "the backend stopped answering",
     "client_gave_up": "the client left before a backend was reached",
