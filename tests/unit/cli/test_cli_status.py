@@ -223,3 +223,18 @@ def test_top_draws_on_nothing_but_a_terminal(serve):
     result = CliRunner().invoke(main, ["top", "--admin", serve()], catch_exceptions=False)
     assert result.exit_code == 2
     assert "easyproxy status" in result.stderr
+
+
+def test_it_names_the_engines_where_one_is_not_the_relay_engine(scene, serve):
+    address = serve()
+    assert "ENGINE" not in run("--admin", address).output
+    listener = scene.now.listeners[0]
+    scene.now = replace(
+        scene.now,
+        listeners=(listener, replace(listener, name="fast", engine="kernel")),
+        engine="relay+kernel",
+    )
+    output = run("--admin", address).output
+    assert "TURNED AWAY  ENGINE" in output
+    assert "kernel\n" in output
+    assert "relay+kernel engine" in output
