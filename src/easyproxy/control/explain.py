@@ -139,7 +139,7 @@ def explain_session(
         lines[0] += f"; pool {pool.name}, strategy {pool.strategy}"
         lines += _left_out_then(pool, session, list(events), started, now)
     lines += [f"candidate {place}, {one.backend}: {one.why}" for place, one in enumerate(session.tried, 1)]
-    lines += _reached(session, pool)
+    lines += _reached(session, pool, listener.engine if listener else "relay")
     moved = f"{size(session.bytes_from_client)} from the client, {size(session.bytes_from_backend)} from the backend"
     if isinstance(session, SessionEnd):
         lines.append(f"moved {moved}, in {span(session.age_s)}")
@@ -177,11 +177,13 @@ def _started(session: SessionInfo | SessionEnd, now: float) -> float:
     return now - session.age_s
 
 
-def _reached(session: SessionInfo | SessionEnd, pool: PoolStatus | None) -> list[str]:
+def _reached(session: SessionInfo | SessionEnd, pool: PoolStatus | None, engine: str) -> list[str]:
     if not session.backend:
         return (
             ["no backend was reached"] if isinstance(session, SessionEnd) else ["no backend is reached yet"]
         )
+    if engine == "kernel" and session.connect_s < 0:
+        return [f"the kernel gave it to {session.backend}; the client's own connect went through to it"]
     if session.connect_s < 0:
         return [f"went to {session.backend}, which is being dialled"]
     took = f"{session.backend} was reached {span(session.connect_s)} after the client had come"

@@ -6,6 +6,7 @@ Pure: the snapshot in force and a status go in. Where chance or the turn of othe
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from easyproxy.control.operations import Candidate, Choice, RefusedError, UnknownError
@@ -45,8 +46,11 @@ def simulate(
     if pool and pool not in by_name:
         raise UnknownError(f"there is no pool {pool}; there is {', '.join(by_name)}")
     gone = frozenset(without)
+    in_kernel = {listener.pool for listener in snapshot.listeners if listener.engine == "kernel"}
     return [
-        _choice(one, by_name[one.name], host, gone, status.now)
+        _choice_of_kernel(one, by_name[one.name], host, gone, status.now)
+        if one.name in in_kernel and ALIASES.get(one.strategy, one.strategy) in BY_ADDRESS
+        else _choice(one, by_name[one.name], host, gone, status.now)
         for one in snapshot.pools
         if one.name in by_name and pool in ("", one.name)
     ]
@@ -122,6 +126,13 @@ def _choice(pool: Pool, status: PoolStatus, host: str, gone: frozenset[str], now
     )
 
 
+def _choice_of_kernel(pool: Pool, status: PoolStatus, host: str, gone: frozenset[str], now: float) -> Choice:
+    """The kernel hashes in its own way, with a seed: what is known are the shares."""
+    choice = _choice(replace(pool, strategy="random"), status, host, gone, now)
+    note = choice.note.replace(_WHO_DECIDES["random"], _WHO_DECIDES["kernel"])
+    return replace(choice, strategy=pool.strategy, note=note)
+
+
 def _is_full(backend: Backend, known: Mapping[str, BackendStatus]) -> bool:
     found = known.get(backend.id)
     return found is not None and 0 < backend.max_sessions <= found.counters.sessions
@@ -160,6 +171,7 @@ _WHO_DECIDES = {
     "round_robin": "backends take turns, and the clients of all workers count; shares say how often it is whose turn",
     "random": "chance decides; shares say how likely each is",
     "power_of_two": "chance draws two and the less loaded one takes it; shares say how likely each is",
+    "kernel": "the kernel's own hash of the client's address decides, always the same; shares say how likely each is",
 }
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from control_scene import THREE, Scene
 
 from easyproxy.control.operations import Action, Author, Override, RefusedError, UnknownError
-from easyproxy.control.simulate import client_host
+from easyproxy.control.simulate import client_host, simulate
 from easyproxy.engine.seam import Outcome
 from easyproxy.strategy import Context, load
 from easyproxy.strategy.tiers import Tiers
@@ -132,3 +133,15 @@ def test_what_is_no_address_is_refused(client):
 def test_a_pool_that_does_not_exist_is_unknown():
     with pytest.raises(UnknownError, match="there is p"):
         Scene("first", *THREE).ask(pool="q")
+
+
+@pytest.mark.parametrize("strategy", ["source_hash", "maglev"])
+def test_the_kernels_own_hash_is_not_foretold(strategy):
+    scene = Scene(strategy, *THREE)
+    snapshot = scene.registry.snapshot(200.0)
+    assert simulate(snapshot, scene.status(), "10.0.0.9")[0].is_certain
+    in_kernel = replace(snapshot, listeners=(replace(snapshot.listeners[0], engine="kernel"),))
+    [choice] = simulate(in_kernel, scene.status(), "10.0.0.9")
+    assert not choice.is_certain
+    assert choice.strategy == strategy
+    assert "the kernel's own hash of the client's address decides" in choice.note
