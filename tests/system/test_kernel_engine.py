@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from easyproxy.engine.kernel import KernelEngine, clean, requirements
+from easyproxy.engine.kernel.conntrack import Conntrack
 from easyproxy.engine.kernel.nft import Nft
 from easyproxy.engine.kernel.slots import STRATEGIES
 from easyproxy.engine.seam import Report, SessionEnd, Where
@@ -258,6 +259,19 @@ async def test_changes_lose_no_flow_between_machines(net: Net, balancer: Balance
         assert read_line(sock) == str(change)
     for sock in established:
         sock.close()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+async def test_a_single_flow_can_be_asked_for_and_deleted(net: Net, balancer: Balancer, family: int) -> None:
+    net.serve("a", family=family)
+    balancer.serve(backend("a", family=family), bind=str(Address(FRONT[family], FRONT_PORT)))
+    with contextlib.closing(Conntrack()) as table, net.connect(FRONT[family], FRONT_PORT) as sock:
+        read_line(sock)
+        (flow,) = [each for each in table.flows() if each.is_live]
+        assert table.has(flow)
+        assert table.delete([flow]) == 1
+        assert not table.has(flow)
+        assert table.delete([flow]) == 0
 
 
 async def test_bytes_sessions_and_ends_are_counted(net: Net, balancer: Balancer) -> None:

@@ -110,6 +110,14 @@ def test_a_flow_that_the_kernel_forgot_ended_by_its_silence(ledger: Ledger, stat
     assert [end.reason for end in ended] == [reason]
 
 
+def test_a_flow_that_a_list_has_missed_goes_on(ledger: Ledger) -> None:
+    ledger.look([FLOW], 0)
+    books, ended = ledger.look([], 1, lambda flow: flow == FLOW)
+    assert ended == []
+    assert books.sessions_by_listener == {"front": 1}
+    assert ledger.forgotten == []
+
+
 def test_live_sessions_are_described(ledger: Ledger) -> None:
     ledger.look([FLOW], 10)
     (info,) = ledger.infos(25)

@@ -115,6 +115,16 @@ class Conntrack:
                         yield flow
                 offset += (length + 3) & ~3
 
+    def has(self, flow: Flow) -> bool:
+        """Ask for one flow. A list may miss one: the kernel goes through its table while that changes (NLM_F_DUMP_INTR)."""
+        family = socket.AF_INET if flow.family == 4 else socket.AF_INET6
+        self._send(self._message(_GET, _REQUEST, family, flow.tuple))
+        data = self._receive()
+        if _HEADER.unpack_from(data)[1] == _ERROR:
+            return False
+        found = _parse(data, 16, len(data))
+        return found is not None and found.id == flow.id
+
     def delete(self, flows: Iterable[Flow]) -> int:
         """Forget flows, and return how many still were there. The next packet of each belongs to no session."""
         rest = iter(flows)

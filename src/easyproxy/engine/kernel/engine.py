@@ -20,7 +20,7 @@ from easyproxy.engine.kernel.ledger import CLEAN, Books, Ledger, Session, ends_o
 from easyproxy.engine.kernel.nft import Nft, Rules
 from easyproxy.engine.kernel.places import Places, placed
 from easyproxy.engine.kernel.poke import Poker
-from easyproxy.engine.kernel.ruleset import Layout, Options, closing, key_of, refusals, render
+from easyproxy.engine.kernel.ruleset import MAX_CLOSING, Layout, Options, closing, key_of, refusals, render
 from easyproxy.engine.kernel.settings import Settings, needed
 from easyproxy.engine.seam import (
     BackendCounters,
@@ -295,8 +295,14 @@ class KernelEngine:
         return len(ends)
 
     def _prepare_resets(self, flows: list[Flow]) -> None:
+        """Where the next packet of a backend would go to the client, let it be answered with a reset for a while."""
         if self._options.source == "transparent":
-            self._rules.add(closing(map(ends_of, flows)))
+            try:
+                self._rules.add(closing(map(ends_of, flows[:MAX_CLOSING])))
+            except EngineError as error:  # they end all the same, only later
+                self._complain_once(
+                    f"kernel engine: backends are not told at once of closed sessions: {error}"
+                )
 
     # -- looking
 
@@ -318,7 +324,7 @@ class KernelEngine:
 
         def look() -> list[SessionEnd]:
             started = time.thread_time()
-            self._books, ends = self._ledger.look(flows.flows(), time.time())
+            self._books, ends = self._ledger.look(flows.flows(), time.time(), flows.has)
             self.look_s = time.thread_time() - started
             self._packets = self._rules.counters()
             if self._ledger.forgotten and self._poker is not None:

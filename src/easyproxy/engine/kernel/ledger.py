@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from easyproxy.engine.kernel import conntrack as ct
@@ -91,8 +91,13 @@ class Ledger:
                 if not backend.address.path:
                     self._backends[pool.name, _place(backend.address)] = backend.id
 
-    def look(self, flows: Iterable[Flow], now: float) -> tuple[Books, list[SessionEnd]]:
-        """Take in all flows that there are; return the counts, and the sessions that have ended since the last look."""
+    def look(
+        self, flows: Iterable[Flow], now: float, has: Callable[[Flow], bool] = lambda _flow: False
+    ) -> tuple[Books, list[SessionEnd]]:
+        """Take in all flows that there are; return the counts, and the sessions that have ended since the last look.
+
+        ``has`` is asked about a flow that is missing without having ended.
+        """
         seen: dict[tuple[int, bytes], Session] = {}
         ended: list[SessionEnd] = []
         by_listener: Counter[str] = Counter()
@@ -119,6 +124,11 @@ class Ledger:
         self.forgotten = []
         for key, session in self._sessions.items():
             if key not in seen and not session.is_ended:
+                if has(session.flow):
+                    seen[key] = session
+                    by_listener[session.listener] += 1
+                    by_backend[session.backend] += 1
+                    continue
                 reason, detail = _how_it_vanished(session.flow)
                 if reason in SILENCES:
                     self.forgotten.append(session.flow)

@@ -29,7 +29,8 @@ _FOR_EVER_S = 432_000  # five days, the kernel's own for established flows
 _CLOSED_S = 10
 """How long the kernel remembers a flow that has ended. Its own two minutes would fill the table with the dead."""
 _SEED = 0x5EED
-_MAX_COUNTED = 65535
+MAX_CLOSING = 30_000
+"""How many closed sessions at once have their backends told in transparent mode."""
 _HOOKS = {
     "prerouting": "type nat hook prerouting priority dstnat;",
     "output": "type nat hook output priority -100;",
@@ -322,7 +323,7 @@ def _strays(draft: _Draft) -> None:
     for family, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
         ends = f"{kind} . inet_service . {kind} . inet_service"
         draft.objects["set", f"closing_{family}"] = (
-            f" {{ type {ends}; timeout {_CLOSED_S}s; size {_MAX_COUNTED}; }}"
+            f" {{ type {ends}; timeout {_CLOSED_S}s; size {2 * MAX_CLOSING}; }}"
         )
         ip = _IP[family]
         tuple_ = f"{ip} saddr . tcp sport . {ip} daddr . tcp dport"
