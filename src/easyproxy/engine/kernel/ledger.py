@@ -1,7 +1,8 @@
 """What the flows of the kernel mean: which session of which listener and backend, what it moved, and how it ended.
 
 Pure: flows and the time come in, counts and ended sessions go out. A flow is looked at now and then, so the length of a
-session is right to within one look. The kernel keeps what has ended for some seconds, so none is missed.
+session is right to within one look. The kernel keeps what has ended for some seconds, so an end is missed only when a
+client uses the same port again before the next look.
 """
 
 from __future__ import annotations
