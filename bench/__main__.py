@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench import plot, report
-from bench.peers import DIRECT, NOT_INSTALLED, Missing, Peer, discover, which
+from bench.peers import BARE, DIRECT, NOT_INSTALLED, Missing, Peer, discover, which
 from bench.peers.install import install
 from bench.results import Results, read
 from bench.run import Plan, anchor_of, describe_machine, measure
@@ -153,7 +153,7 @@ def install_absent() -> list[str]:
 def _peers(names: str | None) -> tuple[list[Peer], dict[str, str]]:
     found = discover()
     wanted = set(names.split(",")) if names else {one.name for one in found}
-    if unknown := wanted - {one.name for one in found} - {DIRECT}:
+    if unknown := wanted - {one.name for one in found} - BARE:
         raise SystemExit(
             f"no such peer: {', '.join(sorted(unknown))}; there are {', '.join(one.name for one in found)}"
         )

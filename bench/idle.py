@@ -13,7 +13,7 @@ from bench.topology import Topology
 _REST_S = 1.0  # buffers that are given back after use, are given back by then
 
 
-def memory_kib(topology: Topology, process: int, port: int, count: int) -> tuple[int, int]:
+def memory_kib(topology: Topology, host: str, process: int, port: int, count: int) -> tuple[int, int]:
     """Open ``count`` sessions through a balancer and return its memory in KiB before and with them.
 
     It is the PSS of all its processes.
@@ -22,7 +22,7 @@ def memory_kib(topology: Topology, process: int, port: int, count: int) -> tuple
         ProgramFailed: the sessions could not all be opened and used.
     """
     before = accounting.memory_kib(process)
-    argv = topology.command("client", wire("idle", topology.balancer_host, str(port), str(count)))
+    argv = topology.command("client", wire("idle", host, str(port), str(count)))
     client = subprocess.Popen(
         argv,
         stdin=subprocess.PIPE,

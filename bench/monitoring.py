@@ -64,7 +64,7 @@ def _balancer(name: str, topology: Topology, number: int, folder: Path) -> Itera
     config: dict[str, object] = {
         "admin": {"bind": f"127.0.0.1:{port + 1}"},
         "listeners": [{"bind": f"127.0.0.1:{port}", "pool": "p"}],
-        "pools": {"p": {"backends": [f"{topology.server_host}:{server_port(topology, 'http')}"]}},
+        "pools": {"p": {"backends": [f"{topology.hosts['balancer'][1]}:{server_port(topology, 'http')}"]}},
     }
     if name in LOGS:
         config["access_log"] = {"path": str(home / "access.log"), "format": LOGS[name]}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from bench.peers import DIRECT, SUBJECT
+from bench.peers import BARE, DIRECT, OURS, SUBJECT
 from bench.report import Row, Table, tables
 from bench.results import Results
 
@@ -70,12 +70,12 @@ Bar = tuple[str, bool, float, str, tuple[float, float] | None]
 def _rates(results: Results, table: Table) -> tuple[str, str, list[Bar]]:
     bars: list[Bar] = []
     for row in table.rows:
-        if row.peer != DIRECT and row.ratio is not None:
+        if row.peer not in BARE and row.ratio is not None:
             span = (row.ratio.low, row.ratio.high)
             bars.append(
                 (
                     results.titles[row.peer],
-                    row.peer == SUBJECT,
+                    row.peer in OURS,
                     row.ratio.median,
                     f"{row.ratio.median:.2f}",
                     span,

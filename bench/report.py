@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bench import method
 from bench.method import Burst, Ratio
-from bench.peers import DIRECT, SUBJECT
+from bench.peers import BARE, DIRECT, OURS, ROUTED
 from bench.results import Results, Sample
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
@@ -59,7 +59,7 @@ def _table(results: Results, scenario: str) -> Table:
         )
         for number in sorted({one.round for one in samples})
     ]
-    best = method.best(rounds, [peer for peer in results.titles if peer not in {DIRECT, SUBJECT}])
+    best = method.best(rounds, [peer for peer in results.titles if peer not in BARE | OURS])
     ratios = method.relative_to(best, rounds) if best else {}
     words = results.scenarios[scenario]
     return Table(
@@ -80,7 +80,7 @@ def _row(peer: str, samples: Sequence[Sample], ratio: Ratio | None) -> Row:
     operations = [sample.operations for sample in worked]
 
     def per_operation(cpu_s: list[float]) -> float:
-        return math.nan if peer == DIRECT else method.microseconds_per_operation(cpu_s, operations)
+        return math.nan if peer in BARE else method.microseconds_per_operation(cpu_s, operations)
 
     slowest = [sample.latency_ms["p99"] for sample in worked if "p99" in sample.latency_ms]
     return Row(
@@ -126,17 +126,22 @@ def insert(document: str, rendered: str) -> str:
 
 def summary(results: Results, worked_out: Sequence[Table]) -> str:
     """Render the one table for a front page: every scenario, every peer, its rate relative to the best other balancer."""
-    peers = [peer for peer in results.titles if peer != DIRECT]
-    lines = _header(["", *(results.titles[peer] for peer in peers), "direct"])
+    peers = [peer for peer in results.titles if peer not in BARE]
+    bare = [(peer, word) for peer, word in ((ROUTED, "routed"), (DIRECT, "direct")) if peer in results.titles]
+    lines = _header(["", *(results.titles[peer] for peer in peers), *(word for _, word in bare)])
     for table in worked_out:
-        cells = [_short_ratio(table.row(peer), bold=peer == SUBJECT) for peer in [*peers, DIRECT]]
+        cells = [
+            _short_ratio(table.row(peer), bold=peer in OURS) for peer in [*peers, *(name for name, _ in bare)]
+        ]
         lines.append(_line([table.title, *cells]))
     if results.idle:
         kib = {one.peer: one.kib for one in results.idle}
-        lines.append(_line(["KiB per idle session", *(_number(kib.get(peer)) for peer in peers), ""]))
+        lines.append(
+            _line(["KiB per idle session", *(_number(kib.get(peer)) for peer in peers), *("" for _ in bare)])
+        )
     for table in (one for one in worked_out if one.scenario == "redis-50"):
         cells = [f"{_number(row.user_us)} + {_number(row.system_us)}" for row in map(table.row, peers) if row]
-        lines.append(_line(["CPU per request, µs (user + system)", *cells, ""]))
+        lines.append(_line(["CPU per request, µs (user + system)", *cells, *("" for _ in bare)]))
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import accounting, method
 from bench.idle import memory_kib
-from bench.peers import DIRECT, SUBJECT
+from bench.peers import BARE, DIRECT, KERNEL, SUBJECT
 from bench.programs import ProgramFailed, output_of
 from bench.results import Idle, Results, Sample
 from bench.scenarios import Measured, Scenario, UnreadableOutput
@@ -42,7 +42,7 @@ def measure(topology: Topology, up: Sequence[Running], plan: Plan, results: Resu
     by_name = {one.name: one for one in up}
     if plan.idle_sessions:  # first, while every balancer is as fresh as the others
         for one in up:
-            if one.process:
+            if one.process and one.name != KERNEL:  # whose sessions are the kernel's, in no process
                 results.idle.append(_idle(topology, one, plan.idle_sessions))
     others = [one.name for one in up if one.name != results.anchor]
     speed: dict[tuple[str, str], float] = {}
@@ -115,7 +115,7 @@ class _Load:
 
 def _idle(topology: Topology, one: Running, count: int) -> Idle:
     try:
-        empty, full = memory_kib(topology, one.process, one.port("hold"), count)
+        empty, full = memory_kib(topology, one.host, one.process, one.port("hold"), count)
     except ProgramFailed as failure:
         progress(f"{count} idle sessions: {one.name} FAILED ({failure})")
         return Idle(one.name, count, None, failure=str(failure))
@@ -128,7 +128,7 @@ def anchor_of(names: Sequence[str]) -> str:
     """Return who stands beside every other peer: EasyProxy, or the first balancer when it does not run."""
     if SUBJECT in names:
         return SUBJECT
-    return next((name for name in names if name != DIRECT), DIRECT)
+    return next((name for name in names if name not in BARE), DIRECT)
 
 
 def describe_machine() -> dict[str, str]:

