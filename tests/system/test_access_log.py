@@ -11,13 +11,13 @@ import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from eventually import eventually
+from listening import listening
 from proxy import QUICK, RunningBalancer, Settings, simple
 from traffic import Wrk, ask
 
@@ -44,10 +44,8 @@ def wait_until_written(balancer: RunningBalancer) -> Settings:
     )
 
 
-@contextlib.contextmanager
-def answering() -> Iterator[int]:
+def answering() -> contextlib.AbstractContextManager[int]:
     """Serve a backend that says how it ends by the first byte it gets; give its port."""
-    server = socket.create_server(("127.0.0.1", 0), backlog=256)
 
     def talk(client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
@@ -61,22 +59,7 @@ def answering() -> Iterator[int]:
                 client.sendall(ANSWER)
             client.recv(1)
 
-    def serve() -> None:
-        while True:
-            try:
-                client, _ = server.accept()
-            except OSError:
-                return
-            threading.Thread(target=talk, args=(client,), daemon=True).start()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield server.getsockname()[1]
-    finally:
-        server.shutdown(socket.SHUT_RDWR)
-        server.close()
-        thread.join()
+    return listening(talk, at_once=True)
 
 
 def visit(port: int, kind: str, size: int) -> tuple[int, int]:

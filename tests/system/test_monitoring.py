@@ -6,13 +6,13 @@ import csv
 import json
 import re
 import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from eventually import eventually
+from listening import listening
 from prometheus_client.parser import text_string_to_metric_families as parse
 from proxy import QUICK, RunningBalancer
 
@@ -46,32 +46,13 @@ frontend stats
 """
 
 
-@contextmanager
-def answering() -> Iterator[int]:
-    """Serve a backend that reads the question and answers; give its port."""
-    server = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        while True:
-            try:
-                client, _ = server.accept()
-            except OSError:
-                return
-            with client:
-                got = 0
-                while got < len(QUESTION) and (data := client.recv(65536)):
-                    got += len(data)
-                if got:  # a probe says nothing
-                    client.sendall(ANSWER)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield server.getsockname()[1]
-    finally:
-        server.shutdown(socket.SHUT_RDWR)
-        server.close()
-        thread.join()
+def answer(client: socket.socket) -> None:
+    """Read the question and answer."""
+    got = 0
+    while got < len(QUESTION) and (data := client.recv(65536)):
+        got += len(data)
+    if got:  # a probe says nothing
+        client.sendall(ANSWER)
 
 
 def converse(port: int) -> None:
@@ -90,7 +71,7 @@ def get(balancer: RunningBalancer, path: str, *more: str) -> str:
 @pytest.fixture
 def pair(start, tmp_path: Path) -> Iterator[tuple[RunningBalancer, int]]:
     """Give our balancer and HAProxy (its port of statistics), alike, after the same conversations."""
-    with answering() as good, answering() as spare:
+    with listening(answer) as good, listening(answer) as spare:
         front, stats, dead = free_port(), free_port(), free_port()
         probe = {"type": "tcp", **QUICK, "rise": 1, "fall": 1}
         balancer = start(
@@ -265,32 +246,18 @@ def test_every_panel_of_the_dashboard_shows_something_in_a_real_prometheus(pair,
     assert {query for query in empty if not any(name in query for name in allowed)} == set()
 
 
-@contextmanager
-def bridge(path: str) -> Iterator[int]:
+def bridge(path: str) -> AbstractContextManager[int]:
     """Let a program that knows no unix sockets reach one; give the port."""
-    server = socket.create_server(("127.0.0.1", 0))
 
-    def serve() -> None:
-        while True:
-            try:
-                client, _ = server.accept()
-            except OSError:
-                return
-            with client, socket.socket(socket.AF_UNIX) as there:
-                there.connect(path)
-                request = b""
-                while b"\r\n\r\n" not in request and (data := client.recv(65536)):
-                    request += data
-                # The answer ends with the connection, so that nobody waits for another request.
-                there.sendall(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
-                while data := there.recv(65536):
-                    client.sendall(data)
+    def talk(client: socket.socket) -> None:
+        with socket.socket(socket.AF_UNIX) as there:
+            there.connect(path)
+            request = b""
+            while b"\r\n\r\n" not in request and (data := client.recv(65536)):
+                request += data
+            # The answer ends with the connection, so that nobody waits for another request.
+            there.sendall(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+            while data := there.recv(65536):
+                client.sendall(data)
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield server.getsockname()[1]
-    finally:
-        server.shutdown(socket.SHUT_RDWR)
-        server.close()
-        thread.join()
+    return listening(talk)

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from listening import listening
 from proxy import RunningBalancer, simple
 
 from programs import find, free_port, run_client
@@ -59,28 +60,9 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
     one.close()
 
 
-@contextmanager
-def greeter() -> Iterator[int]:
+def greeter() -> AbstractContextManager[int]:
     """Serve a backend that greets and closes; give its port."""
-    server = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        while True:
-            try:
-                client, _ = server.accept()
-            except OSError:
-                return
-            with client:
-                client.sendall(HELLO)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield server.getsockname()[1]
-    finally:
-        server.shutdown(socket.SHUT_RDWR)
-        server.close()
-        thread.join()
+    return listening(lambda client: client.sendall(HELLO))
 
 
 def greeting(where, family=socket.AF_INET) -> bytes:

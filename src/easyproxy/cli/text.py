@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import click
 
-_SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+from easyproxy.control.wording import counted, size
+
+__all__ = ["counted", "latency", "printable", "size", "span", "table"]
 
 
 def printable(text: object) -> str:
@@ -15,19 +17,6 @@ def printable(text: object) -> str:
     return "".join(
         "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char)[0] == "C" else char for char in str(text)
     )
-
-
-def size(count: float) -> str:
-    """Render bytes with a unit.
-
-    >>> size(0), size(1536), size(5 * 2**30)
-    ('0 B', '1.5 KiB', '5.0 GiB')
-    """
-    step = 0
-    while count >= 1024 and step < len(_SIZES) - 1:
-        count /= 1024
-        step += 1
-    return f"{count:.0f} B" if step == 0 else f"{count:.1f} {_SIZES[step]}"
 
 
 def span(seconds: float) -> str:
@@ -57,15 +46,6 @@ def latency(seconds: float) -> str:
         return f"{seconds:.1f} s"
     digits = 2 if milliseconds < 0.995 else 1 if milliseconds < 9.95 else 0
     return f"{milliseconds:.{digits}f} ms"
-
-
-def counted(number: int, noun: str) -> str:
-    """Put a number before a noun.
-
-    >>> counted(1, "session"), counted(0, "session")
-    ('1 session', '0 sessions')
-    """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def table(
