@@ -288,11 +288,14 @@ async def test_sessions_that_a_stop_ends_are_told_before_it_returns(rig: Rig) ->
     rig.engine.tell_every_session(batches.append)
     backend = rig.backend("a")
     rig.serve(backend)
-    pairs = [await rig.pair(backend) for _ in range(300)]
+    clients = [await rig.client() for _ in range(300)]
+    for _ in clients:
+        await backend.taken()
+    await eventually(lambda: rig.counters(backend).total, 300)
     await rig.engine.stop()
     assert len([end for batch in batches for end in batch if end.reason == "drained"]) == 300
     assert len(rig.session_ends()) == 300
-    for client, _ in pairs:
+    for client in clients:
         assert await client.ending() == "reset"
 
 

@@ -122,10 +122,10 @@ def _stream(address: Address, path: str, token: str | None, last_id: str) -> Ite
     headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
     with closing(_connection(address, _STREAM_TIMEOUT_S)) as connection:
         try:
-            answer = _request(connection, "GET", path, None, token, headers)
-            if answer.status != http.HTTPStatus.OK:
-                _decode(address, answer.status, answer.read(), token)
-            yield from _events(answer, last_id)
+            with _request(connection, "GET", path, None, token, headers) as answer:
+                if answer.status != http.HTTPStatus.OK:
+                    _decode(address, answer.status, answer.read(), token)
+                yield from _events(answer, last_id)
         except (OSError, http.client.HTTPException, UnicodeError) as error:  # of a name that none can be
             raise _no_answer(address, error) from error
     raise NoAnswerError(f"the balancer at {address} has ended the stream; it may be stopping")
@@ -152,8 +152,9 @@ def _ask(address: Address, method: str, path: str, body: bytes | None, token: st
     timeout_s = _TIMEOUT_S if body is None else _CHANGE_TIMEOUT_S
     with closing(_connection(address, timeout_s)) as connection:
         try:
-            answer = _request(connection, method, path, body, token, {"Accept": "application/json"})
-            text = answer.read()
+            # The answer is what holds the socket: of a connection that ends with it, http.client lets go at once.
+            with _request(connection, method, path, body, token, {"Accept": "application/json"}) as answer:
+                text = answer.read()
         except (OSError, http.client.HTTPException, UnicodeError) as error:  # of a name that none can be
             raise _no_answer(address, error) from error
     return _decode(address, answer.status, text, token)
