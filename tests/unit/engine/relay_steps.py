@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay.channel import Channel
 from easyproxy.engine.relay.counters import Counters, anonymous_file
+from easyproxy.engine.relay.dial import settle_acks
 from easyproxy.engine.relay.poller import MAX_EVENTS
 from easyproxy.engine.relay.session import REASONS, Session
 from easyproxy.engine.relay.wire import plain_snapshot
@@ -60,7 +61,8 @@ class Steps:
     def step(self, wait_s: float = 0.0) -> int:
         """Do what one turn of the worker's loop does, without a tick; return the number of events."""
         core = self.core
-        events = core.poller.poll(wait_s, MAX_EVENTS)
+        greeted, core.greeted = core.greeted, []
+        events = core.poller.poll(0.0 if greeted else wait_s, MAX_EVENTS)
         for fd, mask in events:
             handler = core.handlers[fd]
             if handler is not None:
@@ -70,6 +72,7 @@ class Steps:
         again, core.again = core.again, []
         for flow in again:
             flow.pump()
+        settle_acks(greeted)
         close.close_descriptors(core)
         return len(events) + len(again)
 

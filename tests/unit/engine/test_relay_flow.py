@@ -283,3 +283,45 @@ def test_urgent_data_leaves_a_flow_that_reads_until_there_is_no_more():
 
 def test_a_turn_is_short_enough_that_others_get_theirs():
     assert flow_module.TURN * BUFFER_BYTES <= 2 * MIB
+
+
+@pytest.mark.parametrize("size", [1, 5000, BUFFER_BYTES - 1, BUFFER_BYTES])
+@pytest.mark.parametrize("towards", ["client", "backend"])
+def test_the_last_bytes_and_the_fin_arrive_whole_however_little_the_target_takes(size, towards):
+    """Behaviour 2: what the FIN follows is sent together with it, and may not fit."""
+    data = random.Random(size).randbytes(size)
+    with stepping() as steps:
+        client, backend, session = steps.connect()
+        steps.settle()
+        source, target = (backend, client) if towards == "client" else (client, backend)
+        target.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        for fd in (session.client_fd, session.socket.fileno()):
+            narrow = socket.socket(fileno=os.dup(fd))
+            narrow.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            narrow.close()
+        sender = sending(source, data)
+        steps.step(0.05)
+        reader = Reader(target)
+        pumped(steps, sender, reader)
+        assert reader.error is None
+        assert reader.data == data
+
+
+def test_the_last_bytes_and_the_fin_go_in_one_segment():
+    """One packet less, and the peer wakes up once: tcp(7), TCP_INFO, tcpi_data_segs_in and tcpi_segs_in."""
+    with stepping() as steps:
+        client, backend, _ = steps.connect()
+        steps.settle()
+        before = segments_in(client)
+        backend.sendall(b"answer")
+        backend.close()
+        steps.settle()
+        assert client.recv(100) == b"answer"
+        assert client.recv(100) == b""
+        assert segments_in(client) - before == 1
+
+
+def segments_in(sock: socket.socket) -> int:
+    """Segments that have arrived, those without data too (struct tcp_info, linux/tcp.h)."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    return int.from_bytes(info[140:144], "little")

@@ -14,13 +14,9 @@ from easyproxy.model import Address, Listener
 
 
 @contextlib.contextmanager
-def opened(bind: Address, workers: int = 1, **settings):
-    sockets = open_listener(Listener("front", bind, "p", **settings), workers)
-    try:
-        yield sockets
-    finally:
-        for sock in sockets:
-            sock.close()
+def opened(bind: Address, **settings):
+    with open_listener(Listener("front", bind, "p", **settings)) as sock:
+        yield sock
 
 
 def has_ipv6() -> bool:
@@ -45,24 +41,20 @@ def reaches(where, family=socket.AF_INET) -> bool:
         return True
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-def test_port_0_gives_all_workers_the_same_port(workers):
-    with opened(Address("127.0.0.1", 0), workers) as sockets:
-        places = {sock.getsockname() for sock in sockets}
-        assert len(sockets) == workers
-        assert len(places) == 1
-        assert reaches(places.pop())
+def test_port_0_gives_a_port_of_the_systems_choice():
+    with opened(Address("127.0.0.1", 0)) as sock:
+        assert sock.getsockname()[1] > 0
+        assert reaches(sock.getsockname())
 
 
 def test_a_port_in_use_is_refused_with_what_to_do():
-    with opened(Address("127.0.0.1", 0)) as [sock]:
+    with opened(Address("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
         with pytest.raises(EngineError, match=f"listener front: .*port {port} is in use.*ss -ltnp"):
-            open_listener(Listener("front", Address("127.0.0.1", port), "p"), 1)
+            open_listener(Listener("front", Address("127.0.0.1", port), "p"))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_a_port_that_another_program_shares_is_not_joined_silently(workers):
+def test_a_port_that_another_program_shares_is_not_joined_silently():
     """SO_REUSEPORT would let us in, and take half of the other program's clients."""
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -70,37 +62,37 @@ def test_a_port_that_another_program_shares_is_not_joined_silently(workers):
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(EngineError, match="is in use"):
-            open_listener(Listener("front", Address("127.0.0.1", port), "p"), workers)
+            open_listener(Listener("front", Address("127.0.0.1", port), "p"))
 
 
 def test_an_address_of_another_machine_is_refused():
     with pytest.raises(EngineError, match=r"192\.0\.2\.1:0: no interface of this machine has that address"):
-        open_listener(Listener("front", Address("192.0.2.1", 0), "p"), 2)
+        open_listener(Listener("front", Address("192.0.2.1", 0), "p"))
 
 
 def test_localhost_is_the_ipv4_loopback():
-    with opened(Address("localhost", 0)) as [sock]:
+    with opened(Address("localhost", 0)) as sock:
         assert sock.getsockname()[0] == "127.0.0.1"
 
 
 @IPV6
 def test_an_ipv6_address_takes_ipv6_clients_only():
-    with opened(Address("::1", 0), 2) as sockets:
-        port = sockets[0].getsockname()[1]
+    with opened(Address("::1", 0)) as sock:
+        port = sock.getsockname()[1]
         assert reaches(("::1", port), socket.AF_INET6)
         assert not reaches(("127.0.0.1", port))
 
 
 @IPV6
 def test_every_address_of_this_machine_means_both_families():
-    with opened(Address("", 0)) as [sock]:
+    with opened(Address("", 0)) as sock:
         port = sock.getsockname()[1]
         assert reaches(("::1", port), socket.AF_INET6)
         assert reaches(("127.0.0.1", port))
 
 
 def test_accepted_sockets_inherit_what_saves_calls():
-    with opened(Address("127.0.0.1", 0), keepalive_s=30, user_timeout_s=5) as [sock]:
+    with opened(Address("127.0.0.1", 0), keepalive_s=30, user_timeout_s=5) as sock:
         assert not sock.getblocking()
         assert not sock.get_inheritable()
         with socket.create_connection(sock.getsockname(), 10):
@@ -114,10 +106,9 @@ def test_accepted_sockets_inherit_what_saves_calls():
                 assert option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 5000
 
 
-def test_a_unix_socket_is_one_for_all_workers(tmp_path):
+def test_a_unix_socket_is_listened_on(tmp_path):
     path = str(tmp_path / "front.sock")
-    with opened(Address(path=path), 4) as sockets:
-        assert len(sockets) == 1
+    with opened(Address(path=path)):
         assert reaches(path, socket.AF_UNIX)
 
 
@@ -133,7 +124,7 @@ def test_a_living_socket_file_is_not_taken_over(tmp_path):
     path = str(tmp_path / "front.sock")
     with opened(Address(path=path)):
         with pytest.raises(EngineError, match=r"front\.sock is in use"):
-            open_listener(Listener("second", Address(path=path), "p"), 1)
+            open_listener(Listener("second", Address(path=path), "p"))
         assert reaches(path, socket.AF_UNIX)
 
 
@@ -147,26 +138,26 @@ def test_a_living_socket_whose_backlog_is_full_is_alive_and_holds_nobody_up(tmp_
         waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
         waiting.connect(path)
         with pytest.raises(EngineError, match=r"front\.sock is in use"):
-            open_listener(Listener("front", Address(path=path), "p"), 1)
+            open_listener(Listener("front", Address(path=path), "p"))
 
 
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path):
     path = tmp_path / "precious"
     path.write_text("data")
     with pytest.raises(EngineError, match="precious is in use"):
-        open_listener(Listener("front", Address(path=str(path)), "p"), 1)
+        open_listener(Listener("front", Address(path=str(path)), "p"))
     assert path.read_text() == "data"
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(EngineError, match="No such file or directory"):
-        open_listener(Listener("front", Address(path=str(tmp_path / "no" / "x.sock")), "p"), 1)
+        open_listener(Listener("front", Address(path=str(tmp_path / "no" / "x.sock")), "p"))
 
 
 def test_nothing_is_left_open_or_lying_about_when_one_of_the_sockets_fails(tmp_path):
     path = tmp_path / "front.sock"
     with pytest.raises((EngineError, OverflowError)):
-        open_listener(Listener("front", Address(path=str(path)), "p", backlog=2**40), 1)
+        open_listener(Listener("front", Address(path=str(path)), "p", backlog=2**40))
     if path.exists():
         assert stat.S_ISSOCK(path.stat().st_mode)
         with opened(Address(path=str(path))):

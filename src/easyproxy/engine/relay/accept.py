@@ -1,5 +1,10 @@
 """Accepting clients of one listener, and admitting them: the first step of every session.
 
+All workers accept from one queue, so that no client waits for a worker that is busy while another one is free. The kernel
+wakes the first in line of those that are idle (EPOLLEXCLUSIVE, epoll_ctl(2)); who has more sessions of this listener than
+another worker goes to the end of the line. A worker that hangs may have been woken, so with each tick another listener is
+looked at without having been woken.
+
 Facts (accept(2)): EMFILE, ENFILE, ENOBUFS and ENOMEM stay until somebody closes something, and a level-triggered
 poller would report the waiting client for ever, so accepting pauses. Errors of the network that were pending on the
 new socket (ECONNABORTED, EPROTO, ...) concern that client only.
@@ -38,13 +43,29 @@ OF_ONE_CLIENT = frozenset(
     | ({errno.ENONET} if hasattr(errno, "ENONET") else set())
 )
 MAX_BURST = 64
+FAR = 2
+MOST_LASTS_S = 0.1
+MOMENT_S = 0.001
+MAX_SHARED_BURST = 4
+"""The same where there are other workers, which may wake up meanwhile."""
 _set_blocking = os.set_blocking
 
 
 class Acceptor:
     """Accepts on one listening socket. Owns this process's descriptor of it."""
 
-    __slots__ = ("_burst", "core", "is_paused", "runtime", "socket")
+    __slots__ = (
+        "_burst",
+        "_is_full",
+        "_is_last",
+        "_is_one_of_many",
+        "_most",
+        "_most_until",
+        "core",
+        "is_paused",
+        "runtime",
+        "socket",
+    )
 
     def __init__(self, core: Core, runtime: ListenerRuntime, sock: socket.socket) -> None:
         self.core = core
@@ -52,15 +73,64 @@ class Acceptor:
         self.socket = sock
         self.is_paused = False
         self._burst = 1  # grows while clients stand in line, so that a single one costs no second accept(2)
+        self._is_full = False
+        self._most = 0  # sessions at a time, of late
+        self._most_until = 0.0
+        self._is_last = False  # every other worker stands in line before this one
+        self._is_one_of_many = core.counters.workers > 1
         core.handle(sock.fileno(), self)
-        core.poller.add(sock.fileno(), shared=runtime.is_unix)
+        core.poller.add(sock.fileno(), shared=True)
 
     def ready(self, _fd: int, _mask: int) -> None:
-        """Accept who is waiting."""
-        core, runtime = self.core, self.runtime
+        """Accept who is waiting, unless the others should."""
+        core = self.core
         if core.is_starved:  # a client that is taken in now would only take a descriptor from one who waits
             self.pause()
             return
+        if not self._is_one_of_many:
+            self.accept()
+            return
+        cells, cell = core.cells, self.runtime.cell
+        if self._is_last and cells[cell] >= self._most and self._leads_by(FAR, 3):
+            self._decline()
+            return
+        self.accept()
+        # Sessions that come and go change places by themselves; only a number that grows is looked at.
+        if cells[cell] > self._most:
+            self._most = cells[cell]
+            if self._leads_by(0, 6):
+                self._go_to_the_end()
+        elif core.now > self._most_until:
+            self._most, self._most_until = cells[cell], core.now + MOST_LASTS_S
+
+    def _leads_by(self, number: int, part: int) -> bool:
+        """Whether it has more sessions than the worker with the fewest: by more than a number, and a part of those."""
+        least = self.core.counters.least(self.runtime.slot)
+        return self.core.cells[self.runtime.cell] - least > number + least // part
+
+    def _go_to_the_end(self) -> None:
+        """Be woken after all other workers."""
+        if not self.is_paused:
+            self._is_last = True
+            self._burst, self._is_full = 1, False
+            poller, fd = self.core.poller, self.socket.fileno()
+            poller.remove(fd)
+            poller.add(fd, shared=True)
+
+    def _decline(self) -> None:
+        """Leave the next client to the others for a moment. They stood before us in line, so they have heard of it."""
+        self._is_last = False
+        self.pause()
+        self.core.declined.append((self.core.now + MOMENT_S, self))
+
+    def look(self) -> None:
+        """Accept without having been woken."""
+        if not self.is_paused and not self.core.is_starved:
+            self.accept()
+
+    def accept(self) -> None:
+        """Accept who is waiting, up to a burst."""
+        core, runtime = self.core, self.runtime
         counters, listener = core.counters, runtime.listener
         limit = listener.max_sessions
         waits = listener.overload == "wait"
@@ -80,10 +150,12 @@ class Acceptor:
                     counters.give(runtime.slot)
                 self._failed(error)
                 return
-            self._admit(fd, address, has_place=has_place)
-        self._burst = min(self._burst * 2, MAX_BURST)
+            self._admit(fd, address, has_place)
+        if self._is_full:
+            self._burst = min(self._burst * 2, MAX_SHARED_BURST if self._is_one_of_many else MAX_BURST)
+        self._is_full = not self._is_full
 
-    def _admit(self, fd: int, address: tuple[str, int], *, has_place: bool) -> None:
+    def _admit(self, fd: int, address: tuple[str, int], has_place: bool) -> None:
         core, runtime = self.core, self.runtime
         if runtime.is_unix:
             host, port = "unix", 0
@@ -109,7 +181,7 @@ class Acceptor:
             core.poller.refresh(session)
 
     def _failed(self, error: OSError) -> None:
-        self._burst = 1
+        self._burst, self._is_full = 1, False
         if isinstance(error, BlockingIOError) or error.errno in OF_ONE_CLIENT:
             return
         self.core.cells[self.runtime.cell + c.L_ACCEPT_ERRORS] += 1
@@ -127,7 +199,7 @@ class Acceptor:
         waiting = -1
         while not self.is_paused and waiting != self.core.accepted:
             waiting = self.core.accepted
-            self.ready(self.socket.fileno(), 0)
+            self.accept()
 
     def pause(self) -> None:
         """Stop accepting until a session of this listener ends, or until the next tick."""
@@ -141,13 +213,14 @@ class Acceptor:
         if self.is_paused:
             self.is_paused = False
             self.core.paused.remove(self)
-            self.core.poller.add(self.socket.fileno(), shared=self.runtime.is_unix)
+            self.core.poller.add(self.socket.fileno(), shared=True)
 
     def close(self) -> None:
         """Stop for good, and close this process's descriptor."""
         fd = self.socket.fileno()
         if self.is_paused:
             self.core.paused.remove(self)
+            self.is_paused = False
         else:
             self.core.poller.remove(fd)
         self.core.handlers[fd] = None

@@ -67,14 +67,19 @@ def socket_of(fd: int) -> raw_socket:
     return raw_socket(_FAMILY, _TYPE, 0, fd)
 
 
-def happened(core: Core, session: Session, event: Event) -> None:
-    """Move a session along its table, and do to both sides what the table says."""
+def happened(core: Core, session: Session, event: Event, target: raw_socket | None = None) -> None:
+    """Move a session along its table, and do to both sides what the table says.
+
+    ``target`` is the other side's socket, where the caller has it at hand and the event is a FIN; it stays the caller's.
+    """
     transition = TABLE[session.state, event]
     session.state = transition.state
     if transition.state is _CLOSED:
         _close(core, session, transition, "")
         return
-    if transition.client is _FIN:
+    if target is not None:
+        _pass_fin(target)
+    elif transition.client is _FIN:
         client = raw_socket(_FAMILY, _TYPE, 0, session.client_fd)  # socket_of
         _pass_fin(client)
         client.detach()
@@ -91,12 +96,10 @@ def happened(core: Core, session: Session, event: Event) -> None:
         happened(core, session, Event.BACKEND_RESET)
         return
     session.active_at = core.now  # the time-out begins with the end, not with the last byte before it
+    if session.tick == NEWCOMER:
+        return
     limit = session.listener.listener.half_closed_timeout_s
-    if (
-        limit
-        and session.tick != NEWCOMER
-        and (not session.tick or core.wheel.is_later(session, core.now + limit))
-    ):
+    if limit and (not session.tick or core.wheel.is_later(session, core.now + limit)):
         core.wheel.place(session, core.now + limit)
 
 

@@ -63,11 +63,14 @@ class Core:
         self.sessions: dict[int, Session] = {}
         self.accepted = 0
         self.again: list[Flow] = []  # flows that gave way to others with work left
+        # Whose backend stands since the last turn, and whether its acknowledgement is held; see ``dial.settle_acks``.
+        self.greeted: list[tuple[Session, bool]] = []
         self.closing: list[int] = []  # closed after the batch, so that no number is given out twice within it
         # Resets that wait for an acknowledgement: deadline, descriptor, and the backend whose place it holds.
         self.lingering: list[tuple[float, int, BackendRuntime | None]] = []
         self.leaving: list[BackendRuntime] = []  # whose places become free when ``closing`` is closed
         self.paused: list[Acceptor] = []
+        self.declined: list[tuple[float, Acceptor]] = []  # and when it accepts again
         self.is_starved = False  # clients wait for a descriptor to reach a backend with: no more are taken in
         self.reports: list[dict[str, Any]] = []
         self.recent_ends: deque[Row] = deque(maxlen=REMEMBERED_ENDS)

@@ -169,6 +169,15 @@ class Counters:
                 return False
         return True
 
+    def least(self, slot: int) -> int:
+        """Return the smallest gauge that another worker has in a slot; there must be another."""
+        start = slot * self.stride
+        if self.workers == 2:
+            return self.cells[start + FIELDS - self._worker * FIELDS]
+        gauges = self.cells[start : start + self.workers * FIELDS : FIELDS].tolist()
+        del gauges[self._worker]
+        return min(gauges)
+
     def give(self, slot: int) -> None:
         """Count a session out again."""
         self.cells[slot * self.stride + self._worker * FIELDS] -= 1

@@ -203,7 +203,7 @@ class RelayEngine(HandingOver):
             else:
                 group = self._inherited.take(listener)
                 if group is None:
-                    group = open_listener(listener, self._workers)
+                    group = [open_listener(listener)]
                     undo.callback(close_group, group)
                 else:
                     undo.callback(close_group, group)
@@ -253,7 +253,7 @@ class RelayEngine(HandingOver):
 
     def _send_listeners(self, member: Member, sockets: Mapping[str, list[socket.socket]]) -> None:
         for name, group in sockets.items():
-            # As many as there are workers, unless a predecessor had fewer or more of them.
+            # One for all, or those that a predecessor of another version had for its workers.
             for sock in group[member.index :: self._workers] or [group[member.index % len(group)]]:
                 member.send({"op": "listen", "listener": name}, [sock.fileno()])
 

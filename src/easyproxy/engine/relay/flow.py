@@ -14,6 +14,8 @@ Facts this relies on:
 - After a reset, read(2) still gives what had arrived, and then 0 if a FIN had come before, else ECONNRESET. A write
   gives EPIPE if the FIN had come before, else ECONNRESET *once*, after which reads give 0: so an end that follows a
   failed write is not a FIN (``broken``). (Linux, net/ipv4/tcp_input.c, tcp_reset; tcp.c, tcp_recvmsg_locked.)
+- What is sent with MSG_MORE waits for what follows: a FIN after it goes in the same segment, which spares both ends a
+  packet and the peer a wake-up (send(2)).
 - splice(2) gives EAGAIN for an empty socket and for a full pipe alike: what is in the pipe is counted here.
 """
 
@@ -30,6 +32,7 @@ from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, PRI, RDHUP
 from easyproxy.engine.relay.session import Event, Session, State
 
 if TYPE_CHECKING:
+    from _socket import socket as raw_socket
     from collections.abc import Callable
 
     from easyproxy.engine.relay.core import Core
@@ -56,6 +59,7 @@ STAYS_BULK = BUFFER_BYTES
 """A spliced flow that moves less than this at one wake-up goes back to copying."""
 
 _SPLICE_FLAGS = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE", 0)
+_MORE = getattr(socket, "MSG_MORE", 0)
 _readv, _write = os.readv, os.write
 _splice: Callable[..., int] = getattr(os, "splice", None)  # type: ignore[assignment] # used where core.can_splice
 
@@ -163,6 +167,9 @@ class Flow:
                 return
             if not self.target_gone:
                 self.session.active_at = core.now
+                if self.tail == TAIL_END and count < BUFFER_BYTES:
+                    self._write_last(count)
+                    return
                 if self.writes_until_nodelay:
                     self._count_down_to_nodelay()
                 try:
@@ -196,6 +203,31 @@ class Flow:
             if not turn:
                 core.again.append(self)
                 return
+
+    def _write_last(self, count: int) -> None:
+        """Write what the FIN follows."""
+        core, session = self.core, self.session
+        to_client = self is session.inbound
+        sock = close.socket_of(self.target) if to_client else session.socket
+        assert sock is not None  # noqa: S101 - a flow has a backend
+        try:
+            sent = sock.send(core.view[:count], _MORE)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            if to_client:
+                sock.detach()
+            if self._target_broke(error):
+                self._finish()
+            return
+        self.moved += sent
+        core.cells[self.cell] += sent
+        if sent == count:
+            self._finish(sock)
+        else:
+            self.pending = memoryview(bytes(core.view[sent:count]))
+        if to_client:
+            sock.detach()
 
     def _flush(self) -> bool:
         pending = self.pending
@@ -278,13 +310,13 @@ class Flow:
         self.is_bulk = False
         self.streak = 0
 
-    def _finish(self) -> None:
+    def _finish(self, target: raw_socket | None = None) -> None:
         self.ended = True
         if self.pipe is not None:
             self._drop_pipe()
         session = self.session
         event = self.broken or (_CLIENT_FIN if self is session.outbound else _BACKEND_FIN)
-        close.happened(self.core, session, event)
+        close.happened(self.core, session, event, target)
 
     def _event_of(self, error: OSError, *, of_source: bool) -> Event:
         """Say which side broke and how."""

@@ -68,6 +68,7 @@ FLOW_REST = frozenset(
 DIAL_FIELDS = (
     "_attempted_at",
     "_deadline",
+    "_holds_ack",
     "_is_short",
     "_left",
     "_queue_until",

@@ -35,6 +35,7 @@ class InForce:
         self.pools: dict[str, PoolRuntime] = {}
         self._sockets: dict[str, list[socket.socket]] = {}  # handed over, not yet in use
         self._tickets: dict[str, Descriptor] = {}
+        self._looked_at = 0
 
     def bring_socket(self, listener: str, fd: int) -> None:
         """Take a listening socket for a listener of the next snapshot."""
@@ -146,6 +147,13 @@ class InForce:
             # Control has loaded it before; something has changed on the disk since.
             self.core.report({"kind": "error", "detail": f"{error}; round_robin serves instead"})
             return BUILTIN["round_robin"]
+
+    def look_around(self) -> None:
+        """See whether clients wait at one of the listeners, the next one with each call."""
+        acceptors = [runtime.acceptor for runtime in self.listeners.values() if runtime.acceptor is not None]
+        if acceptors:
+            self._looked_at += 1
+            acceptors[self._looked_at % len(acceptors)].look()
 
     def stop_accepting(self) -> None:
         """Accept no more."""

@@ -1,8 +1,7 @@
-"""Opening listening sockets: one per listener and worker, owned by the control process.
+"""Opening listening sockets: one per listener, owned by the control process and shared by its workers.
 
-Facts (socket(7), ip(7)): with SO_REUSEPORT the kernel spreads clients over the workers' sockets, but it also lets a
-second program of the same user join in silently, so the address is first tried without it. Closing one of several
-such sockets resets whoever waits in its backlog: they are handed on, never closed early. Accepted sockets inherit
+Facts (socket(7), ip(7)): with SO_REUSEPORT every worker could have a socket of its own, but then clients wait in the queue of
+a busy worker while another one is free (docs/decisions/0005-one-queue.md). Accepted sockets inherit
 TCP_NODELAY, SO_OOBINLINE, keep-alive and TCP_USER_TIMEOUT from the listening one, which saves system calls for every session.
 """
 
@@ -20,33 +19,23 @@ from easyproxy.errors import EngineError
 from easyproxy.model import Address, Listener
 
 
-def open_listener(listener: Listener, workers: int) -> list[socket.socket]:
-    """Open the sockets of a listener, one per worker (for a unix socket: one for all), and listen.
+def open_listener(listener: Listener) -> socket.socket:
+    """Open the socket of a listener, and listen.
 
     Raises:
         EngineError: the address is in use, not ours, or not permitted; nothing is left open.
     """
     bind = listener.bind
     with contextlib.ExitStack() as undo:
-        sockets: list[socket.socket] = []
         try:
-            if bind.path:
-                sockets.append(undo.enter_context(_open_unix(bind.path)))
-            else:
-                address = _numeric(bind)
-                if address.port:
-                    _open_tcp(address, share=False).close()
-                for _ in range(workers):
-                    sock = undo.enter_context(_open_tcp(address, share=workers > 1))
-                    address = Address(address.host, sock.getsockname()[1])
-                    sockets.append(sock)
-            tune(sockets, listener)
+            sock = undo.enter_context(_open_unix(bind.path) if bind.path else _open_tcp(_numeric(bind)))
+            tune([sock], listener)
         except OSError as error:
             raise EngineError(
                 f"listener {listener.name}: cannot listen on {bind}: {_explain(error, bind)}"
             ) from error
         undo.pop_all()
-        return sockets
+        return sock
 
 
 def tune(sockets: list[socket.socket], listener: Listener) -> None:
@@ -74,13 +63,11 @@ def _numeric(bind: Address) -> Address:
     return Address("::", bind.port)
 
 
-def _open_tcp(address: Address, *, share: bool) -> socket.socket:
+def _open_tcp(address: Address) -> socket.socket:
     family, where = socket_address(address)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if share:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address.host == "::" else 1)
         sock.setblocking(False)

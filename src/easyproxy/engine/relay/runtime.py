@@ -66,7 +66,18 @@ class BackendRuntime:
 class PoolRuntime:
     """One pool: its ready backends, how to choose among them, and who waits for a free place."""
 
-    __slots__ = ("backends", "cell", "choose", "pool", "slot", "source", "tiers", "waiting")
+    __slots__ = (
+        "backends",
+        "cell",
+        "choose",
+        "early",
+        "look_in",
+        "pool",
+        "slot",
+        "source",
+        "tiers",
+        "waiting",
+    )
 
     def __init__(self, pool: Pool, slot: int, cell: int) -> None:
         self.pool = pool
@@ -76,6 +87,10 @@ class PoolRuntime:
         self.choose: Callable[[str], Iterator[Backend]] = lambda _client: iter(())
         self.tiers: Tiers | None = None
         self.waiting: dict[Dial, None] = {}  # in the order of their coming
+        self.early = (
+            0  # more than 0: clients have mostly spoken by the time their backend stands; see ``dial``
+        )
+        self.look_in = 1  # sessions until it is looked at again
         self.source = socket_address(pool.source) if pool.source else None
 
     def take(self, pool: Pool, backends: dict[str, BackendRuntime], tiers: Tiers) -> None:

@@ -15,9 +15,10 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from easyproxy.engine.relay import close, deadlines
-from easyproxy.engine.relay.accept import Acceptor
+from easyproxy.engine.relay.accept import MOMENT_S, Acceptor
 from easyproxy.engine.relay.channel import Channel
 from easyproxy.engine.relay.core import Core
+from easyproxy.engine.relay.dial import settle_acks
 from easyproxy.engine.relay.giving import Giving
 from easyproxy.engine.relay.inforce import InForce
 from easyproxy.engine.relay.poller import MAX_EVENTS
@@ -67,7 +68,7 @@ class Worker:
         self._is_channel_blocked = False
         self.core.poller.add(channel.fileno())
 
-    def run(self, early: Sequence[tuple[Frame, list[int]]] = ()) -> None:
+    def run(self, early: Sequence[tuple[Frame, list[int]]] = ()) -> None:  # noqa: C901, PLR0912 - the loop is one function
         """Carry out the commands that came early, and serve until told otherwise; then close everything."""
         core = self.core
         poll = core.poller.poll
@@ -79,7 +80,16 @@ class Worker:
             for frame, fds in early:
                 self.obey(frame, fds)
             while self._is_running:
-                events = poll(0.0 if core.again or self._jobs else next_tick - now, MAX_EVENTS)
+                greeted = core.greeted
+                if greeted:
+                    core.greeted = []
+                if core.again or self._jobs or greeted:
+                    timeout = 0.0
+                elif core.declined:
+                    timeout = MOMENT_S
+                else:
+                    timeout = next_tick - now
+                events = poll(timeout, MAX_EVENTS)
                 core.now = now = clock()
                 for fd, mask in events:
                     handler = handlers[fd]
@@ -99,6 +109,10 @@ class Worker:
                             self._fault(flow, error)
                         if is_level:
                             self._refresh(flow)
+                if greeted:
+                    settle_acks(greeted)
+                if core.declined and now >= core.declined[0][0]:
+                    core.declined.pop(0)[1].resume()
                 if now >= next_tick:
                     self._tick()
                     next_tick = now + TICK_S
@@ -155,6 +169,8 @@ class Worker:
             )
         for acceptor in tuple(core.paused):
             acceptor.resume()
+        if core.counters.workers > 1:
+            self.in_force.look_around()
         if core.ends:
             self._hand_over_ends()
         if self._is_draining and not core.sessions and not core.lingering:
@@ -307,6 +323,8 @@ class Worker:
 
     def _give(self, fds: list[int]) -> Iterator[None]:
         """Stand still between two turns of the loop, when nothing is half done."""
+        settle_acks(self.core.greeted)
+        self.core.greeted.clear()
         self._settle()
         while self.core.closing:
             close.close_descriptors(self.core)
