@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 
 import pytest
 from hypothesis import given
@@ -152,4 +153,5 @@ def test_the_two_sides_are_mirrored_once_a_session_relays():
     [("10.0.0.1", 5, "10.0.0.1:5"), ("fd00::1", 5, "[fd00::1]:5"), ("unix", 0, "unix")],
 )
 def test_a_client_is_named_as_people_write_addresses(host, port, text):
-    assert Session(1, None, 3, host, port, 0.0).client == text
+    with socket.socket() as sock:
+        assert Session(1, None, sock, host, port, 0.0).client == text

@@ -1,9 +1,10 @@
 """Accepting clients of one listener, and admitting them: the first step of every session.
 
 All workers accept from one queue, so that no client waits for a worker that is busy while another one is free. The kernel
-wakes the first in line of those that are idle (EPOLLEXCLUSIVE, epoll_ctl(2)); who has more sessions of this listener than
-another worker goes to the end of the line. A worker that hangs may have been woken, so with each tick another listener is
-looked at without having been woken.
+wakes the first in line of those that are idle, and tells those before it (EPOLLEXCLUSIVE, epoll_ctl(2)). Who gets ahead of
+another worker in sessions goes to the end of the line; who is far ahead leaves the next client to the others for a moment. A
+worker that hangs may have been woken, so with each tick another listener is looked at without having been woken. Why:
+docs/decisions/0005-one-queue.md.
 
 Facts (accept(2)): EMFILE, ENFILE, ENOBUFS and ENOMEM stay until somebody closes something, and a level-triggered
 poller would report the waiting client for ever, so accepting pauses. Errors of the network that were pending on the
@@ -13,8 +14,9 @@ new socket (ECONNABORTED, EPROTO, ...) concern that client only.
 from __future__ import annotations
 
 import errno
-import os
+import select
 import socket
+from _socket import socket as raw_socket
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import close
@@ -43,12 +45,13 @@ OF_ONE_CLIENT = frozenset(
     | ({errno.ENONET} if hasattr(errno, "ENONET") else set())
 )
 MAX_BURST = 64
-FAR = 2
-MOST_LASTS_S = 0.1
-MOMENT_S = 0.001
 MAX_SHARED_BURST = 4
 """The same where there are other workers, which may wake up meanwhile."""
-_set_blocking = os.set_blocking
+AHEAD, FAR_AHEAD = (0, 6), (2, 3)
+"""By more than so many sessions, and one for every so many that the worker with the fewest has."""
+MOMENT_S = 0.001
+MOST_LASTS_S = 0.1
+_FAMILY, _TYPE = int(socket.AF_INET), int(socket.SOCK_STREAM)
 
 
 class Acceptor:
@@ -91,20 +94,20 @@ class Acceptor:
             self.accept()
             return
         cells, cell = core.cells, self.runtime.cell
-        if self._is_last and cells[cell] >= self._most and self._leads_by(FAR, 3):
+        if self._is_last and cells[cell] >= self._most and self._leads_by(*FAR_AHEAD):
             self._decline()
             return
         self.accept()
         # Sessions that come and go change places by themselves; only a number that grows is looked at.
         if cells[cell] > self._most:
             self._most = cells[cell]
-            if self._leads_by(0, 6):
+            if self._leads_by(*AHEAD):
                 self._go_to_the_end()
         elif core.now > self._most_until:
             self._most, self._most_until = cells[cell], core.now + MOST_LASTS_S
 
     def _leads_by(self, number: int, part: int) -> bool:
-        """Whether it has more sessions than the worker with the fewest: by more than a number, and a part of those."""
+        """Whether it has that many sessions more than the worker with the fewest."""
         least = self.core.counters.least(self.runtime.slot)
         return self.core.cells[self.runtime.cell] - least > number + least // part
 
@@ -118,14 +121,18 @@ class Acceptor:
             poller.add(fd, shared=True)
 
     def _decline(self) -> None:
-        """Leave the next client to the others for a moment. They stood before us in line, so they have heard of it."""
+        """Leave the next client to the others for a moment. They stand before us in line, so they have heard of it."""
         self._is_last = False
         self.pause()
         self.core.declined.append((self.core.now + MOMENT_S, self))
 
     def look(self) -> None:
         """Accept without having been woken."""
-        if not self.is_paused and not self.core.is_starved:
+        if self.is_paused or self.core.is_starved:
+            return
+        waiting = select.poll()  # select(2) ends at descriptor 1023
+        waiting.register(self.socket, select.POLLIN)
+        if waiting.poll(0):
             self.accept()
 
     def accept(self) -> None:
@@ -164,7 +171,9 @@ class Acceptor:
             if host[0] == ":":  # perhaps an IPv4 client of a socket for both (RFC 4291, section 2.5.5.2)
                 host = host.removeprefix("::ffff:")
         core.accepted = number = core.accepted + 1
-        session = Session(number, runtime, fd, host, port, core.now)
+        client = raw_socket(_FAMILY, _TYPE, 0, fd)  # as close.socket_of
+        client.setblocking(False)
+        session = Session(number, runtime, client, host, port, core.now)
         if not has_place:
             close.refuse(core, session)
             return
@@ -175,7 +184,6 @@ class Acceptor:
             core.handlers[fd] = dial
         except IndexError:
             core.handle(fd, dial)
-        _set_blocking(fd, False)
         dial.start()
         if not core.is_edge_triggered:
             core.poller.refresh(session)

@@ -59,30 +59,25 @@ _CLIENT_FIN, _BACKEND_FIN = Event.CLIENT_FIN, Event.BACKEND_FIN
 
 
 def socket_of(fd: int) -> raw_socket:
-    """Wrap a descriptor for the calls that ``os`` does not have; detach it when it shall stay open.
+    """Wrap a descriptor; detach it when it shall stay open.
 
     All three arguments are given so that CPython asks the kernel for none of them; whatever the family, the calls
     that are made on it take no address.
     """
-    return raw_socket(_FAMILY, _TYPE, 0, fd)
+    sock = raw_socket(_FAMILY, _TYPE, 0, fd)
+    sock.setblocking(False)  # a program may have called socket.setdefaulttimeout
+    return sock
 
 
-def happened(core: Core, session: Session, event: Event, target: raw_socket | None = None) -> None:
-    """Move a session along its table, and do to both sides what the table says.
-
-    ``target`` is the other side's socket, where the caller has it at hand and the event is a FIN; it stays the caller's.
-    """
+def happened(core: Core, session: Session, event: Event) -> None:
+    """Move a session along its table, and do to both sides what the table says."""
     transition = TABLE[session.state, event]
     session.state = transition.state
     if transition.state is _CLOSED:
         _close(core, session, transition, "")
         return
-    if target is not None:
-        _pass_fin(target)
-    elif transition.client is _FIN:
-        client = raw_socket(_FAMILY, _TYPE, 0, session.client_fd)  # socket_of
-        _pass_fin(client)
-        client.detach()
+    if transition.client is _FIN:
+        _pass_fin(session.client_socket)
     elif transition.backend is _FIN and session.socket is not None:
         _pass_fin(session.socket)
     outbound, inbound = session.outbound, session.inbound
@@ -133,7 +128,7 @@ def _close(core: Core, session: Session, transition: Transition, detail: str) ->
         # Break the cycles here, so that the garbage collector has nothing to find.
         outbound.back = inbound.back = None
         session.outbound = session.inbound = None
-    client_fd, backend = session.client_fd, session.backend
+    client_fd, backend = session.client_socket.detach(), session.backend
     fd = session.socket.detach() if session.socket is not None else -1
     if transition.client is _CLOSE and core.is_edge_triggered and fd >= 0 and backend is not None:
         # The usual end, in as few steps as it takes.
@@ -252,7 +247,7 @@ def refuse(core: Core, session: Session) -> None:
     core.cells[session.listener.cell + c.L_REFUSED] += 1
     core.cells[core.ends_cell + _REASON_INDEX[reason]] += 1
     _report(core, session, reason, "the listener is at its max_sessions", 0, 0)
-    reset(core, session.client_fd)
+    reset(core, session.client_socket.detach())
 
 
 def _report(

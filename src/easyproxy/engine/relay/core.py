@@ -59,7 +59,6 @@ class Core:
         self.pipes = PipePool()
         self.buffer = bytearray(BUFFER_BYTES)
         self.view = memoryview(self.buffer)
-        self.buffers = [self.buffer]  # what readv(2) takes
         self.sessions: dict[int, Session] = {}
         self.accepted = 0
         self.again: list[Flow] = []  # flows that gave way to others with work left

@@ -319,8 +319,9 @@ class Dial:
         if self._failed is not None and self._failed is not backend:
             cells[self._failed.cell + c.B_RETRIES] += 1
         client_fd, listener = session.client_fd, session.listener
-        outbound = Flow(core, session, client_fd, fd, cell + c.B_FROM_CLIENT)
-        inbound = Flow(core, session, fd, client_fd, cell + c.B_FROM_BACKEND)
+        client = session.client_socket
+        outbound = Flow(core, session, client, sock, cell + c.B_FROM_CLIENT)
+        inbound = Flow(core, session, sock, client, cell + c.B_FROM_BACKEND)
         outbound.back, inbound.back = inbound, outbound
         outbound.writes_until_nodelay = 2
         if listener.is_unix:

@@ -1,6 +1,6 @@
 """Moving bytes in one direction of a session, from one socket to the other. The hot path of the engine.
 
-A flow copies through the worker's one buffer: one readv(2), one write(2), nothing kept. After several full reads in
+A flow copies through the worker's one buffer: one recv(2), one send(2), nothing kept. After several full reads in
 a row it is bulk, and splice(2) moves the pages through a pipe instead. What the target does not take stays here, at
 most one buffer or one pipe, and nothing more is read until it has gone: back-pressure is the sockets' own.
 
@@ -60,7 +60,6 @@ STAYS_BULK = BUFFER_BYTES
 
 _SPLICE_FLAGS = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE", 0)
 _MORE = getattr(socket, "MSG_MORE", 0)
-_readv, _write = os.readv, os.write
 _splice: Callable[..., int] = getattr(os, "splice", None)  # type: ignore[assignment] # used where core.can_splice
 
 
@@ -86,7 +85,9 @@ class Flow:
         "writes_until_nodelay",
     )
 
-    def __init__(self, core: Core, session: Session, source: int, target: int, cell: int) -> None:
+    def __init__(
+        self, core: Core, session: Session, source: raw_socket, target: raw_socket, cell: int
+    ) -> None:
         self.core = core
         self.session = session
         self.source = source
@@ -137,9 +138,7 @@ class Flow:
             self.back.abandon_target()
         if mask & PRI and self.tail != TAIL_UNSURE:
             # Keep the urgent byte in the stream, where its sender put it (tcp(7), SO_OOBINLINE).
-            sock = close.socket_of(self.source)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-            sock.detach()
+            self.source.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self.tail = TAIL_UNSURE
 
     def _source_event(self, client: Event, backend: Event) -> Event:
@@ -156,7 +155,7 @@ class Flow:
         turn = TURN
         while True:
             try:
-                count = _readv(self.source, core.buffers)
+                count = self.source.recv_into(core.buffer)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -173,7 +172,7 @@ class Flow:
                 if self.writes_until_nodelay:
                     self._count_down_to_nodelay()
                 try:
-                    sent = _write(self.target, core.view[:count])
+                    sent = self.target.send(core.view[:count])
                 except BlockingIOError:
                     sent = 0
                 except OSError as error:
@@ -206,28 +205,21 @@ class Flow:
 
     def _write_last(self, count: int) -> None:
         """Write what the FIN follows."""
-        core, session = self.core, self.session
-        to_client = self is session.inbound
-        sock = close.socket_of(self.target) if to_client else session.socket
-        assert sock is not None  # noqa: S101 - a flow has a backend
+        core = self.core
         try:
-            sent = sock.send(core.view[:count], _MORE)
+            sent = self.target.send(core.view[:count], _MORE)
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            if to_client:
-                sock.detach()
             if self._target_broke(error):
                 self._finish()
             return
         self.moved += sent
         core.cells[self.cell] += sent
         if sent == count:
-            self._finish(sock)
+            self._finish()
         else:
             self.pending = memoryview(bytes(core.view[sent:count]))
-        if to_client:
-            sock.detach()
 
     def _flush(self) -> bool:
         pending = self.pending
@@ -235,7 +227,7 @@ class Flow:
         if self.writes_until_nodelay:
             self._count_down_to_nodelay()
         try:
-            sent = _write(self.target, pending)
+            sent = self.target.send(pending)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -257,13 +249,14 @@ class Flow:
             self._leave_bulk()
             core.again.append(self)
             return
+        source, target = self.source.fileno(), self.target.fileno()
         turn = TURN
         moved = 0
         while True:
             # EAGAIN says "the pipe is full" as well as "nothing there": only with an empty pipe is it the latter.
             was_empty = not pipe.held
             try:
-                count = _splice(self.source, pipe.write_end, pipe.size, flags=_SPLICE_FLAGS)
+                count = _splice(source, pipe.write_end, pipe.size, flags=_SPLICE_FLAGS)
                 pipe.held += count
             except BlockingIOError:
                 count = -1
@@ -275,7 +268,7 @@ class Flow:
                 count = 0
             if pipe.held:
                 try:
-                    sent = _splice(pipe.read_end, self.target, pipe.held, flags=_SPLICE_FLAGS)
+                    sent = _splice(pipe.read_end, target, pipe.held, flags=_SPLICE_FLAGS)
                 except BlockingIOError:
                     return  # the next OUT goes on
                 except OSError as error:
@@ -310,13 +303,13 @@ class Flow:
         self.is_bulk = False
         self.streak = 0
 
-    def _finish(self, target: raw_socket | None = None) -> None:
+    def _finish(self) -> None:
         self.ended = True
         if self.pipe is not None:
             self._drop_pipe()
         session = self.session
         event = self.broken or (_CLIENT_FIN if self is session.outbound else _BACKEND_FIN)
-        close.happened(self.core, session, event, target)
+        close.happened(self.core, session, event)
 
     def _event_of(self, error: OSError, *, of_source: bool) -> Event:
         """Say which side broke and how."""

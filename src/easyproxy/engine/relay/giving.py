@@ -196,7 +196,7 @@ class Giving:
                 flow.release()
                 flow.back = None
         session.outbound = session.inbound = None
-        self._leave(session.client_fd)
+        self._leave(session.client_socket.detach())
         if session.socket is not None:
             self._leave(session.socket.detach())
         if session.backend is not None:

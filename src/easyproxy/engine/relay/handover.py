@@ -17,6 +17,7 @@ from dataclasses import asdict, fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.dial import Dial
 from easyproxy.engine.relay.flow import Flow
@@ -42,7 +43,8 @@ SESSION_REST = frozenset(
         "backend",  # a reference into the table of runtimes
         "listener",  # the same
         "client_fd",  # a descriptor
-        "socket",  # the same
+        "client_socket",  # the same one
+        "socket",  # a descriptor, too
         "number",  # the id stays what it was
         "state",
         "dial",  # a record of its own
@@ -263,7 +265,7 @@ class Taker:
         listener, backend = self._runtimes[listener_number], self._runtimes.get(backend_number)
         if not isinstance(listener, ListenerRuntime) or isinstance(backend, ListenerRuntime):
             raise HandoverError(f"session {name} refers to what is no listener or no backend")
-        session = Session(number_elsewhere(name), listener, fds.pop(0), "", 0, core.now)
+        session = Session(number_elsewhere(name), listener, close.socket_of(fds.pop(0)), "", 0, core.now)
         for field, value in zip(self._names[0], values, strict=True):
             setattr(session, field, value)
         session.tick = 0  # no newcomer: the taker has its client watched, and places it
@@ -272,13 +274,14 @@ class Taker:
         session.backend = backend
         if family >= 0:
             session.socket = raw_socket(family, socket.SOCK_STREAM, 0, fileno=fds.pop(0))
+            session.socket.setblocking(False)
         used = 0
         again: tuple[Flow, ...] = ()
         if session.socket is not None and backend is not None and outbound is not None:
-            client_fd, fd = session.client_fd, session.socket.fileno()
+            client, sock = session.client_socket, session.socket
             flows = (
-                Flow(core, session, client_fd, fd, backend.cell + c.B_FROM_CLIENT),
-                Flow(core, session, fd, client_fd, backend.cell + c.B_FROM_BACKEND),
+                Flow(core, session, client, sock, backend.cell + c.B_FROM_CLIENT),
+                Flow(core, session, sock, client, backend.cell + c.B_FROM_BACKEND),
             )
             flows[0].back, flows[1].back = flows[1], flows[0]
             session.outbound, session.inbound = flows

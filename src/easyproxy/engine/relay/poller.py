@@ -136,7 +136,7 @@ class LevelPoller:
                 back = flow.back
                 wants_read = not flow.ended and not flow.is_blocked
                 self._want(
-                    flow.source,
+                    flow.source.fileno(),
                     (selectors.EVENT_READ if wants_read else 0)
                     | (selectors.EVENT_WRITE if back is not None and back.is_blocked else 0),
                 )

@@ -140,6 +140,8 @@ TABLE: dict[tuple[State, Event], Transition] = {
     ),
 }
 
+_CONNECTING = State.CONNECTING  # looking it up on the Enum costs a call (Python 3.11)
+
 NEWCOMER = -1
 """Instead of a place in the timer wheel: who has come since the last tick gets one with the next."""
 
@@ -166,6 +168,7 @@ class Session:
         "armed",
         "backend",
         "client_fd",
+        "client_socket",
         "connected_at",
         "dial",
         "host",
@@ -181,14 +184,15 @@ class Session:
     )
 
     def __init__(
-        self, number: int, listener: ListenerRuntime, client_fd: int, host: str, port: int, now: float
+        self, number: int, listener: ListenerRuntime, client: socket, host: str, port: int, now: float
     ) -> None:
         self.number = number
         self.listener = listener
-        self.client_fd = client_fd
+        self.client_socket = client
+        self.client_fd = client.fileno()
         self.host = host  # numeric, without port; "unix" for a unix socket
         self.port = port
-        self.state = State.CONNECTING
+        self.state = _CONNECTING
         self.accepted_at = now
         self.active_at = now
         self.connected_at = 0.0  # 0 while no backend stands

@@ -124,7 +124,7 @@ class Taking:
                 if flow is not None and flow.pipe is not None:
                     os.close(flow.pipe.read_end)
                     os.close(flow.pipe.write_end)
-            os.close(session.client_fd)
+            session.client_socket.close()
             if session.socket is not None:
                 session.socket.close()
         for _deadline, fd, backend in self._lingering:

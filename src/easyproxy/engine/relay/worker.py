@@ -68,7 +68,7 @@ class Worker:
         self._is_channel_blocked = False
         self.core.poller.add(channel.fileno())
 
-    def run(self, early: Sequence[tuple[Frame, list[int]]] = ()) -> None:  # noqa: C901, PLR0912 - the loop is one function
+    def run(self, early: Sequence[tuple[Frame, list[int]]] = ()) -> None:  # noqa: C901, PLR0912, PLR0915 - the loop is one function
         """Carry out the commands that came early, and serve until told otherwise; then close everything."""
         core = self.core
         poll = core.poller.poll
