@@ -107,6 +107,10 @@ class Pool:
         connect_timeout_s: for one attempt.
         retries: further candidates that are tried after the first attempt failed.
         queue_timeout_s: how long a client waits when every candidate is at its ``max_sessions``; 0 is not at all.
+        hold_s: how long a client waits while the pool has no backend at all (a primary is being replaced); 0 is not at all.
+        admit_per_s: how many of those that were held are let in per second once there is a backend; 0 is all at once.
+        greeting: a backend must greet before a client is its own: ``any``, ``mysql``, ``postgresql``; empty is no greeting.
+        greeting_timeout_s: within this time after the connect.
         source: local address for connections to backends, or None for the system's choice.
     """
 
@@ -116,6 +120,10 @@ class Pool:
     connect_timeout_s: float = 3.0
     retries: int = 2
     queue_timeout_s: float = 5.0
+    hold_s: float = 0.0
+    admit_per_s: float = 0.0
+    greeting: str = ""
+    greeting_timeout_s: float = 3.0
     source: Address | None = None
 
 

@@ -43,6 +43,8 @@ TERMINATION = {
     "operator": "K*",
     "drained": "K*",
     "backend_down": "D*",
+    "failover": "D*",
+    "lagging": "D*",
     "internal_error": "I*",
 }
 

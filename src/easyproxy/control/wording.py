@@ -24,6 +24,8 @@ ENDINGS = {
     "life_timeout": "we cut it: it was as old as max_lifetime allows",
     "operator": "an operator closed it",
     "backend_down": "we cut it: its backend went down, and close_sessions_on_down is set",
+    "failover": "we cut it: another server is the primary now",
+    "lagging": "we cut it: its replica fell too far behind",
     "drained": "we cut it: it was still there when the time for draining was over",
     "internal_error": "a mistake in EasyProxy; the log holds where",
 }

@@ -25,6 +25,26 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """What a probe has learnt of a server besides that it is well. Engines pass it on and never look at it.
+
+    Attributes:
+        role: ``primary`` (it takes writes), ``replica``, or empty where the check does not know.
+        lag_s: how far a replica is behind, in seconds; infinite when it does not follow any more, negative when that is not
+            known, and for a primary.
+        version: of the server, for people.
+        timeline: which history of writes a PostgreSQL server follows; a later one wins. 0 where there is no such thing.
+        notes: further pairs of a word and what it is, for people: the position, the state of a cluster.
+    """
+
+    role: str = ""
+    lag_s: float = -1.0
+    version: str = ""
+    timeline: int = 0
+    notes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """One look at a backend: from a probe, or from live traffic.
 
@@ -34,6 +54,7 @@ class Observation:
         detail: the same in words, for an operator.
         at: seconds since the epoch.
         duration_s: how long it took; 0 where that says nothing.
+        facts: what else was learnt; None where nobody asked, or the probe failed.
     """
 
     backend: str
@@ -41,6 +62,7 @@ class Observation:
     detail: str
     at: float
     duration_s: float = 0.0
+    facts: Facts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +225,9 @@ class Ends(Protocol):
         """One after the other."""
 
 
+CUTS = ("operator", "backend_down", "failover", "lagging", "drained")
+"""Reasons for which sessions are closed on demand."""
+
 Report = Observation | SessionEnd
 Sink = Callable[[Report], None]
 EndsTaker = Callable[[Ends], None]
@@ -249,7 +274,7 @@ class Engine(Protocol):
         """What every worker is doing: its name to the stacks of its threads, or to why there are none."""
 
     async def close_sessions(self, where: Where, reason: str = "operator") -> int:
-        """Close the sessions that match, both sides, and return how many. ``reason`` is a word of the log."""
+        """Close the sessions that match, both sides, and return how many. ``reason`` is one of ``CUTS``, else ValueError."""
 
     async def drain(self, deadline_s: float) -> None:
         """Take no new sessions, wait until the last has ended, at the deadline close the rest."""

@@ -16,9 +16,9 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from easyproxy.engine.seam import Observation, Outcome
+from easyproxy.engine.seam import Facts, Observation, Outcome
 from easyproxy.errors import ProbeFailed
-from easyproxy.health.checks.base import Check, Target, plain
+from easyproxy.health.checks.base import Check, Finding, Target, plain
 from easyproxy.health.checks.shortage import is_local
 from easyproxy.health.diagnosis import diagnose
 from easyproxy.health.schedule import pause_s, second_pause_s
@@ -42,7 +42,7 @@ class _Watch:
         self.started = 0.0  # event loop's time at which the last probe started
         self.probed = asyncio.Event()  # the first probe has ended
         self.wake = asyncio.Event()  # somebody is in a hurry
-        self.stray: asyncio.Task[str] | None = None  # an abandoned probe that still runs
+        self.stray: asyncio.Task[str | Finding] | None = None  # an abandoned probe that still runs
         self.short_of: str = ""  # what this machine lacks, said once
         self.task: asyncio.Task[None] | None = None
 
@@ -74,7 +74,7 @@ class Monitor:
         self._expensive_places = asyncio.Semaphore(expensive)
         self._watches: dict[str, _Watch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._strays: set[asyncio.Task[str]] = set()
+        self._strays: set[asyncio.Task[str | Finding]] = set()
 
     def watch(self, targets: Sequence[Target]) -> None:
         """Watch exactly these targets from now on. One that did not change keeps its schedule.
@@ -173,8 +173,9 @@ class Monitor:
         target = watch.target
         begun = time.perf_counter()
 
-        def observed(outcome: Outcome, detail: str) -> Observation:
-            return Observation(target.backend, outcome, detail, time.time(), time.perf_counter() - begun)
+        def observed(outcome: Outcome, detail: str, facts: Facts | None = None) -> Observation:
+            took = time.perf_counter() - begun
+            return Observation(target.backend, outcome, detail, time.time(), took, facts)
 
         if watch.stray and not watch.stray.done():
             return observed(Outcome.TIMEOUT, "the last probe still runs: its check ignores the time limit")
@@ -197,7 +198,10 @@ class Monitor:
         error = probe.exception()
         if error is None:
             watch.short_of = ""
-            return observed(Outcome.SUCCESS, plain(str(probe.result() or "")))
+            result = probe.result()
+            if isinstance(result, Finding):
+                return observed(Outcome.SUCCESS, plain(result.detail), result.facts)
+            return observed(Outcome.SUCCESS, plain(str(result or "")))
         if is_local(error):
             if watch.short_of != str(error):
                 watch.short_of = str(error)
@@ -222,7 +226,7 @@ class Monitor:
         await asyncio.sleep(max(0.0, due - loop.time()))
 
 
-async def _ask(target: Target) -> str:
+async def _ask(target: Target) -> str | Finding:
     try:
         return await target.check.probe(target)
     except (SystemExit, KeyboardInterrupt) as error:  # asyncio would end the whole loop for a check's exit()

@@ -89,7 +89,7 @@ async def test_a_table_that_somebody_has_touched_is_made_anew(engine: KernelEngi
 
 @pytest.mark.anyio
 async def test_an_unknown_reason_to_close_is_refused(engine: KernelEngine) -> None:
-    with pytest.raises(ValueError, match="operator, backend_down, drained"):
+    with pytest.raises(ValueError, match="operator, backend_down, failover, lagging, drained"):
         await engine.close_sessions(Where(), "boredom")
 
 

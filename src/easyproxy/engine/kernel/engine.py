@@ -23,6 +23,7 @@ from easyproxy.engine.kernel.poke import Poker
 from easyproxy.engine.kernel.ruleset import MAX_CLOSING, Layout, Options, closing, key_of, refusals, render
 from easyproxy.engine.kernel.settings import Settings, needed
 from easyproxy.engine.seam import (
+    CUTS,
     BackendCounters,
     EndsTaker,
     ListenerCounters,
@@ -37,7 +38,6 @@ from easyproxy.model import Snapshot
 
 T = TypeVar("T")
 
-CUTS = ("operator", "backend_down", "drained")
 REFRESH_S = 1.0
 _SHARE = 20
 """A look at the flows may take one part in so many of the time; with many flows there are fewer looks."""

@@ -22,11 +22,12 @@ from easyproxy.engine.relay.inherited import Inherited, close_group
 from easyproxy.engine.relay.listening import open_listener, tune
 from easyproxy.engine.relay.question import ANSWER_WITHIN_S, Inquiry, Roll
 from easyproxy.engine.relay.runtime import socket_address
-from easyproxy.engine.relay.session import CLEAN, Event
+from easyproxy.engine.relay.session import CLEAN
 from easyproxy.engine.relay.slots import Slots
 from easyproxy.engine.relay.succession import Legacy, Succession
 from easyproxy.engine.relay.wire import keys_of, plain_snapshot
 from easyproxy.engine.seam import (
+    CUTS,
     Attempt,
     EndsTaker,
     Observation,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
     from easyproxy.engine.relay.channel import Frame
 
-CUTS = (Event.OPERATOR.value, Event.BACKEND_DOWN.value, Event.DRAINED.value)
 STACKS_WITHIN_S = 1.0
 """One that does not say so soon what it is doing is looked at from outside."""
 
@@ -376,10 +376,7 @@ class RelayEngine(HandingOver):
             os.close(fd)
 
     async def close_sessions(self, where: Where, reason: str = "operator") -> int:
-        """Close the sessions that match; ``reason`` is ``operator``, ``backend_down`` or ``drained``.
-
-        Raises ValueError for another reason.
-        """
+        """Close the sessions that match; ``reason`` is one of ``CUTS``, else ValueError."""
         if reason not in CUTS:
             raise ValueError(f"{reason!r} is no reason to close sessions; write {', '.join(CUTS)}")
         frames = await self._inquiry.ask({"op": "close", "where": asdict(where), "reason": reason})

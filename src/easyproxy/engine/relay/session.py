@@ -56,6 +56,8 @@ class Event(StrEnum):
     LIFE_TIMEOUT = "life_timeout"
     OPERATOR = "operator"
     BACKEND_DOWN = "backend_down"
+    FAILOVER = "failover"  # another server is the primary now
+    LAGGING = "lagging"  # the replica fell too far behind
     DRAINED = "drained"
     INTERNAL_ERROR = "internal_error"  # a mistake in EasyProxy; the log holds where
 
@@ -84,6 +86,8 @@ class Transition(NamedTuple):
 _CUTS = (
     Event.OPERATOR,
     Event.BACKEND_DOWN,
+    Event.FAILOVER,
+    Event.LAGGING,
     Event.DRAINED,
     Event.LIFE_TIMEOUT,
     Event.INTERNAL_ERROR,

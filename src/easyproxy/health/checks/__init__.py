@@ -8,13 +8,25 @@ import importlib
 import inspect
 from collections.abc import Mapping
 
-from easyproxy.health.checks.base import Check, Target
+from easyproxy.engine.seam import Facts
+from easyproxy.health.checks.base import Check, Finding, Target
 from easyproxy.health.checks.exec import ExecCheck
 from easyproxy.health.checks.http import HttpCheck
 from easyproxy.health.checks.mysql import MysqlCheck
 from easyproxy.health.checks.tcp import TcpCheck
 
-__all__ = ["CHECKS", "Check", "ExecCheck", "HttpCheck", "MysqlCheck", "Target", "TcpCheck", "make"]
+__all__ = [
+    "CHECKS",
+    "Check",
+    "ExecCheck",
+    "Facts",
+    "Finding",
+    "HttpCheck",
+    "MysqlCheck",
+    "Target",
+    "TcpCheck",
+    "make",
+]
 
 CHECKS: Mapping[str, type[Check]] = {
     "tcp": TcpCheck,

@@ -11,10 +11,19 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from easyproxy.engine.seam import Facts
 from easyproxy.model import Address
 
 DETAIL_CHARACTERS = 200
 """Longest detail that is kept of what a backend answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a probe returns that has learnt more than that the backend is well: the detail in words, and the facts."""
+
+    detail: str
+    facts: Facts
 
 
 class Check(ABC):
@@ -28,8 +37,10 @@ class Check(ABC):
     """Whether a probe starts a process or a thread; only a few of those run at the same time."""
 
     @abstractmethod
-    async def probe(self, target: Target) -> str:
+    async def probe(self, target: Target) -> str | Finding:
         """Look at ``target`` once, and return what was seen, in a few words for an operator.
+
+        A check that learns more (a role, a lag, a version) returns a :class:`Finding` instead.
 
         The monitor cancels it after ``target.timeout_s``. It must close what it opened (use ``try``/``finally``
         or ``async with``) and must never block the event loop: everything else in the process waits meanwhile.
