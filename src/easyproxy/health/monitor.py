@@ -233,7 +233,7 @@ async def _ask(target: Target) -> str | Finding:
         raise ProbeFailed(f"the check raised {type(error).__name__}") from error
 
 
-def _forget(probe: asyncio.Task[str]) -> None:
+def _forget(probe: asyncio.Task[str | Finding]) -> None:
     """Look at the exception of a probe that nobody waits for any more, so that asyncio does not complain."""
     if not probe.cancelled():
         probe.exception()
