@@ -27,6 +27,7 @@ from easyproxy.control.state_file import StateFile
 from easyproxy.control.steering import Steering
 from easyproxy.control.teller import Teller
 from easyproxy.control.upgrading import Upgrading
+from easyproxy.control.warden import Warden
 from easyproxy.control.watch import LOOK_EVERY_S, Watch
 from easyproxy.discovery.names import RESOLVE_EVERY_S
 from easyproxy.engine.relay import RelayEngine
@@ -119,7 +120,17 @@ class Balancer(Desk):
             self, self._journal, file=Path(file) if file else None, strategies=self.engine.strategies
         )
         self._watch = Watch(self._reloading, lambda: self.filed_config.watch if watch is None else watch)
-        self._teller = Teller(self._registry, self.engine, self._steering, self._journal.events, self.status)
+        self._warden = Warden(
+            self._registry, self.engine, self._journal, apply=self._apply, spawn=self._spawn
+        )
+        self._teller = Teller(
+            self._registry,
+            self.engine,
+            self._steering,
+            self._journal.events,
+            self.status,
+            self._warden.writers,
+        )
         self._upgrading = Upgrading(
             self.engine, self._steering, self._registry, self._reloading, self._journal
         )
@@ -270,11 +281,13 @@ class Balancer(Desk):
         self._take(observation, from_traffic=False)
 
     def _take(self, observation: Observation, *, from_traffic: bool) -> None:
+        known = self._registry.news
         change = self._registry.observe(observation, time.monotonic(), from_traffic=from_traffic)
+        if self._is_serving and (change is not None or self._registry.news != known):
+            self._apply()
         if change is None:
             return
         if self._is_serving:
-            self._apply()
             entry = self._registry.entries[change.backend]
             # Also one that an operator is draining: its sessions hang on a dead server all the same.
             if change.is_healthy is False and self.config.pools[entry.pool].close_sessions_on_down:
@@ -292,7 +305,8 @@ class Balancer(Desk):
 
     def _apply(self) -> None:
         if self._is_serving:
-            self.engine.apply(self._registry.snapshot(time.monotonic()))
+            self._warden.look()
+            self.engine.apply(self._registry.snapshot(time.monotonic(), self._warden.writers()))
 
     # -- what goes on by itself
 

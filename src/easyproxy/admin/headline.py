@@ -50,6 +50,9 @@ def summarise(status: Status) -> Headline:
     dead = [pool for pool in unserved if all(backend.state != "checking" for backend in pool.backends)]
     if dead:
         return _critical(dead, len(status.pools))
+    unwritten = [pool for pool in status.pools if pool not in unserved and _is_unwritten(pool)]
+    if unwritten:
+        return _without_primary(unwritten)
     if unserved:
         return Headline(
             Level.CHECKING,
@@ -65,6 +68,29 @@ def summarise(status: Status) -> Headline:
     if held:
         return Headline(Level.OK, _held(held, len(backends)), _served(len(status.pools)))
     return Headline(Level.OK, _all_ready(len(backends)), _served(len(status.pools)))
+
+
+def _is_unwritten(pool: PoolStatus) -> bool:
+    return pool.writes is not None and not pool.writes.writers
+
+
+def _without_primary(pools: list[PoolStatus]) -> Headline:
+    """No server takes writes, though servers are ready."""
+    first = pools[0]
+    assert first.writes is not None  # noqa: S101 - that is why it is here
+    if len(pools) > 1:
+        names = ", ".join(pool.name for pool in pools)
+        return Headline(
+            Level.CRITICAL, f"{len(pools)} pools have no primary", f"Nobody takes writes in {names}."
+        )
+    title = (
+        f"Pool {first.name} has two primaries"
+        if first.writes.is_split
+        else f"Pool {first.name} has no primary"
+    )
+    held = f" {_count(first.writes.held, 'client')} held." if first.writes.held else ""
+    why = first.writes.why
+    return Headline(Level.CRITICAL, title, f"Nobody takes writes: {why}.{held}")
 
 
 def _critical(dead: list[PoolStatus], pools: int) -> Headline:

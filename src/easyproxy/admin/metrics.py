@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from easyproxy.admin import role_metrics
 from easyproxy.admin.exposition import Kind, Metric, Moment, Row
 from easyproxy.control.status import BackendStatus, ListenerStatus
 from easyproxy.engine.seam import BackendDistributions, Distribution
@@ -455,6 +456,7 @@ GROUPS = {
     "Listeners": _LISTENERS,
     "Pools": _POOLS,
     "Backends": _BACKENDS,
+    "Roles and failovers": role_metrics.METRICS,
     "Distributions over sessions": _DISTRIBUTIONS,
     "Processes": _PROCESSES,
 }

@@ -34,6 +34,18 @@ _SYMBOLS = {
 }
 _ASCII = {"✓": "+", "✗": "x", "…": "~", "↓": "v", "‖": "="}
 _INDENT = "  "
+_HEADINGS = (
+    "STATE",
+    "FOR",
+    "BACKEND",
+    "ADDRESS",
+    "SESSIONS",
+    "SERVED",
+    "FROM/TO CLIENTS",
+    "ERRORS",
+    "PROBE",
+    "WHY",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,21 +116,19 @@ def _pool(pool: Json, now: float) -> Iterator[str]:
         about.append(f"check: {pool['check']}")
     if pool["queued"]:
         about.append(f"{counted(pool['queued'], 'client')} waiting")
+    if (writes := pool.get("writes")) is not None:
+        who = " and ".join(name.partition("/")[2] for name in writes["writers"])
+        about.append(f"writes go to {who}" if who else f"no writes: {writes['why']}")
     yield click.style(f"Pool {printable(pool['name'])}", bold=True) + "  " + printable(", ".join(about))
-    headings = (
-        "STATE",
-        "FOR",
-        "BACKEND",
-        "ADDRESS",
-        "SESSIONS",
-        "SERVED",
-        "FROM/TO CLIENTS",
-        "ERRORS",
-        "PROBE",
-        "WHY",
-    )
-    rows = [_backend(backend, now) for backend in pool["backends"]]
-    yield from _indented(table(headings, rows, right=frozenset({1, 4, 5, 6, 7, 8})))
+    headings: list[str] = [*_HEADINGS]
+    rows = [list(_backend(backend, now)) for backend in pool["backends"]]
+    right = {1, 4, 5, 6, 7, 8}
+    if any(backend.get("role") for backend in pool["backends"]):
+        right = {1, 5, 6, 7, 8, 9}
+        headings.insert(4, "ROLE")
+        for row, backend in zip(rows, pool["backends"], strict=True):
+            row.insert(4, _role(backend))
+    yield from _indented(table(headings, rows, right=frozenset(right)))
     for backend in pool["backends"]:
         if backend["last_error"]:
             ago = span(now - backend["last_error_at"])
@@ -126,6 +136,17 @@ def _pool(pool: Json, now: float) -> Iterator[str]:
                 f"{_INDENT}last error of {printable(backend['name'])}, {ago} ago: {printable(backend['last_error'])}",
                 dim=True,
             )
+
+
+def _role(backend: Json) -> str:
+    """``primary, writes``, ``replica, 7.2 s behind``: what it says that it is, and whether that is good."""
+    parts = [backend["role"] or "-"]
+    if backend["takes_writes"]:
+        parts.append("writes")
+    if backend["lag"]:
+        parts.append(backend["lag"])
+    text = printable(", ".join(parts))
+    return click.style(text, fg="yellow") if backend["is_lagging"] else text
 
 
 def _backend(backend: Json, now: float) -> tuple[str, ...]:
@@ -144,15 +165,22 @@ def _backend(backend: Json, now: float) -> tuple[str, ...]:
         f"{size(counters['bytes_from_client'])} / {size(counters['bytes_from_backend'])}",
         click.style(str(errors), fg="red" if errors else None),
         latency(probe["duration_s"]) if probe else "-",
-        printable(backend["reason"]),
+        printable(_why(backend)),
     )
+
+
+def _why(backend: Json) -> str:
+    """Say why it is in its state; of one that is well the newest probe says more than the one that made it so."""
+    probe = backend["last_probe"]
+    is_well = backend["state"] == "ready" and probe and probe["outcome"] == "success" and probe["detail"]
+    return str(probe["detail"] if is_well else backend["reason"])
 
 
 def _listeners(listeners: Sequence[Json]) -> list[str]:
     rows = [
         (
             printable(listener["address"]),
-            printable(listener["pool"]),
+            printable(listener["pool"]) + _use(listener),
             _limited(listener["counters"]["sessions"], listener["max_sessions"]),
             str(listener["counters"]["accepted"]),
             str(listener["counters"]["refused"] + listener["counters"]["no_backend"]),
@@ -169,6 +197,14 @@ def _listeners(listeners: Sequence[Json]) -> list[str]:
             right=frozenset({2, 3, 4}),
         )
     return table(head, rows, right=frozenset({2, 3, 4}))
+
+
+def _use(listener: Json) -> str:
+    """Say which servers of its pool a listener is for."""
+    role, fallback = listener.get("role"), listener.get("fallback")
+    if not role:
+        return ""
+    return f" ({role}, else {fallback})" if fallback else f" ({role})"
 
 
 def client_table(clients: Sequence[Json]) -> list[str]:

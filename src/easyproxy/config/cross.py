@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel
 
-from easyproxy.config import kernel
+from easyproxy.config import kernel, roles
 from easyproxy.config.document import Path, path_text, shown
 from easyproxy.config.raw import Finding, address_of, backend_address, get, items, pools_of
 from easyproxy.config.words import listing, nearest
@@ -30,6 +30,7 @@ def problems(raw: object) -> list[Finding]:
         *_admin(raw),
         *_loops(raw),
         *kernel.problems(raw),
+        *roles.problems(raw),
     ]
 
 
@@ -53,7 +54,7 @@ def warnings(raw: object) -> list[Finding]:
             for key in ("tls_verify", "tls_ca", "server_name")
             if get(check, key) not in (None, "", True) and get(check, "tls") is not True
         ]
-    return [*found, *kernel.warnings(raw)]
+    return [*found, *kernel.warnings(raw), *roles.warnings(raw)]
 
 
 def _listener_pools(raw: object) -> Iterator[Finding]:

@@ -54,6 +54,18 @@ def warnings(raw: object) -> list[Finding]:
         for path, listener in _kernel_listeners(raw)
         if get(listener, "max_sessions") not in (None, 0) and not given(listener, "overload")
     ]
+    found += [
+        Finding(
+            ("pools", name, "failover", "hold"),
+            f"it has no effect for {path_text(path)}, whose engine is kernel: nobody accepts clients there, so none waits"
+            " for a primary",
+        )
+        for path, listener in _kernel_listeners(raw)
+        if get(listener, "role") == "primary"
+        and isinstance(name := get(listener, "pool"), str)
+        and given(get(pools_of(raw).get(name), "failover"), "hold")
+        and not _is_off(get(get(pools_of(raw).get(name), "failover"), "hold"))
+    ]
     for name, path in _served(raw).items():
         if name not in _only_kernel(raw):
             found += [

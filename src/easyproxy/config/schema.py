@@ -37,6 +37,7 @@ from easyproxy.config.fields import (
     wrong,
 )
 from easyproxy.config.kernel import ENGINES, KERNEL_SOURCES
+from easyproxy.config.roles import FALLBACKS, ROLES, SPLIT_BRAIN
 from easyproxy.config.strategies import Strategy
 from easyproxy.model import Address
 
@@ -78,6 +79,13 @@ class ListenerConfig(Settings):
 
     pool: PoolName
     """Name of the pool that serves its clients."""
+
+    role: Annotated[str | None, Word(ROLES)] = None
+    """Which servers of the pool serve its clients: the `primary` (it takes writes) or the `replica`s; by default all of them,
+    whatever they are. The pool's check must know roles: `mysql`, `postgresql`, `redis`, or one of your own."""
+
+    fallback: Annotated[str | None, Word(FALLBACKS)] = None
+    """With `role: replica`: `primary` serves while no replica can."""
 
     name: Name = ""
     """Name in logs, metrics and commands; by default the text of `bind`."""
@@ -172,6 +180,28 @@ def _source(value: object) -> str:
         ) from None
 
 
+class FailoverConfig(Settings):
+    """What happens when another server of the pool becomes the primary, for listeners with `role: primary`."""
+
+    fence: Annotated[bool, Switch()] = True
+    """At most one server at a time takes writes, whatever the servers say: between two primaries the later PostgreSQL timeline
+    decides, else `split_brain`. Without a fence every server that says it is the primary gets writes."""
+
+    split_brain: Annotated[str, Word(SPLIT_BRAIN)] = "refuse"
+    """Between two primaries whose timelines do not decide: `refuse` lets no writes through until one of them gives way, `keep` stays
+    with the one that has served so far, `first` takes the first of the configuration."""
+
+    hold: Annotated[float, Duration(least=0.1, most=3600, zero="not at all")] = 10.0
+    """How long a new client waits while there is no primary; then it is turned away. 0 is not at all."""
+
+    admit_per_second: Annotated[int, Whole(0, 1_000_000)] = 500
+    """How many of those that were held are let in per second once there is a primary; 0 is all at once."""
+
+    close_sessions: Annotated[bool, Switch()] = True
+    """Close the sessions on the old primary, on both sides, before the new one gets any. Without it they go on, and what they write is
+    what the old primary makes of it."""
+
+
 class PoolConfig(Settings):
     """A named set of backends with one strategy and one health check."""
 
@@ -207,6 +237,13 @@ class PoolConfig(Settings):
 
     close_sessions_on_down: Annotated[bool, Switch()] = False
     """End the sessions of a backend that goes down; otherwise they live as long as they can."""
+
+    close_sessions_on_lag: Annotated[bool, Switch()] = False
+    """End the sessions of a replica that lags further behind than the check's `max_lag`; otherwise they go on, and only new clients go
+    elsewhere."""
+
+    failover: FailoverConfig = Field(default_factory=FailoverConfig)
+    """What happens when another server becomes the primary, for listeners with `role: primary`."""
 
     check: Check = Field(default_factory=TcpCheckSettings)
     """The health check of every backend; by default a `tcp` check. A type alone (`check: mysql`) takes its defaults."""

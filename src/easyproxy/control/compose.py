@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from easyproxy.control.roles import FALLBACK_PRIORITY, PRIMARY, REPLICA, use_of, uses_of
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from easyproxy.config.schema import BackendConfig, Config, ListenerConfig, PoolConfig
 
@@ -27,11 +28,15 @@ class Standing:
         is_ready: it may get sessions: healthy, and its operator lets it.
         address: where it is, numeric; None while its name is not resolved.
         rising_since: when it came back from being down, in seconds of the caller's clock; 0 for no slow start.
+        role: what it says that it is; empty where it does not say.
+        is_lagging: as a replica it is too far behind to serve.
     """
 
     is_ready: bool
     address: Address | None
     rising_since: float = 0.0
+    role: str = ""
+    is_lagging: bool = False
 
 
 def backend_id(pool: str, backend: BackendConfig) -> str:
@@ -51,12 +56,25 @@ def rise(standing: Standing, slow_start_s: float, now: float) -> float:
     return min(1.0, max(1 / SLOW_START_SCALE, int(done * SLOW_START_SCALE) / SLOW_START_SCALE))
 
 
-def compose(config: Config, standings: Mapping[str, Standing], now: float, version: int = 0) -> Snapshot:
-    """Make the snapshot that follows from the configuration and what is known at ``now``."""
+def compose(
+    config: Config,
+    standings: Mapping[str, Standing],
+    now: float,
+    version: int = 0,
+    writers: Collection[str] = (),
+) -> Snapshot:
+    """Make the snapshot that follows from the configuration and what is known at ``now``.
+
+    ``writers`` are the ids of the backends that may take writes, for listeners with ``role: primary``.
+    """
     return Snapshot(
         version=version,
         listeners=tuple(_listener(listener) for listener in config.listeners),
-        pools=tuple(_pool(name, pool, standings, now) for name, pool in config.pools.items()),
+        pools=tuple(
+            _pool(name, pool, use, standings, now, writers)
+            for name, pool in config.pools.items()
+            for use in uses_of(name, config.listeners).items()
+        ),
     )
 
 
@@ -64,7 +82,7 @@ def _listener(config: ListenerConfig) -> Listener:
     return Listener(
         name=config.name,
         bind=config.bind,
-        pool=config.pool,
+        pool=use_of(config),
         max_sessions=config.max_sessions,
         overload=config.overload,
         backlog=config.backlog,
@@ -77,13 +95,26 @@ def _listener(config: ListenerConfig) -> Listener:
     )
 
 
-def _pool(name: str, config: PoolConfig, standings: Mapping[str, Standing], now: float) -> Pool:
+def _pool(
+    name: str,
+    config: PoolConfig,
+    use: tuple[str, tuple[str, str]],
+    standings: Mapping[str, Standing],
+    now: float,
+    writers: Collection[str],
+) -> Pool:
+    use_name, (role, fallback) = use
     ready: list[tuple[Backend, float]] = []
     for backend in config.backends:
-        standing = standings[backend_id(name, backend)]
-        if standing.is_ready and standing.address is not None:
-            share = rise(standing, config.slow_start, now)
-            ready.append((_backend(name, backend, standing.address), share))
+        key = backend_id(name, backend)
+        standing = standings[key]
+        if not standing.is_ready or standing.address is None:
+            continue
+        rank = _rank(standing, role, fallback, takes_writes=key in writers)
+        if rank is not None:
+            made = _backend(name, backend, standing.address)
+            made = replace(made, priority=made.priority + rank) if rank else made
+            ready.append((made, rise(standing, config.slow_start, now)))
     if any(share < 1 for _, share in ready):
         backends = tuple(
             replace(backend, weight=max(1, round(backend.weight * SLOW_START_SCALE * share)))
@@ -92,14 +123,28 @@ def _pool(name: str, config: PoolConfig, standings: Mapping[str, Standing], now:
     else:
         backends = tuple(backend for backend, _ in ready)
     return Pool(
-        name=name,
+        name=use_name,
         strategy=config.strategy,
         backends=backends,
         connect_timeout_s=config.connect_timeout,
         retries=config.retries,
         queue_timeout_s=config.queue_timeout,
+        hold_s=config.failover.hold if role == PRIMARY else 0.0,
+        admit_per_s=config.failover.admit_per_second if role == PRIMARY else 0.0,
         source=Address(config.source) if config.source else None,
     )
+
+
+def _rank(standing: Standing, role: str, fallback: str, *, takes_writes: bool) -> int | None:
+    """Say at which further priority a ready backend serves a use of its pool; None is not at all."""
+    match role:
+        case "":
+            return 0
+        case "primary":
+            return 0 if takes_writes else None
+    if standing.role == REPLICA:
+        return None if standing.is_lagging else 0
+    return FALLBACK_PRIORITY if fallback and takes_writes else None
 
 
 def _backend(pool: str, config: BackendConfig, address: Address) -> Backend:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from easyproxy.control.status import ClientStatus, Status
     from easyproxy.control.steering import Steering
     from easyproxy.control.teller import Teller
+    from easyproxy.control.warden import Warden
 
 
 class Desk:
@@ -53,6 +54,7 @@ class Desk:
     _steering: Steering
     _reloading: Reloading
     _teller: Teller
+    _warden: Warden
     _access_log: AccessLog | None
     _is_draining: bool
 
@@ -75,7 +77,7 @@ class Desk:
 
     def status(self) -> Status:
         """Everything but sessions and clients, at this moment."""
-        return overview(
+        status = overview(
             self._registry,
             self.engine.statistics(),
             self.engine.addresses(),
@@ -84,9 +86,10 @@ class Desk:
             now=time.time(),
             clock=time.monotonic(),
             overrides=self._steering.overrides,
+            posts=self._warden.posts,
             is_draining=self._is_draining,
-            access_log=self._access_log.status() if self._access_log is not None else None,
         )
+        return status if self._access_log is None else replace(status, access_log=self._access_log.status())
 
     def statistics(self) -> Statistics:
         """What the engine counts, distributions included."""

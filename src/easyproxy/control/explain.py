@@ -71,6 +71,7 @@ def explain_backend(
     if entry.stance is not None and backend.is_healthy is not None:
         lines.append(f"apart from that it is {'healthy' if backend.is_healthy else 'not healthy'}")
     lines.append(f"it serves at {backend.address}; {check}")
+    lines += _role(backend, status, now)
     if entry.seen:
         lines.append("the last looks at it, newest first:")
         lines += [
@@ -83,6 +84,28 @@ def explain_backend(
         lines.append(f"its verdict is changing: {entry.verdict.streak} of {needed} needed in a row")
     lines += _traffic(backend, now)
     return Explanation("backend", entry.id, headline, tuple(lines), events=events)
+
+
+def _role(backend: BackendStatus, status: Status, now: float) -> list[str]:
+    """Say what it says that it is, and what follows."""
+    if not backend.role:
+        return [f"it runs {backend.server_version}"] if backend.server_version else []
+    runs = f", {backend.server_version}" if backend.server_version else ""
+    told = f", timeline {backend.timeline}" if backend.timeline else ""
+    lag = f", {backend.lag}" if backend.lag else ""
+    lines = [f"it says that it is a {backend.role} since {clock(backend.role_since, now)}{lag}{told}{runs}"]
+    lines += [f"{word}: {what}" for word, what in backend.notes]
+    pool = next(one for one in status.pools if backend in one.backends)
+    if pool.writes is not None:
+        since = f" since {clock(pool.writes.since, now)}" if pool.writes.since else ""
+        if backend.takes_writes:
+            lines.append(f"it takes the writes of pool {pool.name}{since}: {pool.writes.why}")
+        else:
+            who = " and ".join(pool.writes.writers) or "nobody"
+            lines.append(f"it takes no writes; {who} does{since}: {pool.writes.why}")
+    if backend.is_lagging:
+        lines.append("it serves no clients of listeners for replicas: it lags too far")
+    return lines
 
 
 def _traffic(backend: BackendStatus, now: float) -> list[str]:
@@ -136,7 +159,8 @@ def explain_session(
     pool = next((one for one in status.pools if one.name == pool_name), None)
     lines = [f"accepted at {clock(started, now)} on listener {session.listener} from {session.client}"]
     if pool is not None:
-        lines[0] += f"; pool {pool.name}, strategy {pool.strategy}"
+        role = f" ({listener.role} of it)" if listener and listener.role else ""
+        lines[0] += f"; pool {pool.name}{role}, strategy {pool.strategy}"
         lines += _left_out_then(pool, session, list(events), started, now)
     lines += [f"candidate {place}, {one.backend}: {one.why}" for place, one in enumerate(session.tried, 1)]
     lines += _reached(session, pool, listener.engine if listener else "relay")
@@ -157,7 +181,7 @@ def explain_session(
     about = tuple(
         event
         for event in events
-        if event.subject and event.subject in (session.backend, session.id) and event.at >= started - 60
+        if event.subject in {session.backend, session.id, pool_name} - {""} and event.at >= started - 60
     )
     end = started + session.age_s + 60 if ended else now
     return Explanation(

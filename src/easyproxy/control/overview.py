@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from easyproxy.control.compose import rise
+from easyproxy.control.failover import Post
+from easyproxy.control.roles import PRIMARY, REPLICA, lag_words, uses_of
 from easyproxy.control.status import (
-    AccessLogStatus,
     BackendStatus,
     ClientStatus,
     ListenerStatus,
     PoolStatus,
     ProbeStatus,
     Status,
+    WritesStatus,
 )
-from easyproxy.engine.seam import BackendCounters, BackendDistributions, ListenerCounters
+from easyproxy.engine.seam import BackendCounters, BackendDistributions, Facts, ListenerCounters
 from easyproxy.version import __version__
 
 if TYPE_CHECKING:
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from easyproxy.control.operations import Override
     from easyproxy.control.registry import Entry, Registry
     from easyproxy.engine.seam import SessionInfo, Statistics
+
+
+_NO_FACTS = Facts()
 
 
 def overview(
@@ -35,8 +41,8 @@ def overview(
     now: float,
     clock: float,
     overrides: Iterable[Override] = (),
+    posts: Mapping[str, Post] = MappingProxyType({}),
     is_draining: bool = False,
-    access_log: AccessLogStatus | None = None,
 ) -> Status:
     """Put together everything at one moment; ``now`` since the epoch, ``clock`` of the registry's clock."""
     config = registry.config
@@ -62,6 +68,8 @@ def overview(
                 max_sessions=listener.max_sessions,
                 counters=statistics.listeners.get(listener.name, ListenerCounters()),
                 engine=listener.engine,
+                role=listener.role or "",
+                fallback=listener.fallback or "",
             )
             for listener in config.listeners
         ),
@@ -70,19 +78,32 @@ def overview(
                 name=name,
                 strategy=pool.strategy,
                 check=_check_words(pool.check.type, pool.check.interval),
-                queued=statistics.queued.get(name, 0),
+                queued=sum(statistics.queued.get(use, 0) for use in uses_of(name, config.listeners)),
                 backends=tuple(
-                    _backend(registry, entry, statistics, clock, laid.get(entry.id, ()))
+                    _backend(
+                        registry, entry, statistics, clock, laid.get(entry.id, ()), posts.get(name, _NO_POST)
+                    )
                     for entry in entries.get(name, ())
                 ),
+                writes=_writes(name, posts, statistics),
             )
             for name, pool in config.pools.items()
         ),
         ends=dict(statistics.ends),
         lost_reports=statistics.lost_reports,
         is_draining=is_draining,
-        access_log=access_log,
     )
+
+
+_NO_POST = Post()
+
+
+def _writes(pool: str, posts: Mapping[str, Post], statistics: Statistics) -> WritesStatus | None:
+    post = posts.get(pool)
+    if post is None:
+        return None
+    held = statistics.queued.get(f"{pool}/{PRIMARY}", 0)
+    return WritesStatus(post.writers, post.since, post.why, post.is_split, held)
 
 
 def _check_words(kind: str, interval_s: float) -> str:
@@ -90,9 +111,14 @@ def _check_words(kind: str, interval_s: float) -> str:
 
 
 def _backend(
-    registry: Registry, entry: Entry, statistics: Statistics, clock: float, overrides: tuple[str, ...]
+    registry: Registry,
+    entry: Entry,
+    statistics: Statistics,
+    clock: float,
+    overrides: tuple[str, ...],
+    post: Post,
 ) -> BackendStatus:
-    verdict, config = entry.verdict, entry.config
+    verdict, config, facts = entry.verdict, entry.config, entry.facts or _NO_FACTS
     last = verdict.last
     connect = statistics.distributions.get(entry.id, BackendDistributions()).connect_s
     share = rise(registry.standing(entry.id), registry.config.pools[entry.pool].slow_start, clock)
@@ -118,6 +144,15 @@ def _backend(
         connect_p95_s=connect.percentile(0.95),
         connect_p99_s=connect.percentile(0.99),
         overrides=overrides,
+        role=facts.role,
+        role_since=entry.role_since,
+        takes_writes=entry.id in post.writers,
+        lag_s=facts.lag_s if 0 <= facts.lag_s < float("inf") else None,
+        lag=lag_words(facts.lag_s) if facts.role == REPLICA else "",
+        is_lagging=entry.is_lagging,
+        server_version=facts.version,
+        timeline=facts.timeline,
+        notes=facts.notes,
     )
 
 

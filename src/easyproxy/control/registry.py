@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 from easyproxy.control.compose import Standing, backend_id, compose
 from easyproxy.control.operations import Action
 from easyproxy.control.overrides import STANCES
+from easyproxy.control.roles import lags
 from easyproxy.engine.seam import Outcome
 from easyproxy.health.verdict import INITIAL, Rule, Verdict, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from easyproxy.config.schema import BackendConfig, Config, PoolConfig
     from easyproxy.control.operations import Override
-    from easyproxy.engine.seam import Observation
+    from easyproxy.engine.seam import Facts, Observation
     from easyproxy.model import Address, Snapshot
 
 TRAFFIC_COUNTS = frozenset({Outcome.REFUSED, Outcome.TIMEOUT, Outcome.SUCCESS})
@@ -41,6 +42,9 @@ class Entry:
         stance_since: when that began or ended, in seconds since the epoch.
         is_returning: it comes back from maintenance: the next success counts as its return.
         seen: its newest observations, the oldest first.
+        facts: what its last successful probe has learnt; None where the check learns nothing.
+        role_since: when it began to say what it is, in seconds since the epoch.
+        is_lagging: as a replica it is further behind than its check allows.
     """
 
     id: str
@@ -55,6 +59,26 @@ class Entry:
     stance_since: float = 0.0
     is_returning: bool = False
     seen: deque[Observation] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    max_lag_s: float | None = None
+    facts: Facts | None = None
+    role_since: float = 0.0
+    is_lagging: bool = False
+
+    @property
+    def role(self) -> str:
+        """What it said last that it is; empty where it does not say."""
+        return self.facts.role if self.facts is not None else ""
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it has not answered its last probe."""
+        return self.verdict.last is not None and self.verdict.last.outcome is not Outcome.SUCCESS
+
+    @property
+    def standing(self) -> tuple[str, int, bool, bool]:
+        """What roles and failovers go by, besides its state."""
+        timeline = self.facts.timeline if self.facts is not None else 0
+        return self.role, timeline, self.is_lagging, self.is_doubtful
 
     @property
     def is_healthy(self) -> bool | None:
@@ -112,6 +136,7 @@ class Registry:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.entries: dict[str, Entry] = {}
+        self.news = 0  # how often a role, a lag or a doubt has changed
         self._version = 0
         self._snapshot: Snapshot | None = None
         self.entries = self.entries_for(config)
@@ -130,6 +155,8 @@ class Registry:
                         entry.verdict = known.verdict
                         entry.is_returning = known.is_returning
                         entry.seen = known.seen
+                        entry.facts, entry.role_since = known.facts, known.role_since
+                        entry.is_lagging = known.is_lagging
                 if known is not None:
                     entry.stance, entry.stance_since = known.stance, known.stance_since
                 entries[entry.id] = entry
@@ -192,9 +219,12 @@ class Registry:
             return None
         if from_traffic and (observation.outcome not in TRAFFIC_COUNTS or not entry.verdict.healthy):
             return None
-        before, was = entry.verdict.healthy, entry.state
+        before, was, stood = entry.verdict.healthy, entry.state, entry.standing
         entry.seen.append(observation)
         entry.verdict = judge(entry.verdict, observation, entry.rule)
+        if observation.facts is not None:
+            self._learn(entry, observation.facts, observation.at)
+        self.news += entry.standing != stood
         if entry.verdict.healthy and (before is False or entry.is_returning):
             entry.rising_since = now
             entry.is_returning = False
@@ -203,6 +233,13 @@ class Registry:
             if entry.stance is None or not is_news:  # the first look that finds all well is none
                 return None
         return Change(entry.id, entry.state, entry.verdict.reason, was, entry.is_healthy)
+
+    @staticmethod
+    def _learn(entry: Entry, facts: Facts, at: float) -> None:
+        if facts.role != entry.role:
+            entry.role_since = at
+        entry.facts = facts
+        entry.is_lagging = lags(entry.is_lagging, facts, entry.max_lag_s)
 
     def is_changing(self, backend: str) -> bool:
         """Whether a backend's verdict is changing."""
@@ -219,15 +256,20 @@ class Registry:
     def standing(self, backend: str) -> Standing:
         """What the composition needs to know of a backend."""
         entry = self.entries[backend]
-        return Standing(entry.state == "ready", entry.address, entry.rising_since)
+        return Standing(
+            entry.state == "ready", entry.address, entry.rising_since, entry.role, entry.is_lagging
+        )
 
-    def snapshot(self, now: float) -> Snapshot:
-        """Return the snapshot that follows from what is known; its version grows only when it differs."""
+    def snapshot(self, now: float, writers: Collection[str] = ()) -> Snapshot:
+        """Return the snapshot that follows from what is known; its version grows only when it differs.
+
+        ``writers`` are the backends that may take writes, for listeners with ``role: primary``.
+        """
         standings = {backend: self.standing(backend) for backend in self.entries}
-        fresh = compose(self.config, standings, now, self._version)
+        fresh = compose(self.config, standings, now, self._version, writers)
         if self._snapshot is None or fresh != self._snapshot:
             self._version += 1
-            self._snapshot = compose(self.config, standings, now, self._version)
+            self._snapshot = replace(fresh, version=self._version)
         return self._snapshot
 
 
@@ -239,4 +281,5 @@ def _entry(pool_name: str, pool: PoolConfig, backend: BackendConfig) -> Entry:
         rule=Rule(pool.check.rise, pool.check.fall),
         is_checked=pool.check.type != "none",
         address=backend.address if backend.address.is_numeric else None,
+        max_lag_s=getattr(pool.check, "max_lag", None),
     )

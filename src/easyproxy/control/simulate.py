@@ -34,7 +34,7 @@ def simulate(
         snapshot: what the engine has.
         status: states, counters and limits of the same moment.
         client: its address; a port is ignored, ``unix`` is a client of a unix socket.
-        pool: one pool only; otherwise each.
+        pool: one pool only, or one use of it (``orders/primary``); otherwise each.
         without: ids of backends that are left out, as if they were not ready.
 
     Raises:
@@ -43,16 +43,18 @@ def simulate(
     """
     host = client_host(client)
     by_name = {one.name: one for one in status.pools}
-    if pool and pool not in by_name:
+    # A pool that listeners use by role is one for each use in the snapshot: orders/primary.
+    uses = [(one, one.name.partition("/")[0]) for one in snapshot.pools]
+    if pool and pool not in by_name and all(pool != one.name for one, _ in uses):
         raise UnknownError(f"there is no pool {pool}; there is {', '.join(by_name)}")
     gone = frozenset(without)
     in_kernel = {listener.pool for listener in snapshot.listeners if listener.engine == "kernel"}
     return [
-        _choice_of_kernel(one, by_name[one.name], host, gone, status.now)
+        _choice_of_kernel(one, by_name[name], host, gone, status.now)
         if one.name in in_kernel and ALIASES.get(one.strategy, one.strategy) in BY_ADDRESS
-        else _choice(one, by_name[one.name], host, gone, status.now)
-        for one in snapshot.pools
-        if one.name in by_name and pool in ("", one.name)
+        else _choice(one, by_name[name], host, gone, status.now)
+        for one, name in uses
+        if name in by_name and pool in ("", name, one.name)
     ]
 
 
@@ -98,12 +100,14 @@ def _choice(pool: Pool, status: PoolStatus, host: str, gone: frozenset[str], now
             why = f"{what} gives it this client" if not ranked else f"next on {what}"
         ranked.append(Candidate(backend.id, len(ranked) + 1, why))
     out = [
-        Candidate(backend.id, 0, _left_out(backend, gone, now))
+        Candidate(backend.id, 0, _left_out(backend, pool.name, gone, now))
         for backend in status.backends
         if all(backend.id != candidate.backend for candidate in ranked)
     ]
     notes = [note] if note and len(ranked) > 1 else []
-    if not ready:
+    if not ready and pool.hold_s:
+        notes, is_certain = [f"no server takes writes: the client is held, {pool.hold_s:g} s at most"], True
+    elif not ready:
         notes, is_certain = ["no backend is ready: the client is turned away with a reset"], True
     elif not ranked and not notes:
         wait = (
@@ -220,9 +224,14 @@ def _whys(name: str, tier: Sequence[Backend], known: Mapping[str, BackendStatus]
     return {backend.id: f"{percent(shares[backend.id])} of new sessions" for backend in tier}
 
 
-def _left_out(backend: BackendStatus, gone: frozenset[str], now: float) -> str:
+def _left_out(backend: BackendStatus, pool: str, gone: frozenset[str], now: float) -> str:
     if backend.id in gone:
         return "left out, as asked"
+    role = pool.partition("/")[2].partition("+")[0]
+    if backend.state == "ready" and role == "primary" and not backend.takes_writes:
+        return "it does not take writes" + (f": it is a {backend.role}" if backend.role == "replica" else "")
+    if backend.state == "ready" and role == "replica" and (backend.role != role or backend.is_lagging):
+        return f"a replica that lags: {backend.lag}" if backend.is_lagging else "it is no replica"
     if backend.state == "ready":
         return f"full: {backend.counters.sessions} of {backend.max_sessions} sessions"
     return why_not_ready(backend, now)

@@ -32,6 +32,15 @@ class BackendStatus:
         is_healthy: what the verdict says, whatever the operator says; None without a verdict.
         connect_p50_s: half of the sessions had connected within so many seconds (p95, p99 alike); 0 without any.
         overrides: ids of the overrides that concern it.
+        role: ``primary`` or ``replica``, as the server says; empty where its check does not ask.
+        role_since: seconds since the epoch.
+        takes_writes: clients of listeners with ``role: primary`` go to it now.
+        lag_s: of a replica, in seconds; None where it is not known, or where it does not follow at all.
+        lag: the same in words; empty for others than replicas.
+        is_lagging: it is too far behind to serve as a replica.
+        server_version: as the server says.
+        timeline: which history of writes a PostgreSQL server follows; 0 for others.
+        notes: what else its check has learnt: pairs of a word and what it is.
         effective_weight: the weight in force now (less than ``weight`` during slow start).
     """
 
@@ -54,22 +63,54 @@ class BackendStatus:
     connect_p95_s: float = 0.0
     connect_p99_s: float = 0.0
     overrides: tuple[str, ...] = ()
+    role: str = ""
+    role_since: float = 0.0
+    takes_writes: bool = False
+    lag_s: float | None = None
+    lag: str = ""
+    is_lagging: bool = False
+    server_version: str = ""
+    timeline: int = 0
+    notes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WritesStatus:
+    """How writes stand in a pool that has listeners with ``role: primary``.
+
+    Attributes:
+        writers: ids of the backends that take them; one, or none, or without a fence several.
+        since: when that last changed, in seconds since the epoch; 0 for never.
+        why: in words.
+        is_split: several servers say that they are the primary, and nothing decides between them.
+        held: clients that wait for a primary.
+    """
+
+    writers: tuple[str, ...]
+    since: float
+    why: str
+    is_split: bool
+    held: int
 
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """A pool and its backends, in the order of the configuration."""
+    """A pool and its backends, in the order of the configuration. ``writes`` is None where no listener is for the primary."""
 
     name: str
     strategy: str
     check: str  # in words: "tcp every 2 s"
     queued: int
     backends: tuple[BackendStatus, ...]
+    writes: WritesStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ListenerStatus:
-    """A listener. ``address`` is where it really listens, with the port that the system chose; ``engine`` serves it."""
+    """A listener. ``address`` is where it really listens, with the port that the system chose; ``engine`` serves it.
+
+    ``role`` and ``fallback`` say which servers of the pool serve its clients; empty is all of them.
+    """
 
     name: str
     address: str
@@ -77,6 +118,8 @@ class ListenerStatus:
     max_sessions: int
     counters: ListenerCounters
     engine: str = "relay"
+    role: str = ""
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from easyproxy.control.naming import find_backend
 from easyproxy.control.operations import RefusedError, UnknownError
 from easyproxy.control.overrides import of_backend
 from easyproxy.control.overview import host_of
+from easyproxy.control.roles import use_of
 from easyproxy.control.simulate import client_host, simulate
 from easyproxy.engine.seam import Where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from easyproxy.control.events import Events
     from easyproxy.control.operations import Choice, Explanation
@@ -36,12 +37,14 @@ class Teller:
         steering: Steering,
         events: Events,
         status: Callable[[], Status],
+        writers: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._registry = registry
         self._engine = engine
         self._steering = steering
         self._events = events
         self._status = status
+        self._writers = writers
 
     async def explain(self, kind: str, subject: str) -> Explanation:
         """Tell the story of a session, a backend or a client."""
@@ -56,7 +59,7 @@ class Teller:
     def simulate(self, client: str, *, pool: str = "", without: Iterable[str] = ()) -> list[Choice]:
         """Say where a client would go now."""
         gone = frozenset(find_backend(name, self._registry.entries) for name in without)
-        snapshot = self._registry.snapshot(time.monotonic())
+        snapshot = self._registry.snapshot(time.monotonic(), self._writers())
         return simulate(snapshot, self._status(), client, pool=pool, without=gone)
 
     def _backend(self, name: str) -> Explanation:
@@ -66,7 +69,11 @@ class Teller:
         if entry.is_checked:
             check = f"check {settings.type} every {settings.interval:g} s, rise {settings.rise}, fall {settings.fall}"
         laid = of_backend(self._steering.overrides, entry.id)
-        return explain_backend(entry, self._status(), laid, self._events.about(entry.id), check=check)
+        # The story of a failover is told of the pool.
+        events = sorted(
+            {*self._events.about(entry.id), *self._events.about(entry.pool)}, key=lambda event: event.id
+        )
+        return explain_backend(entry, self._status(), laid, tuple(events), check=check)
 
     async def _session(self, name: str) -> Explanation:
         live = next((one for one in await self._engine.sessions() if one.id == name), None)
@@ -77,7 +84,10 @@ class Teller:
         choice = None
         listener = next((one for one in status.listeners if one.name == found.listener), None)
         if live is not None and listener is not None:
-            choice = next(iter(self.simulate(host_of(found.client), pool=listener.pool)), None)
+            use = next(
+                (use_of(one) for one in self._registry.config.listeners if one.name == found.listener), ""
+            )
+            choice = next(iter(self.simulate(host_of(found.client), pool=use)), None)
         return explain_session(found, status, self._events.newest(limit=len(self._events)), choice)
 
     async def _client(self, address: str) -> Explanation:
@@ -85,6 +95,6 @@ class Teller:
         sessions = [one for one in await self._engine.sessions() if host_of(one.client) == host]
         ends = await self._engine.recent_ends(Where(client=host))
         status = self._status()
-        served = {listener.pool for listener in status.listeners}
+        served = {use_of(listener) for listener in self._registry.config.listeners}
         choices = [choice for choice in self.simulate(host) if choice.pool in served]
         return explain_client(host, sessions, ends, choices, status.now)

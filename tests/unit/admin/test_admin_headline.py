@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from admin_scene import backend, pool, status
 
 from easyproxy.admin.headline import summarise
+from easyproxy.control.status import WritesStatus
 
 UP = backend("a")
 DOWN = backend("b", "down", "connection refused")
@@ -11,6 +14,9 @@ NEW = backend("c", "checking", "no probe yet")
 HELD = backend("d", "draining", "drained by anna")
 SHUT = backend("e", "maintenance", "in maintenance")
 NONE = pool(name="x")
+WRITTEN = WritesStatus(("web/a",), 0.0, "web/a says so", is_split=False, held=0)
+UNWRITTEN = WritesStatus((), 0.0, "nobody says so", is_split=False, held=3)
+SPLIT = WritesStatus((), 0.0, "two say so", is_split=True, held=0)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +45,10 @@ NONE = pool(name="x")
         ),
         ((NONE,), "warning", "No backends"),
         ((pool(UP), NONE), "critical", "Pool x has no ready backend"),
+        ((replace(pool(UP), writes=WRITTEN),), "ok", "The backend is ready"),
+        ((replace(pool(UP), writes=UNWRITTEN),), "critical", "Pool web has no primary"),
+        ((replace(pool(UP), writes=SPLIT),), "critical", "Pool web has two primaries"),
+        ((replace(pool(DOWN), writes=UNWRITTEN),), "critical", "No backend is ready"),
     ],
 )
 def test_one_sentence_says_how_it_stands(pools, level, title):
@@ -52,3 +62,8 @@ def test_what_is_wrong_is_said_in_the_words_of_the_probe():
     assert "All 2 backends of web are down: connection refused" in summarise(status(pool(DOWN, DOWN))).detail
     assert summarise(status(pool(UP, DOWN, DOWN, DOWN))).detail.endswith("; and 1 more.")
     assert "d: draining; b: down" in summarise(status(pool(HELD, DOWN))).detail
+
+
+def test_without_a_primary_it_is_said_why_and_how_many_wait():
+    detail = summarise(status(replace(pool(UP), writes=UNWRITTEN))).detail
+    assert detail == "Nobody takes writes: nobody says so. 3 clients held."

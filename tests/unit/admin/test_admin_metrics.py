@@ -16,7 +16,7 @@ from easyproxy.admin.haproxy_metrics import HAPROXY_METRICS
 from easyproxy.admin.metrics import GROUPS, METRICS, RELOADS, STATES, document
 from easyproxy.admin.server import AdminServer
 from easyproxy.control.operations import ReloadState
-from easyproxy.control.status import AccessLogStatus
+from easyproxy.control.status import AccessLogStatus, PoolStatus, WritesStatus
 from easyproxy.engine.relay.session import REASONS
 from easyproxy.engine.seam import BackendDistributions, Distribution, Statistics
 from easyproxy.model import Address
@@ -38,7 +38,23 @@ class Full(Scene):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = replace(self.now, access_log=AccessLogStatus("/var/log/easyproxy/access.log", 77, 3))
+        orders = PoolStatus(
+            "orders",
+            "round_robin",
+            "mysql every 1 s",
+            0,
+            (
+                backend("a", id="orders/a", role="primary", takes_writes=True),
+                backend("b", id="orders/b", role="replica", lag_s=7.5, is_lagging=True),
+                backend("c", id="orders/c", role="replica"),
+            ),
+            WritesStatus(("orders/a",), NOW - 60, "orders/a says so", is_split=False, held=2),
+        )
+        self.now = replace(
+            self.now,
+            pools=(*self.now.pools, orders),
+            access_log=AccessLogStatus("/var/log/easyproxy/access.log", 77, 3),
+        )
 
     def statistics(self) -> Statistics:
         return Statistics(distributions={"web/a": SEEN})
@@ -110,6 +126,19 @@ def test_what_the_status_says_is_what_a_scrape_says():
     assert value(found, "easyproxy_session_ends_total", reason="client_reset") == 2
     assert value(found, "easyproxy_build_info", **_build(found)) == 1
     assert _build(found)["version"] == "1.2.3"
+
+
+def test_roles_and_who_takes_writes_are_seen():
+    found = samples(Moment(Full().status()))
+    assert value(found, "easyproxy_backend_role", pool="orders", backend="a", role="primary") == 1
+    assert value(found, "easyproxy_backend_role", pool="orders", backend="b", role="primary") == 0
+    assert value(found, "easyproxy_backend_takes_writes", pool="orders", backend="a") == 1
+    assert value(found, "easyproxy_backend_lag_seconds", pool="orders", backend="b") == 7.5
+    assert value(found, "easyproxy_backend_lagging", pool="orders", backend="b") == 1
+    assert value(found, "easyproxy_pool_held_clients", pool="orders") == 2
+    names = {(name, dict(labels).get("backend")) for name, labels in found}
+    assert ("easyproxy_backend_lag_seconds", "c") not in names, "what is not known is absent"
+    assert not any(dict(labels).get("pool") == "web" for name, labels in found if name.endswith("_writes"))
 
 
 def _build(found) -> dict[str, str]:

@@ -20,6 +20,15 @@ export const COLUMNS = [
   ["c-probe number", "Last probe"],
 ];
 
+/** primary, replica, replica 7.2 s behind */
+const roleOf = ({ role, lag, lag_s: seconds }) => (role === "replica" && lag && seconds !== 0 ? `${role}, ${lag}` : role);
+
+const roleTitle = (backend) => {
+  if (backend.takes_writes) return "It says that it is the primary, and takes the writes of its pool";
+  if (backend.role === "primary") return "It says that it is the primary; no writes go there";
+  return backend.is_lagging ? "It lags too far to serve as a replica" : "It says that it is a replica";
+};
+
 /** Sessions in relation to the limit, or without one to the busiest neighbour. */
 function load(backend, scale) {
   const most = backend.max_sessions || scale.sessionsNow;
@@ -53,6 +62,7 @@ export function backendRow() {
   const since = t("small");
   const name = h("button", { type: "button", class: "name", onclick: () => explain() });
   const backup = h("span", { class: "tag" }, "backup");
+  const role = h("span", { class: "tag role" });
   const address = h("span", { class: "mono quiet one-line" });
   const why = t("small why one-line");
   const changed = chips();
@@ -78,7 +88,7 @@ export function backendRow() {
     "tr",
     { class: "row" },
     cell(0, h("div", { class: "stack" }, h("span", {}, pill), since)),
-    cell(1, h("div", { class: "stack" }, h("span", {}, name, backup), address, why, changed.node)),
+    cell(1, h("div", { class: "stack" }, h("span", {}, name, role, backup), address, why, changed.node)),
     cell(2, h("div", { class: "gauge" }, sessions, sessionsSpark.node, bar)),
     cell(3, h("div", { class: "gauge" }, traffic, trafficSpark.node)),
     cell(4, h("div", { class: "stack" }, served, failures)),
@@ -120,12 +130,19 @@ export function backendRow() {
     setText(since, `for ${span(now - backend.since)}`);
     setAttribute(name, "title", `Explain ${backend.name}`);
     backup.hidden = !backend.backup;
+    role.hidden = !backend.role;
+    setText(role, roleOf(backend));
+    role.classList.toggle("writes", backend.takes_writes);
+    role.classList.toggle("lagging", backend.is_lagging);
+    setAttribute(role, "title", roleTitle(backend));
     setText(address, backend.address);
     address.hidden = backend.address === backend.name;
     const held = backend.state !== "ready" && backend.state !== "down" && overrides.length > 0; // the chip says why
-    setText(why, backend.reason);
-    setAttribute(why, "title", backend.reason);
-    why.hidden = held || !backend.reason;
+    // Of one that is well the newest probe says more than the one that made it so.
+    const words = backend.state === "ready" && last?.outcome === "success" && last.detail ? last.detail : backend.reason;
+    setText(why, words);
+    setAttribute(why, "title", words);
+    why.hidden = held || !words;
     changed.update(overrides, now);
 
     setText(sessions, backend.max_sessions ? `${count(c.sessions)} / ${count(backend.max_sessions)}` : count(c.sessions));

@@ -10,7 +10,7 @@ const STEP = 10;
 const levelOf = (event) => {
   if (event.level === "error") return "critical";
   if (event.level === "warning") return "warning";
-  return /ready|confirmed/.test(event.kind) ? "ok" : "info";
+  return /ready|confirmed|^primary$/.test(event.kind) ? "ok" : "info";
 };
 
 /** One line of the list. */

@@ -28,7 +28,14 @@ function* factsOf(backend, overrides, now) {
   yield ["Address", backend.address];
   yield ["Weight", backend.effective_weight === backend.weight || backend.state !== "ready" ? `${backend.weight}` : slow];
   yield ["Session limit", backend.max_sessions ? count(backend.max_sessions) : "none"];
-  yield ["Role", backend.backup ? "backup: serves when no other can" : "serves"];
+  yield ["Serves", backend.backup ? "as a backup, when no other can" : "always"];
+  if (backend.role) {
+    const told = [backend.role, backend.lag, backend.timeline ? `timeline ${backend.timeline}` : ""].filter(Boolean).join(", ");
+    yield ["Role, as it says", `${told}; since ${since(backend.role_since)}`];
+    yield ["Writes", backend.takes_writes ? "go here" : "do not go here"];
+  }
+  if (backend.server_version) yield ["Server", backend.server_version];
+  for (const [word, what] of backend.notes ?? []) yield [word, what];
   yield ["From clients", size(c.bytes_from_client)];
   yield ["To clients", size(c.bytes_from_backend)];
   yield ["Connects refused or timed out", count(c.connect_errors)];

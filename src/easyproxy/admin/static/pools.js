@@ -20,6 +20,7 @@ function poolPanel() {
   const ready = h("span");
   const pill = h("span", { class: "pill" }, mark, ready);
   const about = h("span", { class: "pool-about" });
+  const writes = h("span", { class: "writes" });
   const add = h("button", { type: "button", class: "plain small-button", onclick: () => addBackend(newest.pool.name) }, icon("plus"), h("span", {}, "Add", h("span", { class: "wide" }, " backend")));
   const map = tiles(jumpTo);
   const filter = h("input", { type: "search", placeholder: "Find a backend", autocomplete: "off", spellcheck: "false", oninput: () => showRows() });
@@ -38,7 +39,7 @@ function poolPanel() {
   const panel = h(
     "section",
     { class: "pool panel", "aria-labelledby": title.id },
-    h("div", { class: "pool-head" }, title, pill, about, add),
+    h("div", { class: "pool-head" }, title, pill, writes, about, add),
     tools,
     table,
     none,
@@ -73,6 +74,14 @@ function poolPanel() {
     setText(ready, `${up} of ${pool.backends.length} ready`);
     const waiting = pool.queued ? `${plural(pool.queued, "client")} in the queue` : "";
     setText(about, [words(pool.strategy), pool.check && `check: ${pool.check}`, waiting].filter(Boolean).join("  ·  "));
+    writes.hidden = !pool.writes;
+    if (pool.writes) {
+      const { writers, why, held } = pool.writes;
+      const names = writers.map((id) => id.slice(pool.name.length + 1)).join(" and ");
+      setText(writes, [names ? `Writes go to ${names}` : "Nobody takes writes", held ? `${plural(held, "client")} held` : ""].filter(Boolean).join(", "));
+      setAttribute(writes, "title", why);
+      writes.classList.toggle("missing", !names);
+    }
     setAttribute(filter, "aria-label", `Find a backend of ${pool.name}`);
     setAttribute(add, "aria-label", `Add a backend to ${pool.name}`);
     tools.hidden = pool.backends.length <= BIG;
@@ -109,7 +118,8 @@ function poolPanel() {
   return { nodes: [panel], update };
 }
 
-const levelOf = ({ backends }, up) => {
+const levelOf = ({ backends, writes }, up) => {
+  if (writes && !writes.writers.length) return "critical";
   if (up === backends.length && up) return "ok";
   if (backends.some(({ state }) => state === "down") || !backends.length) return up ? "warning" : "critical";
   return backends.some(({ state }) => HELD.includes(state)) ? "held" : "checking";

@@ -1,0 +1,64 @@
+"""Who may serve which role: what the servers say of themselves, and how far replicas lag. Pure.
+
+A pool that listeners use by role becomes one pool of the snapshot for each of these uses (docs/decisions/0006).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from easyproxy.config.schema import ListenerConfig
+    from easyproxy.engine.seam import Facts
+
+PRIMARY, REPLICA = "primary", "replica"
+FALLBACK_PRIORITY = 1000
+"""Of the primary behind a listener of replicas that may fall back to it: behind every backup."""
+_RETURNS_AT = 0.5
+"""A replica that lagged too far returns at this share of ``max_lag``, so that it does not come and go."""
+
+
+def use_of(listener: ListenerConfig) -> str:
+    """Name the pool that serves a listener in a snapshot: ``orders``, ``orders/primary``, ``orders/replica+primary``."""
+    if not listener.role:
+        return listener.pool
+    return f"{listener.pool}/{listener.role}" + (f"+{listener.fallback}" if listener.fallback else "")
+
+
+def uses_of(pool: str, listeners: Iterable[ListenerConfig]) -> dict[str, tuple[str, str]]:
+    """List the uses of a pool: the name in the snapshot, with role and fallback. One that nobody uses has one without."""
+    uses = {use_of(one): (one.role or "", one.fallback or "") for one in listeners if one.pool == pool}
+    return uses or {pool: ("", "")}
+
+
+def lags(was_lagging: bool, facts: Facts, max_lag_s: float | None) -> bool:
+    """Whether a server lags too far to serve as a replica; one whose lag is not known stays what it was.
+
+    >>> from easyproxy.engine.seam import Facts
+    >>> [lags(was, Facts("replica", lag_s=3.0), 5.0) for was in (False, True)]
+    [False, True]
+    """
+    if facts.role != REPLICA:
+        return False
+    if facts.lag_s == float("inf"):
+        return True
+    if not max_lag_s:
+        return False
+    if facts.lag_s < 0:
+        return was_lagging
+    return facts.lag_s > max_lag_s * (_RETURNS_AT if was_lagging else 1.0)
+
+
+def lag_words(lag_s: float) -> str:
+    """Put a lag into words.
+
+    >>> lag_words(0.0), lag_words(7.25), lag_words(float("inf")), lag_words(-1.0)
+    ('up to date', '7.2 s behind', 'does not follow its primary', 'lag unknown')
+    """
+    if lag_s < 0:
+        return "lag unknown"
+    if lag_s == float("inf"):
+        return "does not follow its primary"
+    return "up to date" if lag_s < 0.05 else f"{lag_s:.1f} s behind"

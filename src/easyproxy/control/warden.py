@@ -1,0 +1,200 @@
+"""Carries out what :mod:`.failover` (pure) decides: who takes writes now, and whose sessions end before that.
+
+An asyncio edge. A pool is looked at whenever something is learnt of its servers. What takes writes away is in force with the very
+next snapshot; who gets them next waits until the sessions of the one before are closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from easyproxy.control.events import Kind
+from easyproxy.control.failover import Post, Server, judge, to_close
+from easyproxy.control.journal import log
+from easyproxy.control.roles import PRIMARY, REPLICA, lag_words
+from easyproxy.control.wording import counted, span
+from easyproxy.engine.seam import Where
+from easyproxy.errors import EasyProxyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from easyproxy.config.schema import PoolConfig
+    from easyproxy.control.failover import Decision
+    from easyproxy.control.journal import Journal
+    from easyproxy.control.registry import Entry, Registry
+    from easyproxy.engine.seam import Engine
+
+_AGAIN_S = 1.0
+"""Sessions that could not be closed are tried again."""
+
+
+class Warden:
+    """Keeps the posts of all pools that have listeners for writes.
+
+    Args:
+        registry: what is known of the servers.
+        engine: whose sessions are closed.
+        journal: takes events.
+        apply: puts the snapshot in force after a change that came about later.
+        spawn: runs work in the background.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        engine: Engine,
+        journal: Journal,
+        *,
+        apply: Callable[[], None],
+        spawn: Callable[[Coroutine[object, None, object]], None],
+    ) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._journal = journal
+        self._apply = apply
+        self._spawn = spawn
+        self._lagging: set[str] = set()
+        self._roles: dict[str, str] = {}
+        self.posts: dict[str, Post] = {}
+
+    def writers(self) -> set[str]:
+        """Ids of all backends that take writes now."""
+        return {id_ for post in self.posts.values() for id_ in post.writers}
+
+    def look(self) -> None:
+        """Look at every pool; what is taken away is gone from :meth:`writers` when this returns."""
+        config = self._registry.config
+        wanted = {one.pool for one in config.listeners if one.role == PRIMARY}
+        for name in self.posts.keys() - wanted:
+            del self.posts[name]
+        for name, pool in config.pools.items():
+            if name in wanted:
+                self._look_at(name, pool)
+        self._look_at_replicas()
+
+    # -- who takes writes
+
+    def _look_at(self, name: str, pool: PoolConfig) -> None:
+        post = self.posts.setdefault(name, Post())
+        servers = [_server(entry) for entry in self._registry.entries.values() if entry.pool == name]
+        rules = pool.failover
+        decision = judge(
+            servers, post.writers or post.former, fence=rules.fence, split_brain=rules.split_brain
+        )
+        owed = to_close(post.former, decision, servers) if rules.close_sessions else set()
+        # Nobody new takes writes before the sessions of those who did are closed.
+        allowed = tuple(id_ for id_ in decision.writers if id_ in post.writers or not owed)
+        if (allowed, decision.is_split) != (post.writers, post.is_split):
+            self._settle(name, post, replace(decision, writers=allowed))
+        post.why = decision.why
+        post.former = (post.former if rules.close_sessions else set()) | set(allowed)
+        if fresh := owed - post.closing:
+            post.closing |= fresh
+            self._spawn(self._close(name, post, fresh))
+
+    def _settle(self, name: str, post: Post, decision: Decision) -> None:
+        """Write down who takes writes from now on, and tell."""
+        before, was_split, now = post.writers, post.is_split, time.time()
+        without_s = now - post.since if post.since and not before else 0.0
+        post.writers, post.is_split = decision.writers, decision.is_split
+        if decision.writers != before or not post.since:
+            post.since = now
+        if decision.is_split and not was_split:
+            text = f"no writes go anywhere: {decision.why}"
+            self._journal.tell(Kind.SPLIT_BRAIN, name, text, level="error")
+        elif decision.writers and decision.writers != before:
+            after = f", after {span(without_s)} without anyone" if without_s else ""
+            who = " and ".join(decision.writers)
+            self._journal.tell(Kind.PRIMARY, name, f"{who} takes writes{after}: {decision.why}")
+        elif not decision.writers and not decision.is_split:
+            text = f"nobody takes writes: {decision.why}"
+            self._journal.tell(Kind.PRIMARY_LOST, name, text, level="warning")
+
+    async def _close(self, name: str, post: Post, owed: set[str]) -> None:
+        """Close the sessions of servers that may not take writes any more, then look again."""
+        try:
+            counts = {id_: await self._close_of(name, id_) for id_ in sorted(owed)}
+        except EasyProxyError as error:
+            self._journal.trouble(
+                f"pool {name}: sessions of {', '.join(sorted(owed))} are still open: {error}"
+            )
+            await asyncio.sleep(_AGAIN_S)
+        else:
+            post.former -= owed
+            for id_, count in counts.items():
+                if count:
+                    text = f"{counted(count, 'session')} closed: {post.why}"
+                    self._journal.tell(Kind.SESSIONS_CLOSED, id_, text)
+        finally:
+            post.closing -= owed
+        if self.posts.get(name) is post:
+            self.look()
+            self._apply()
+
+    async def _close_of(self, pool: str, backend: str) -> int:
+        listeners = [
+            one.name for one in self._registry.config.listeners if one.pool == pool and one.role == PRIMARY
+        ]
+        return sum(
+            [
+                await self._engine.close_sessions(Where(backend=backend, listener=name), "failover")
+                for name in listeners
+            ]
+        )
+
+    # -- replicas
+
+    def _look_at_replicas(self) -> None:
+        """Tell who began to lag, who caught up, and who changed its role; close sessions where that is wanted."""
+        entries = self._registry.entries
+        for entry in entries.values():
+            if entry.facts is None:
+                continue
+            known = self._roles.get(entry.id, "")
+            if entry.role != known:
+                self._roles[entry.id] = entry.role
+                if known:
+                    text = (
+                        f"is a {entry.role} now, no {known} any more"
+                        if entry.role
+                        else f"is no {known} any more"
+                    )
+                    self._journal.tell(Kind.ROLE, entry.id, text)
+            if entry.is_lagging != (entry.id in self._lagging):
+                self._lag_changed(entry)
+        for gone in self._roles.keys() - entries.keys():
+            del self._roles[gone]
+        self._lagging &= entries.keys()
+
+    def _lag_changed(self, entry: Entry) -> None:
+        assert entry.facts is not None  # noqa: S101 - the caller looked
+        words = lag_words(entry.facts.lag_s)
+        if not entry.is_lagging:
+            self._lagging.discard(entry.id)
+            self._journal.tell(Kind.REPLICA_LAG, entry.id, f"serves as a replica again: {words}")
+            return
+        self._lagging.add(entry.id)
+        self._journal.tell(
+            Kind.REPLICA_LAG, entry.id, f"serves as a replica no more: {words}", level="warning"
+        )
+        if self._registry.config.pools[entry.pool].close_sessions_on_lag:
+            self._spawn(self._close_lagging(entry.pool, entry.id))
+
+    async def _close_lagging(self, pool: str, backend: str) -> None:
+        for listener in self._registry.config.listeners:
+            if listener.pool == pool and listener.role == REPLICA:
+                try:
+                    await self._engine.close_sessions(
+                        Where(backend=backend, listener=listener.name), "lagging"
+                    )
+                except EasyProxyError as error:
+                    log.warning("sessions of %s on %s are still open: %s", backend, listener.name, error)
+
+
+def _server(entry: Entry) -> Server:
+    timeline = entry.facts.timeline if entry.facts is not None else 0
+    return Server(entry.id, entry.state == "ready", entry.role, timeline, entry.is_doubtful)
