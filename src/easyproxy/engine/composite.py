@@ -34,6 +34,9 @@ T = TypeVar("T")
 class Relay(Engine, HandsOver, Protocol):
     """The engine for everything, whose sessions can go on in another process."""
 
+    def share_ports(self, ports: Collection[int]) -> None:
+        """Let another socket of this user be bound to these ports beside its own, and to no others."""
+
 
 class Stays(Engine, Protocol):
     """An engine whose sessions need no process: what it has put in force goes on when the program ends."""
@@ -119,17 +122,22 @@ class CompositeEngine:
         if any(listener.bind in theirs for listener in shares[relay].listeners):
             order = (second, first)
         done = order[0]
-        done.apply(shares[done.name])
+        # Its sockets are still open when the other comes to take their addresses over: in the workers for a moment.
+        self._relay.share_ports(_ports(shares[other]))
         try:
-            order[1].apply(shares[order[1].name])
-        except EngineError as error:
+            done.apply(shares[done.name])
             try:
-                done.apply(former[done.name])
-            except EngineError as second_error:
-                raise EngineError(
-                    f"{error}; and the {done.name} engine could not go back: {second_error}"
-                ) from error
-            raise
+                order[1].apply(shares[order[1].name])
+            except EngineError as error:
+                try:
+                    done.apply(former[done.name])
+                except EngineError as second_error:
+                    raise EngineError(
+                        f"{error}; and the {done.name} engine could not go back: {second_error}"
+                    ) from error
+                raise
+        finally:
+            self._relay.share_ports(())
 
     def _split(self, snapshot: Snapshot) -> dict[str, Snapshot]:
         """Give each engine its listeners. Raises EngineError for a listener that names neither."""
@@ -241,8 +249,10 @@ class CompositeEngine:
 
     async def wake(self, totals: Any) -> int:  # noqa: ANN401 - the relay engine's own
         """Begin; return how many sessions have come along. They are ours now, whatever the other engine says."""
-        count = await self._relay.wake(totals)
         snapshot, self._snapshot, self._is_dormant = self._snapshot, None, False
+        # The predecessor may have them open for a moment longer than we do.
+        self._relay.share_ports(_ports(self._split(snapshot or Snapshot(0))[self._other.name]))
+        count = await self._relay.wake(totals)
         try:
             await self._start_other()
         except EngineError as error:
@@ -268,6 +278,10 @@ def share(snapshot: Snapshot, engine: str) -> Snapshot:
     return Snapshot(
         snapshot.version, listeners, tuple(pool for pool in snapshot.pools if pool.name in needed)
     )
+
+
+def _ports(snapshot: Snapshot) -> set[int]:
+    return {listener.bind.port for listener in snapshot.listeners} - {0}
 
 
 async def _all(works: Iterable[Coroutine[object, None, T]]) -> list[T]:

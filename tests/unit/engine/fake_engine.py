@@ -22,6 +22,7 @@ class FakeEngine:
         self.live: list[SessionInfo] = []
         self.ended: list[SessionEnd] = []
         self.counted = Statistics()
+        self.on_apply = lambda: None
 
     def note(self, what):
         self.log.append(f"{self.name} {what}")
@@ -38,6 +39,7 @@ class FakeEngine:
         if self.refuses and (why := self.refuses.pop(0)):
             raise EngineError(why)
         self.note("apply")
+        self.on_apply()
         self.snapshot = snapshot
 
     def addresses(self):
@@ -84,6 +86,10 @@ class FakeRelay(FakeEngine):
 
     can_hand_over = True
     worker_count = 2
+    shared = frozenset()
+
+    def share_ports(self, ports):
+        self.shared = frozenset(ports)
 
     def totals(self):
         return {"slots": {}}

@@ -120,6 +120,20 @@ async def test_a_listener_that_changes_its_engine_is_served_before_it_is_left(pa
 
 
 @pytest.mark.anyio
+async def test_ports_that_the_kernel_engine_takes_over_are_shared_while_it_does_and_no_longer(pair):
+    seen = []
+    pair.kernel.on_apply = lambda: seen.append(pair.relay.shared)
+    pair.engine.apply(Snapshot(1, (listener("x", "a", port=8001), listener("y", "a", "kernel", 8002)), POOLS))
+    pair.engine.apply(Snapshot(2, (listener("x", "a", "kernel", 8001),), POOLS))
+    assert seen == [{8002}, {8001}]
+    assert not pair.relay.shared
+    pair.kernel.refuses = ["no"]
+    with pytest.raises(EngineError):
+        pair.engine.apply(Snapshot(3, (listener("x", "a", "kernel", 8003),), POOLS))
+    assert not pair.relay.shared
+
+
+@pytest.mark.anyio
 async def test_an_engine_that_is_none_is_named(pair):
     with pytest.raises(EngineError, match="listener x: there is no engine warp; there is relay and kernel"):
         pair.engine.apply(Snapshot(1, (listener("x", "a", "warp"),), POOLS))

@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from easyproxy.engine.relay.listening import open_listener
+from easyproxy.engine.relay.listening import open_listener, share
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Listener
 
@@ -63,6 +63,18 @@ def test_a_port_that_another_program_shares_is_not_joined_silently():
         port = other.getsockname()[1]
         with pytest.raises(EngineError, match="is in use"):
             open_listener(Listener("front", Address("127.0.0.1", port), "p"))
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_port_is_shared_only_while_that_is_wished(is_shared):
+    with opened(Address("127.0.0.1", 0)) as sock, socket.socket() as other:
+        share([sock], {sock.getsockname()[1]})
+        if not is_shared:
+            share([sock], ())
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        with contextlib.nullcontext() if is_shared else pytest.raises(OSError, match="in use"):
+            other.bind(sock.getsockname())
+        assert reaches(sock.getsockname())  # who is only bound takes no client
 
 
 def test_an_address_of_another_machine_is_refused():

@@ -50,7 +50,7 @@ def _bind(family: int, where: tuple[object, ...], *, is_dual: bool) -> socket.so
     sock = socket.socket(family, socket.SOCK_STREAM)
     with ExitStack() as undo:
         undo.callback(sock.close)
-        # Another program of ours may hold it for a moment (the relay engine until it knows of the same reload).
+        # The relay engine may hold it for a moment, until it knows of the same reload; it is ready to share it then.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from easyproxy.engine.relay import tally
 from easyproxy.engine.relay.counters import L_SESSIONS
 from easyproxy.engine.relay.inherited import lend, own
-from easyproxy.engine.relay.listening import tune
+from easyproxy.engine.relay.listening import share, tune
 from easyproxy.engine.relay.succession import legacy
 from easyproxy.engine.relay.wire import keys_of
 
@@ -70,6 +70,11 @@ class HandingOver:
         """How many sessions there are."""
         slots = [slot for key, slot in self._slots.by_key.items() if key.startswith("listener:")]
         return sum(self._counters.sum(slot, L_SESSIONS) for slot in slots)
+
+    def share_ports(self, ports: Collection[int]) -> None:
+        """Let another engine of this user take a place at these ports, and at no others, while our sockets are open."""
+        for group in (*self._sockets.values(), *self._inherited.sockets()):
+            share(group, ports)
 
     def legacy(self) -> list[tuple[Frame, list[int]]]:
         """Say what a successor begins with."""

@@ -77,6 +77,10 @@ class Inherited:
             if group.sockets and not any(_is_match(listener, group) for listener in wanted)
         ]
 
+    def sockets(self) -> list[tuple[socket.socket, ...]]:
+        """The sockets of each group; they stay ours."""
+        return [group.sockets for group in self._groups]
+
     def untaken(self) -> list[str]:
         """Names of the groups that were given and not taken."""
         return [group.name for group in self._groups if not group.is_lent]

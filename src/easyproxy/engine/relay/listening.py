@@ -12,11 +12,15 @@ import errno
 import os
 import socket
 import stat
+from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay.keepalive import arm_keepalive
 from easyproxy.engine.relay.runtime import socket_address
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Listener
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
 
 
 def open_listener(listener: Listener) -> socket.socket:
@@ -47,6 +51,17 @@ def tune(sockets: list[socket.socket], listener: Listener) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes keep their place
             arm_keepalive(sock.setsockopt, listener.keepalive_s, listener.user_timeout_s)
         sock.listen(listener.backlog)
+
+
+def share(sockets: Sequence[socket.socket], ports: Collection[int]) -> None:
+    """Let others of this user bind beside those sockets whose port is among ``ports``, and beside no others.
+
+    The option is looked at whenever somebody binds, and a socket that is bound and does not listen gets no client. It is never
+    set while nobody is expected: whoever listened there as well would get a part of our clients.
+    """
+    for sock in sockets:
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, sock.getsockname()[1] in ports)
 
 
 def _numeric(bind: Address) -> Address:
