@@ -132,7 +132,7 @@ class Balancer(Desk):
             self._warden.writers,
         )
         self._upgrading = Upgrading(
-            self.engine, self._steering, self._registry, self._reloading, self._journal
+            self.engine, self._steering, self._registry, self._reloading, self._warden.posts, self._journal
         )
         # A program that embeds the balancer gets an admin server only when its configuration names one.
         self._wants_admin = in_processes or "admin" in filed.model_fields_set
@@ -151,6 +151,7 @@ class Balancer(Desk):
             self._steering.start(heir.overrides() if heir is not None else None)
             if heir is not None:
                 heir.leave_verdicts(self._registry)
+                self._warden.inherit(heir.posts())
             if self._access_log is not None:
                 self._access_log.start()
                 self.engine.tell_every_session(self._access_log.take)
@@ -183,6 +184,8 @@ class Balancer(Desk):
         await heir.take_over(self.engine, dropped={"dropped": self.engine.dropped(), "admin": has_admin})
         # The sessions are ours: whatever goes wrong from here on is no reason to end them.
         try:
+            self._warden.inherit(heir.posts())
+            self._apply()
             self._journal.events.restore(heir.events())
             if self._admin is not None:
                 await self._admin.start()

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from easyproxy.control.upgrade import ENVIRONMENT, PROTOCOL, SERVING_WITHIN_S
-from easyproxy.control.will import events_from, inherit_verdicts, overrides_from
+from easyproxy.control.will import events_from, inherit_verdicts, overrides_from, posts_from
 from easyproxy.control.wire import Frame, Wire, WireError
 from easyproxy.errors import EasyProxyError
 from easyproxy.version import __version__
@@ -20,6 +20,7 @@ from easyproxy.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from easyproxy.control.failover import Post
     from easyproxy.control.operations import Event, Override
     from easyproxy.control.registry import Registry
     from easyproxy.engine.seam import HandsOver
@@ -109,6 +110,10 @@ class Heir:
     def leave_verdicts(self, registry: Registry) -> None:
         """Let a registry know what is known of the backends."""
         inherit_verdicts(registry, self.will.get("verdicts", {}).get("verdicts", {}))
+
+    def posts(self) -> dict[str, Post]:
+        """Return who takes writes, as far as it is known now."""
+        return posts_from((self.last_words or self.will.get("posts", {})).get("posts", {}))
 
     def events(self) -> list[Event]:
         """Return what has happened; known once it has taken over."""

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 from easyproxy.control.events import Kind
 from easyproxy.control.operations import RefusedError
 from easyproxy.control.upgrade import Estate, Upgrade, UpgradeError
-from easyproxy.control.will import plain_events, plain_overrides, verdicts_of
+from easyproxy.control.will import plain_events, plain_overrides, plain_posts, verdicts_of
 from easyproxy.engine.seam import HandsOver
 from easyproxy.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from easyproxy.control.failover import Post
     from easyproxy.control.journal import Journal
     from easyproxy.control.operations import Author
     from easyproxy.control.registry import Registry
@@ -57,12 +58,14 @@ class Upgrading:
         steering: Steering,
         registry: Registry,
         reloading: Reloading,
+        posts: Mapping[str, Post],
         journal: Journal,
     ) -> None:
         self._engine = engine
         self._steering = steering
         self._registry = registry
         self._reloading = reloading
+        self._posts = posts
         self._journal = journal
         self._attempt: asyncio.Task[str] | None = None
         self.command: Sequence[str] = ()
@@ -139,6 +142,7 @@ class Upgrading:
         frames: list[tuple[Frame, list[int]]] = [
             ({"op": "overrides", "overrides": plain_overrides(self._steering.overrides)}, []),
             ({"op": "verdicts", "verdicts": verdicts_of(self._registry)}, []),
+            ({"op": "posts", "posts": plain_posts(self._posts)}, []),
         ]
         admin = self._steering.filed.admin
         if door is not None and admin is not None:
@@ -148,6 +152,7 @@ class Upgrading:
     def _last_words(self) -> Mapping[str, object]:
         return {
             "events": plain_events(self._journal.events.newest(limit=ALL_EVENTS)),
+            "posts": plain_posts(self._posts),
         }
 
     async def _leave(self, engine: HandsOver, door: Door | None, ready: Frame) -> None:

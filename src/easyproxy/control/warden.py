@@ -20,7 +20,7 @@ from easyproxy.engine.seam import Where
 from easyproxy.errors import EasyProxyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
     from easyproxy.config.schema import PoolConfig
     from easyproxy.control.failover import Decision
@@ -75,6 +75,15 @@ class Warden:
             if name in wanted:
                 self._look_at(name, pool)
         self._look_at_replicas()
+
+    def inherit(self, posts: Mapping[str, Post]) -> None:
+        """Go on where a predecessor has stopped; again when its sessions have come along.
+
+        What was closed here before they came has closed none of them, so who took writes there is owed that anew.
+        """
+        for name, post in posts.items():
+            known = self.posts.setdefault(name, post)
+            known.former |= post.former
 
     # -- who takes writes
 

@@ -1,4 +1,4 @@
-"""What a control process knows and its successor shall know too: verdicts, overrides, events. As plain data, and back.
+"""What a control process knows and its successor shall know too: verdicts, who takes writes, overrides, events. As plain data, and back.
 
 Another version may know more or less: what is missing stays as it is at a start, what is unknown is left out.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
+from easyproxy.control.failover import Post
 from easyproxy.control.operations import Author, Event
 from easyproxy.control.state_file import from_plain, to_plain
-from easyproxy.engine.seam import Observation, Outcome
+from easyproxy.engine.seam import Facts, Observation, Outcome
 from easyproxy.health.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ def verdicts_of(registry: Registry) -> dict[str, Plain]:
             "stance_since": entry.stance_since,
             "verdict": {**asdict(entry.verdict), "last": _plain(entry.verdict.last)},
             "seen": [_plain(observation) for observation in entry.seen],
+            "facts": None if entry.facts is None else asdict(entry.facts),
+            "role_since": entry.role_since,
+            "is_lagging": entry.is_lagging,
         }
         for entry in registry.entries.values()
     }
@@ -56,6 +60,9 @@ def _inherit(entry: Entry, known: Plain) -> None:
     verdict = _known(Verdict, known["verdict"])
     last = verdict["last"]
     entry.verdict = Verdict(**{**verdict, "last": None if last is None else _observation(last)})
+    entry.facts = _facts(known.get("facts"))
+    entry.role_since = known.get("role_since", 0.0)
+    entry.is_lagging = known.get("is_lagging", False)
 
 
 def _plain(observation: Observation | None) -> Plain | None:
@@ -63,7 +70,37 @@ def _plain(observation: Observation | None) -> Plain | None:
 
 
 def _observation(plain: Plain) -> Observation:
-    return Observation(**{**_known(Observation, plain), "outcome": Outcome(plain["outcome"])})
+    known = {**_known(Observation, plain), "facts": _facts(plain.get("facts"))}
+    return Observation(**{**known, "outcome": Outcome(plain["outcome"])})
+
+
+def _facts(plain: Plain | None) -> Facts | None:
+    if plain is None:
+        return None
+    known = _known(Facts, plain)
+    return Facts(**{**known, "notes": tuple((word, what) for word, what in known.get("notes", ()))})
+
+
+def plain_posts(posts: Mapping[str, Post]) -> dict[str, Plain]:
+    """Write down who takes writes in each pool, and whose sessions are owed an end."""
+    return {
+        name: {**asdict(post), "former": sorted(post.former), "closing": []} for name, post in posts.items()
+    }
+
+
+def posts_from(plain: Mapping[str, Plain]) -> dict[str, Post]:
+    """Read it."""
+    return {
+        name: Post(
+            **{
+                **_known(Post, item),
+                "writers": tuple(item["writers"]),
+                "former": set(item["former"]),
+                "closing": set(),
+            }
+        )
+        for name, item in plain.items()
+    }
 
 
 def plain_overrides(overrides: Iterable[Override]) -> list[Plain]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import sys
@@ -11,13 +12,21 @@ import pytest
 
 from easyproxy.config.load import from_dict
 from easyproxy.control.events import Events, Kind
+from easyproxy.control.failover import Post
 from easyproxy.control.heir import Heir, predecessor
 from easyproxy.control.operations import Author
 from easyproxy.control.registry import Registry
 from easyproxy.control.upgrade import ENVIRONMENT, PROTOCOL, command_line
-from easyproxy.control.will import events_from, inherit_verdicts, plain_events, verdicts_of
+from easyproxy.control.will import (
+    events_from,
+    inherit_verdicts,
+    plain_events,
+    plain_posts,
+    posts_from,
+    verdicts_of,
+)
 from easyproxy.control.wire import Wire, WireError
-from easyproxy.engine.seam import Observation, Outcome
+from easyproxy.engine.seam import Facts, Observation, Outcome
 
 
 def over_the_wire(plain):
@@ -42,6 +51,25 @@ def test_what_is_known_of_a_backend_survives_its_control_process():
     assert list(after.seen) == list(before.seen)
     assert after.state == before.state == "down"
     assert new.entries["p/127.0.0.1:2"].state == "checking"
+
+
+def test_what_a_server_said_that_it_is_survives_too():
+    old, new = registry(), registry()
+    facts = Facts("replica", math.inf, "15.3", 4, (("position", "0/3000060"),))
+    old.observe(Observation("p/a", Outcome.SUCCESS, "well", at=100.0, facts=facts), now=5.0)
+    inherit_verdicts(new, over_the_wire(verdicts_of(old)))
+    before, after = old.entries["p/a"], new.entries["p/a"]
+    assert (after.facts, after.role_since, after.is_lagging) == (facts, 100.0, True)
+    assert (after.verdict, list(after.seen)) == (before.verdict, list(before.seen))
+
+
+def test_who_takes_writes_survives_too():
+    post = Post(("p/b",), {"p/a", "p/b"}, 100.0, "p/b says that it is the primary", closing={"p/a"})
+    [(name, after)] = posts_from(over_the_wire(plain_posts({"p": post}))).items()
+    assert (name, after) == (
+        "p",
+        Post(("p/b",), {"p/a", "p/b"}, 100.0, "p/b says that it is the primary"),
+    )
 
 
 def test_a_backend_that_is_elsewhere_now_is_judged_anew():

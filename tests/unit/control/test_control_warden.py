@@ -11,6 +11,7 @@ from easyproxy.control.events import Kind
 from easyproxy.control.journal import Journal
 from easyproxy.control.registry import Registry
 from easyproxy.control.warden import Warden
+from easyproxy.control.will import plain_posts, posts_from
 from easyproxy.engine.seam import Facts, Observation, Outcome
 from easyproxy.errors import EngineError
 
@@ -175,6 +176,21 @@ async def test_the_old_primary_that_comes_back_on_an_older_timeline_gets_nothing
     await lab.settled()
     assert lab.serving("rw") == ["b"]
     assert Kind.SPLIT_BRAIN not in dict(lab.told())
+
+
+async def test_sessions_that_came_along_from_a_predecessor_are_closed_though_ours_were_closed_before():
+    lab, heir = Lab(), Lab()
+    lab.says(A, "primary")
+    heir.warden.inherit(posts_from(plain_posts(lab.warden.posts)))
+    heir.says(A, "replica")
+    heir.says(B, "primary")
+    await heir.settled()
+    assert heir.engine.closed == [(A, "rw", "failover")]
+    heir.warden.inherit(posts_from(plain_posts(lab.warden.posts)))
+    heir.apply()
+    await heir.settled()
+    assert heir.engine.closed == [(A, "rw", "failover")] * 2
+    assert heir.serving("rw") == ["b"]
 
 
 async def test_where_sessions_are_not_to_be_closed_they_are_not():
