@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from easyproxy.config.load import from_dict
 from easyproxy.control.events import Kind
@@ -57,11 +59,11 @@ def config(*listeners, **failover):
 class Lab:
     """Two servers, a listener for writes and two for reads; what the servers say is the test's."""
 
-    def __init__(self, **failover) -> None:
+    def __init__(self, engine=None, **failover) -> None:
         self.registry = Registry(config(*LISTENERS, **failover))
         for entry in self.registry.entries.values():
             entry.max_lag_s = 5.0
-        self.engine, self.journal = Engine(), Journal()
+        self.engine, self.journal = engine or Engine(), Journal()
         self.tasks: set[asyncio.Task] = set()
         self.snapshots = []
         self.warden = Warden(self.registry, self.engine, self.journal, apply=self.apply, spawn=self.spawn)
@@ -262,3 +264,70 @@ async def test_a_pool_without_listeners_for_writes_has_no_post_any_more():
     assert lab.serving("rw") == ["a"], (
         "what it has learnt of them it keeps; who is not probed yet is not ready"
     )
+
+
+class Sessions:
+    """Closes when the story says so, and may fail to."""
+
+    def __init__(self) -> None:
+        self.open = {A: 0, B: 0}
+        self.asked: list[tuple[str, asyncio.Future[None]]] = []
+
+    async def close_sessions(self, where, _reason):
+        answer = asyncio.get_running_loop().create_future()
+        self.asked.append((where.backend, answer))
+        await answer
+        closed, self.open[where.backend] = self.open[where.backend], 0
+        return closed
+
+
+async def turn() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+BACKENDS = st.sampled_from([A, B])
+STORY = st.lists(
+    st.one_of(
+        st.just(("comes",)),
+        st.tuples(st.just("says"), BACKENDS, st.sampled_from(["primary", "replica", ""]), st.integers(0, 2)),
+        st.tuples(st.just("fails"), BACKENDS),
+        st.tuples(st.just("closes"), st.booleans()),
+    ),
+    min_size=20,
+    max_size=60,
+)
+
+
+@settings(max_examples=300)
+@given(STORY, st.sampled_from(["refuse", "keep", "first"]))
+def test_whatever_happens_no_client_comes_to_one_server_while_another_has_sessions(story, split_brain):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("easyproxy.control.warden._AGAIN_S", 0.0)
+        asyncio.run(tell(story, split_brain))
+
+
+async def tell(story, split_brain: str) -> None:
+    sessions = Sessions()
+    lab = Lab(sessions, split_brain=split_brain)
+    for what, *details in story:
+        if what == "says":
+            backend, role, timeline = details
+            lab.says(backend, role, timeline=timeline)
+        elif what == "fails":
+            lab.fails(*details, times=1)
+        elif what == "closes" and sessions.asked:
+            _, answer = sessions.asked.pop(0)
+            if details[0]:
+                answer.set_result(None)
+            else:
+                answer.set_exception(EngineError("no answer"))
+            await turn()
+        elif what == "comes" and lab.snapshots and lab.serving("rw"):
+            [name] = lab.serving("rw")
+            sessions.open[f"db/{name}"] += 1
+            assert len([one for one, count in sessions.open.items() if count]) == 1
+        await turn()
+    for task in lab.tasks:
+        task.cancel()
+    await asyncio.gather(*lab.tasks, return_exceptions=True)
