@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+from hypothesis import settings
 
 
 def pytest_configure() -> None:
@@ -12,6 +13,9 @@ def pytest_configure() -> None:
     # ends with it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # No test goes by time, also not by how long one example takes on a busy machine.
+    settings.register_profile("ours", deadline=None)
+    settings.load_profile("ours")
 
 
 @pytest.fixture

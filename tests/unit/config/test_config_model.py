@@ -322,7 +322,7 @@ RAW = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.dictionaries(KEYS, RAW, max_size=6))
 def test_any_data_is_a_configuration_or_a_config_error(raw):
     try:
@@ -331,7 +331,7 @@ def test_any_data_is_a_configuration_or_a_config_error(raw):
         str(error).encode()  # printable, whatever came in
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.text(max_size=80) | st.binary(max_size=80).map(lambda data: data.decode("latin-1")),
     st.sampled_from(["yaml", "toml", "json"]),
@@ -341,7 +341,7 @@ def test_any_text_is_a_configuration_or_a_config_error(text, form):
         loads(text, form)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_broken_example_is_a_configuration_or_a_config_error(data):
     start = data.draw(st.integers(0, len(ISSUE) - 1))
@@ -360,7 +360,7 @@ EDGE = st.text(max_size=6) | st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.fixed_dictionaries(
         {},

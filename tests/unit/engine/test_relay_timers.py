@@ -93,7 +93,7 @@ class WheelMachine(RuleBasedStateMachine):
 
 
 TestWheel = WheelMachine.TestCase
-TestWheel.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+TestWheel.settings = settings(max_examples=60, stateful_step_count=20)
 
 
 def test_a_clock_that_jumped_far_loses_nobody_who_is_put_further_on_meanwhile():

@@ -25,7 +25,7 @@ ADDRESSES = st.ip_addresses().map(str)
     seed=st.integers(0, 1000),
     loads=st.lists(st.integers(0, 50), min_size=12),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_candidates_yield_every_backend_exactly_once(name, weights, client, seed, loads):
     backends = backends_of(*weights)
     load = {backend.id: load for backend, load in zip(backends, loads, strict=False)}
@@ -61,7 +61,7 @@ def test_a_build_forgets_backends_that_left_and_takes_new_ones(name):
 
 @pytest.mark.parametrize("name", BUILTIN)
 @given(weights=st.lists(st.integers(1, 256), min_size=1, max_size=8), factor=st.integers(2, 100))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_common_factor_in_all_weights_changes_no_choice(name, weights, factor):
     scaled = [weight * factor for weight in weights]
     some = clients(50)

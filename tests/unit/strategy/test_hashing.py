@@ -79,7 +79,7 @@ def test_maglev_slots_are_exact_to_two_and_clients_follow_them(weights):
 
 
 @given(weights=st.lists(st.integers(1, 25600), min_size=1, max_size=12))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_maglev_fills_every_slot_and_forgets_no_backend(weights):
     table = fill([f"pool/{i}" for i in range(len(weights))], weights)
     assert len(table) == TABLE_SIZE

@@ -42,7 +42,7 @@ def test_a_whole_round_serves_each_backend_exactly_by_its_weight(weights):
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_prefix_is_within_one_session_of_the_exact_share_and_every_window_within_two(weights):
     """Behaviour 27."""
     sequence = spread(weights)
@@ -69,7 +69,7 @@ def test_a_heavy_backend_is_never_served_in_a_burst():
 
 
 @given(st.lists(st.integers(1, 25600), min_size=1, max_size=40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_sequence_stays_short_and_the_shares_true(weights):
     """Behaviour 27."""
     counts = turns(weights)
