@@ -12,7 +12,9 @@ import contextlib
 import errno
 import functools
 import os
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -22,6 +24,7 @@ from easyproxy.health.checks.base import Target
 FAREWELL_S = 0.25
 """How long a content probe waits for the server to close its side as well."""
 FAREWELL_BYTES = 256 * 1024
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: close sends RST (socket(7))
 SHARE = 0.95
 """Share of the probe's time limit after which a check gives up by itself, to say more than "no answer"."""
 
@@ -56,6 +59,33 @@ class Connection:
         except TimeoutError:
             raise TimeoutError("connected, but no answer came in time") from None
 
+    async def upgrade(self, tls: Tls, target: Target) -> None:
+        """Speak TLS from here on, for protocols that begin in plain text.
+
+        The caller sees to it that nothing plain is left unread: it would pass for something that came encrypted.
+
+        Raises:
+            OSError: what the system or TLS said.
+            ProbeFailed: the file of certificates cannot be used.
+            TimeoutError: the handshake was not done before the deadline.
+        """
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                await self.writer.start_tls(_context_of(tls), server_hostname=_name_for(tls, target))
+        except TimeoutError:
+            raise TimeoutError("connected, but the TLS handshake was not done in time") from None
+        self.is_tls = True
+
+    def end_by_reset(self) -> None:
+        """Have the connection end with RST, however the block is left: for a server that has not said anything yet.
+
+        It learns that nobody is there any more before it begins to talk to us.
+        """
+        sock = self.writer.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):  # closed already
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
     async def _farewell(self) -> None:
         """Say that we are done, and read until the server is done too, for a short time."""
         loop = asyncio.get_running_loop()
@@ -75,7 +105,7 @@ class Connection:
 
 @contextlib.asynccontextmanager
 async def connect(target: Target, tls: Tls | None = None) -> AsyncIterator[Connection]:
-    """Connect to ``target``; at the end of the block part politely, after an exception just close.
+    """Connect to ``target``; at the end of the block, or after ProbeFailed, part politely; after anything else just close.
 
     Raises:
         OSError: what the system or TLS said.
@@ -84,7 +114,7 @@ async def connect(target: Target, tls: Tls | None = None) -> AsyncIterator[Conne
     loop = asyncio.get_running_loop()
     deadline = loop.time() + target.timeout_s * SHARE
     context = None if tls is None else _context_of(tls)
-    name = None if tls is None else (tls.server_name or target.host or target.address.host or "localhost")
+    name = None if tls is None else _name_for(tls, target)
     shutdown = None if tls is None else FAREWELL_S
     address = target.address
     if address.path:
@@ -100,13 +130,21 @@ async def connect(target: Target, tls: Tls | None = None) -> AsyncIterator[Conne
         )
     connection = Connection(reader, writer, deadline, is_tls=tls is not None)
     try:
-        yield connection
-        await connection._farewell()  # noqa: SLF001 - the one who opened it closes it
+        try:
+            yield connection
+        except ProbeFailed:  # the server has answered, so it is owed the same
+            await connection._farewell()  # noqa: SLF001 - the one who opened it closes it
+            raise
+        await connection._farewell()  # noqa: SLF001
     finally:
         # Nothing is owed any more. An ordinary close of a TLS transport would go on waiting in the background.
         writer.transport.abort()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+def _name_for(tls: Tls, target: Target) -> str:
+    return tls.server_name or target.host or target.address.host or "localhost"
 
 
 def _context_of(tls: Tls) -> ssl.SSLContext:
