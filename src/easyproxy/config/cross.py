@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from easyproxy.config import kernel, roles
 from easyproxy.config.document import Path, path_text, shown
 from easyproxy.config.raw import Finding, address_of, backend_address, get, items, pools_of
+from easyproxy.config.roles import PASSWORDS
 from easyproxy.config.words import listing, nearest
 from easyproxy.model import Address
 
@@ -27,6 +28,7 @@ def problems(raw: object) -> list[Finding]:
         *_listener_names(raw),
         *_backends(raw),
         *_addresses(raw),
+        *_passwords(raw),
         *_admin(raw),
         *_loops(raw),
         *kernel.problems(raw),
@@ -200,6 +202,16 @@ def is_private(address: Address) -> bool:
         return False
     mapped = host.ipv4_mapped if isinstance(host, ipaddress.IPv6Address) else None
     return (mapped or host).is_loopback
+
+
+def _passwords(raw: object) -> Iterator[Finding]:
+    for name, pool in pools_of(raw).items():
+        check = get(pool, "check")
+        first, *others = [key for key in PASSWORDS if get(check, key) not in (None, "")] or ("",)
+        for key in others:
+            yield Finding(
+                ("pools", name, "check", key), f"there is {first} already; give one of {listing(PASSWORDS)}"
+            )
 
 
 def _admin(raw: object) -> Iterator[Finding]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from easyproxy.config.checks import CHECK_MODELS, CHECK_TYPES, CheckSettings
+from easyproxy.config.bases import CheckSettings
+from easyproxy.config.checks import CHECK_MODELS, CHECK_TYPES
 from easyproxy.config.document import MAX_REPORTED, Document, Path, path_text, shown
 from easyproxy.config.schema import (
     AccessLogConfig,

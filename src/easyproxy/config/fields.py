@@ -259,17 +259,23 @@ class Word(Kind):
 
 
 @dataclass(frozen=True, slots=True)
-class Token(Kind):
-    """A secret. No message, repr or dump shows it."""
+class Secret(Kind):
+    """Text that no message, repr or dump shows: a password.
+
+    Attributes:
+        least, most, pattern, form: as of :class:`Text`.
+    """
+
+    least: int = 1
+    most: int = 4096
+    pattern: str = r"[^\x00-\x1f\x7f]+"
+    form: str = "one line of printable characters"
 
     def read(self, value: object) -> SecretStr:
-        """Read a token that can stand in a header."""
+        """Read it; a message about it does not repeat it."""
         if isinstance(value, SecretStr):
             return value
-        form = "a token: printable ASCII without spaces"
-        return SecretStr(
-            Text(least=16, most=512, pattern=r"[\x21-\x7e]+", form=form, secret=True).read(value)
-        )
+        return SecretStr(Text(self.least, self.most, self.pattern, self.form, secret=True).read(value))
 
     def write(self, value: SecretStr | None) -> str | None:
         """Write stars."""
@@ -277,7 +283,22 @@ class Token(Kind):
 
     def schema(self) -> JsonSchema:
         """Give the form."""
-        return {"type": "string", "minLength": 16, "maxLength": 512, "pattern": r"^[\x21-\x7e]+$"}
+        return {
+            "type": "string",
+            "minLength": self.least,
+            "maxLength": self.most,
+            "pattern": f"^{self.pattern}$",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Token(Secret):
+    """A secret that can stand in a header."""
+
+    least: int = 16
+    most: int = 512
+    pattern: str = r"[\x21-\x7e]+"
+    form: str = "a token: printable ASCII without spaces"
 
 
 @dataclass(frozen=True, slots=True)

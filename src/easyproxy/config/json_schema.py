@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from easyproxy.config.checks import CHECK_MODELS, Settings
+from easyproxy.config.bases import Settings
+from easyproxy.config.checks import CHECK_MODELS
 from easyproxy.config.fields import Kind
 from easyproxy.config.schema import (
     AccessLogConfig,

@@ -15,7 +15,8 @@ from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 from easyproxy.config.addresses import BackendAddress, ListenAddress
-from easyproxy.config.checks import Settings, TcpCheckSettings
+from easyproxy.config.bases import Settings
+from easyproxy.config.checks import TcpCheckSettings
 from easyproxy.config.cross import collide, is_private
 from easyproxy.config.document import Document, path_text, shown
 from easyproxy.config.fields import Text, Whole, Word

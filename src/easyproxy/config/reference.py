@@ -11,21 +11,29 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from easyproxy.config.checks import CheckSettings, Settings
+from easyproxy.config.bases import CheckSettings, Settings
+from easyproxy.config.databases import DatabaseCheckSettings
 from easyproxy.config.json_schema import MODELS, written_default
 
 _TABLE = re.compile(r"(<!-- settings of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_ALL: tuple[type[Settings], ...] = (*MODELS, CheckSettings)
+_COMMON = (CheckSettings, DatabaseCheckSettings)
+_ALL: tuple[type[Settings], ...] = (*MODELS, *_COMMON)
 TABLES = {model.__name__: model for model in _ALL}
 """What the page may ask for, by name."""
 
 
 def table(model: type[Settings]) -> str:
-    """Write the table of a mapping's settings. Types of check leave out what all checks have."""
-    common = CheckSettings.common if model is not CheckSettings and issubclass(model, CheckSettings) else ()
+    """Write the table of a mapping's settings. Types of check leave out what their tables before have."""
+    inherited = {
+        name
+        for base in _COMMON
+        if model is not base and issubclass(model, base)
+        for name in base.model_fields
+    }
+    hidden = {"type", *inherited} - (model.__annotations__.keys() - {"type"})
     rows = ["| Setting | Default | What it does |", "|---|---|---|"]
     for name, setting in model.model_fields.items():
-        if name not in common:
+        if name not in hidden:
             text = " ".join((setting.description or "").split()).replace("|", "\\|")
             rows.append(f"| `{setting.alias or name}` | {_default(setting)} | {text} |")
     return "\n".join(rows) if len(rows) > 2 else "It has no settings of its own."

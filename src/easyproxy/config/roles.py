@@ -13,7 +13,8 @@ SPLIT_BRAIN = ("refuse", "keep", "first")
 KNOWS_ROLES = ("mysql", "postgresql", "redis")
 """Checks that learn the role of a server; one of the user's own may."""
 _NEEDS_PASSWORD = {"mysql", "postgresql"}
-_PASSWORDS = ("password", "password_file", "password_env")
+PASSWORDS = ("password", "password_file", "password_env")
+"""Where a password may be given, one instead of the other."""
 
 
 def problems(raw: object) -> list[Finding]:
@@ -37,6 +38,14 @@ def warnings(raw: object) -> list[Finding]:
         )
         for name, pool in pools_of(raw).items()
         if get(pool, "close_sessions_on_lag") is True and name not in replicas
+    ]
+    found += [
+        Finding(
+            ("pools", name, "check", "max_lag"),
+            "it has no effect: no listener of this pool has role: replica",
+        )
+        for name, pool in pools_of(raw).items()
+        if get(get(pool, "check"), "max_lag") not in (None, 0, "none") and name not in replicas
     ]
     return found
 
@@ -67,7 +76,7 @@ def _checks(raw: object) -> Iterator[Finding]:
                 f"{where} is {shown(kind)}, which does not know who is the {role}; write one of"
                 f" {', '.join(KNOWS_ROLES)} with user and password_file there",
             )
-        elif kind in _NEEDS_PASSWORD and all(get(check, key) is None for key in _PASSWORDS):
+        elif kind in _NEEDS_PASSWORD and all(get(check, key) is None for key in PASSWORDS):
             yield Finding(
                 ("listeners", index, "role"),
                 f"{where} has no password, and without logging in it does not know who is the {role}; give user and"

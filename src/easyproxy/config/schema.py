@@ -23,7 +23,8 @@ from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails
 
 from easyproxy.config import cross
 from easyproxy.config.addresses import BackendAddress, ListenAddress
-from easyproxy.config.checks import Check, Settings, TcpCheckSettings
+from easyproxy.config.bases import Settings
+from easyproxy.config.checks import Check, TcpCheckSettings
 from easyproxy.config.document import shown
 from easyproxy.config.fields import (
     Custom,

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from easyproxy.config.schema import Config
 
 STARS = "**********"
-SECRET = frozenset({"token", "headers", "send", "env", "settings", "options"})
+SECRET = frozenset({"token", "password", "headers", "send", "env", "settings", "options"})
 """Settings whose values may hold a password: what a check sends, its headers, its environment, those of users' own."""
 
 

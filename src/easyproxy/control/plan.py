@@ -25,7 +25,7 @@ NEEDS_RESTART = ("workers", "worker_python", "admin", "log", "access_log", "stat
 """Settings that are read once, when the program starts."""
 
 _PARTS = frozenset({"listeners", "pools"})  # compared piece by piece
-_SECRET = frozenset({"token", "headers", "send", "env", "settings", "options"})
+_SECRET = frozenset({"token", "password", "headers", "send", "env", "settings", "options"})
 _LONGEST = 60
 
 

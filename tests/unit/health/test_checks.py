@@ -10,6 +10,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from easyproxy.health.checks import CHECKS, ExecCheck, HttpCheck, MysqlCheck, TcpCheck, make
 from easyproxy.health.checks.base import plain
@@ -52,6 +53,12 @@ def test_equal_checks_are_equal_and_hashable_so_that_a_reload_does_not_disturb_t
         ("http", {"headers": {"A": "b\r\nC: d"}}, "cannot be sent"),
         ("http", {"headers": ["A"]}, "a mapping of texts to texts"),
         ("mysql", {"user": ""}, "1 to 80 bytes"),
+        (
+            "mysql",
+            {"password": "x", "password_env": "Y"},
+            "give one of password, password_file and password_env",
+        ),
+        ("mysql", {"password": 7}, "option password is 'int'; it must be text"),
         ("no_such_module:Check", {}, "cannot import no_such_module"),
         ("json:Check", {}, "module json has no Check"),
         ("json:JSONDecoder", {}, "no subclass"),
@@ -61,6 +68,15 @@ def test_what_is_wrong_is_told_with_what_would_be_right(kind, options, words):
     with pytest.raises(ValueError, match="check") as caught:
         make(kind, options)
     assert words in str(caught.value)
+
+
+def test_a_password_given_as_plain_text_is_shown_by_nothing():
+    check = make("mysql", {"password": "hunter2"})
+    assert check == make("mysql", {"password": SecretStr("hunter2")})
+    assert "hunter2" not in repr(check)
+    with pytest.raises(ValueError, match="mysql") as caught:
+        make("mysql", {"password": "hunter2", "user": ""})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_user_s_class_takes_its_options_and_its_own_errors_are_told(tmp_path, monkeypatch):
@@ -99,7 +115,9 @@ def test_every_module_can_be_imported_first(module):
     subprocess.run([sys.executable, "-c", f"import easyproxy.health.{module}"], check=True)
 
 
-@pytest.mark.parametrize("module", ["diagnosis", "checks", "checks.base"])
+@pytest.mark.parametrize(
+    "module", ["diagnosis", "checks", "checks.base", "checks.database", "checks.mysql.standing"]
+)
 def test_the_examples_in_the_docstrings_are_true(module):
     assert doctest.testmod(importlib.import_module(f"easyproxy.health.{module}")).failed == 0
 

@@ -8,6 +8,8 @@ import importlib
 import inspect
 from collections.abc import Mapping
 
+from pydantic import SecretStr
+
 from easyproxy.engine.seam import Facts
 from easyproxy.health.checks.base import Check, Finding, Target
 from easyproxy.health.checks.exec import ExecCheck
@@ -49,7 +51,7 @@ def make(type: str, options: Mapping[str, object] | None = None) -> Check:  # no
         ValueError: there is no such check, or it does not take these options; the message says what would be right.
     """
     kind = CHECKS[type] if type in CHECKS else _load(type)
-    given = dict(options or {})
+    given = {name: _guarded(kind, name, value) for name, value in (options or {}).items()}
     _refuse_unknown(type, kind, given)
     try:
         check = kind(**given)
@@ -81,6 +83,15 @@ def _load(name: str) -> type[Check]:
             f"check {name}: {class_name} must have a method: async def probe(self, target) -> str"
         )
     return kind
+
+
+def _guarded(kind: type[Check], name: str, value: object) -> object:
+    """Take a password given as plain text out of sight, before anything is said about it."""
+    is_secret = kind in CHECKS.values() and any(
+        field.name == name and "SecretStr" in str(field.type)
+        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+    )
+    return SecretStr(value) if is_secret and isinstance(value, str) else value
 
 
 def _refuse_unknown(type: str, kind: type[Check], given: Mapping[str, object]) -> None:  # noqa: A002
@@ -115,6 +126,9 @@ def _wrong_types(kind: type[Check], given: Mapping[str, object]) -> list[str]:
                 fits, wanted = isinstance(value, str), "text"
             case "bool":
                 fits, wanted = isinstance(value, bool), "true or false"
+            case "SecretStr | None":
+                fits, wanted = value is None or isinstance(value, SecretStr), "text"
+                value = value.__class__.__name__
             case "tuple[str, ...]":
                 fits, wanted = _is_texts(value), "a list of texts"
             case _:

@@ -1,0 +1,71 @@
+"""The settings of the checks that log in to a database: an account, TLS, and how far a replica may lag.
+
+The password itself is a setting, or it is in a file or in the environment; no message, dump or difference shows it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import SecretStr
+
+from easyproxy.config.bases import CaFile, CheckSettings, HostText, MaxLag
+from easyproxy.config.fields import Secret, Switch, Text
+
+UserName = Annotated[str, Text(least=1, most=80, pattern=r"[\x21-\x7e]+", form="a user name in ASCII")]
+PasswordFile = Annotated[
+    str,
+    Text(
+        pattern=r"(/.*|[^/]*)",
+        line=True,
+        form="an absolute path, or the name of a systemd credential (without a slash)",
+    ),
+]
+
+
+class DatabaseCheckSettings(CheckSettings):
+    """What every check of a database has."""
+
+    common: ClassVar[frozenset[str]] = CheckSettings.common | {"max_lag"}
+
+    user: UserName = "easyproxy"
+    """Account to log in as."""
+
+    password: Annotated[SecretStr | None, Secret()] = None
+    """Its password. Better is one of the next two: this one stands in the file that everybody looks at."""
+
+    password_file: PasswordFile = ""
+    """File that holds it (an absolute path), or the name of a systemd credential of this service (`LoadCredential=`). It is
+    read anew for each probe."""
+
+    password_env: Annotated[str, Text(pattern=r"([A-Za-z_][0-9A-Za-z_]*)?", form="a variable's name")] = ""
+    """Environment variable that holds it."""
+
+    max_lag: MaxLag = 0.0
+    """A replica that is further behind does not serve listeners with `role: replica`, until it is back at half of this; 0 or
+    `none` is no limit. One that does not follow its primary at all never serves them."""
+
+    tls: Annotated[bool, Switch()] = False
+    """Speak TLS, and log in only with it."""
+
+    tls_verify: Annotated[bool, Switch()] = True
+    """Verify the certificate and its name."""
+
+    tls_ca: CaFile = ""
+    """File with the certificates of the authorities to trust (PEM); by default the system's."""
+
+    server_name: HostText = ""
+    """Name for SNI and verification; by default the backend's host."""
+
+
+class MysqlCheckSettings(DatabaseCheckSettings):
+    """Log in to MySQL or MariaDB and learn where it stands; without a password, only have a login decided."""
+
+    type: Literal["mysql"]
+    """`mysql`"""
+
+    user: UserName = "easyproxy"
+    """Account to log in as. Without a password it need not exist."""
+
+    writable_is_primary: Annotated[bool, Switch()] = False
+    """A server that takes writes is a primary even if it is set up to follow another (two that follow each other)."""

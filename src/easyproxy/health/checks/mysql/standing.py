@@ -1,0 +1,165 @@
+"""Where a MySQL or MariaDB server stands: its role, how far it is behind, and why. Pure: rows in, a finding out.
+
+A server that is set up to follow another is a replica, even if it could be written to, and even if its replication is
+stopped: of two errors (nobody takes writes; two do) the first can be mended.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from easyproxy.engine.seam import Facts
+from easyproxy.errors import ProbeFailed
+from easyproxy.health.checks.base import Finding, plain
+from easyproxy.health.checks.database import PRIMARY, REPLICA, known
+
+Row = Mapping[str, str | None]
+
+VARIABLES = (
+    "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('read_only', 'super_read_only', 'innodb_read_only', "
+    "'gtid_current_pos', 'gtid_executed', 'wsrep_on', 'wsrep_provider')"
+)
+"""One question that every version answers, with those of these that it has; it needs no right."""
+GALERA = (
+    "SHOW GLOBAL STATUS WHERE Variable_name IN "
+    "('wsrep_ready', 'wsrep_cluster_status', 'wsrep_local_state_comment', 'wsrep_cluster_size')"
+)
+REPLICATION = ("SHOW REPLICA STATUS", "SHOW ALL SLAVES STATUS", "SHOW SLAVE STATUS")
+"""MySQL since 8.0.22; MariaDB, all sources at once; MySQL before."""
+READ_ONLY = ("read_only", "super_read_only", "innodb_read_only")  # the last: a replica of Amazon Aurora
+POSITION_CHARACTERS = 120
+
+
+def questions(version: str) -> tuple[str, ...]:
+    """Put the ways to ask for replication in the order in which they are to be tried.
+
+    >>> questions("10.11.19-MariaDB")[0], questions("8.0.21")[0], questions("8.4.3")[0]
+    ('SHOW ALL SLAVES STATUS', 'SHOW SLAVE STATUS', 'SHOW REPLICA STATUS')
+    """
+    new, maria, old = REPLICATION
+    if "MariaDB" in version:
+        return maria, new, old
+    numbers = tuple(int(part[:4]) for part in re.findall(r"\d+", version)[:3])
+    return (new, maria, old) if numbers >= (8, 0, 22) else (old, maria, new)
+
+
+def by_name(rows: Sequence[Row]) -> dict[str, str]:
+    """Turn the rows of SHOW VARIABLES or SHOW STATUS into a mapping.
+
+    >>> by_name([{"Variable_name": "Read_Only", "Value": "ON"}, {"Other": None}])
+    {'read_only': 'ON'}
+    """
+    return {
+        name.lower(): value
+        for row in rows
+        if (name := row.get("Variable_name")) is not None and (value := row.get("Value")) is not None
+    }
+
+
+def is_galera(variables: Mapping[str, str]) -> bool:
+    """Whether the server is a node of a Galera cluster; some builds say ``wsrep_on`` without being one."""
+    return variables.get("wsrep_on", "").upper() == "ON" and variables.get("wsrep_provider", "none") not in (
+        "",
+        "none",
+    )
+
+
+def refuse_unsynced(status: Mapping[str, str]) -> str:
+    """Say what a Galera node is part of.
+
+    Raises:
+        ProbeFailed: it is not in a state to serve.
+    """
+    if not status:
+        raise ProbeFailed("Galera is on, and does not say how it is")
+    state = status.get("wsrep_local_state_comment", "")
+    if (cluster := status.get("wsrep_cluster_status", "")).lower() != "primary":
+        raise ProbeFailed(
+            f"Galera: the node is in the {cluster or 'unknown'} part of the cluster, without a quorum"
+        )
+    if state != "Synced":
+        raise ProbeFailed(f"Galera: the node is {state or 'in an unknown state'}, not Synced")
+    if status.get("wsrep_ready", "").upper() != "ON":
+        raise ProbeFailed("Galera: the node is not ready for queries (wsrep_ready is not ON)")
+    return f"{state}, {status.get('wsrep_cluster_size', '?')} nodes"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One server that another follows, how far behind, and why."""
+
+    name: str
+    lag_s: float
+    why: str = ""
+
+
+def read_source(row: Row) -> Source:
+    """Read one row of SHOW REPLICA STATUS, in its new words or its old ones."""
+
+    def said(*names: str) -> str:
+        return next((value for name in names if (value := row.get(name)) is not None), "")
+
+    name = f"{said('Source_Host', 'Master_Host')}:{said('Source_Port', 'Master_Port')}"
+    channel = said("Channel_Name", "Connection_name")
+    if channel:
+        name += f" ({channel})"
+    for thread in ("IO", "SQL"):
+        state = said(f"Replica_{thread}_Running", f"Slave_{thread}_Running")
+        if state == "Yes":
+            continue
+        doing = "is stopped" if state in ("No", "") else f"is {state.lower()}"
+        number, error = said(f"Last_{thread}_Errno"), said(f"Last_{thread}_Error")
+        because = f": {plain(error, 100)} (error {number})" if error else ""
+        return Source(plain(name, 100), math.inf, f"the {thread} thread {doing}{because}")
+    behind = said("Seconds_Behind_Source", "Seconds_Behind_Master")
+    if not re.fullmatch(r"[0-9]{1,12}", behind, re.ASCII):
+        return Source(plain(name, 100), math.inf, "it does not know how far it is behind")
+    return Source(plain(name, 100), float(behind))
+
+
+def judge(
+    version: str,
+    variables: Mapping[str, str],
+    rows: Sequence[Row] | None,
+    *,
+    cluster: str = "",
+    writable_is_primary: bool = False,
+    missing: str = "",
+) -> Finding:
+    """Say where a server stands.
+
+    Args:
+        version: as it calls itself.
+        variables: what :data:`VARIABLES` gave.
+        rows: what it follows; None where the account may not see that.
+        cluster: what Galera says, if it is on.
+        writable_is_primary: whether one that takes writes is a primary even if it follows another (a ring).
+        missing: which right is missing, in words.
+    """
+    is_read_only = any(variables.get(name, "OFF").upper() not in ("OFF", "0") for name in READ_ONLY)
+    # The applier of group replication is no source; whether a member takes writes is said by super_read_only.
+    followed = [
+        read_source(row)
+        for row in rows or ()
+        if not (row.get("Channel_Name") or "").startswith("group_replication_")
+    ]
+    worst = max(followed, key=lambda source: source.lag_s, default=Source("", -1.0))
+    notes = [("read_only", "ON" if is_read_only else "OFF")]
+    if position := variables.get("gtid_current_pos") or variables.get("gtid_executed"):
+        notes.append(("position", plain(position, POSITION_CHARACTERS)))
+    if followed:
+        notes.append(("follows", ", ".join(source.name for source in followed[:5])))
+    if cluster:
+        notes.append(("cluster", plain(cluster, 60)))
+    is_replica = is_read_only or (bool(followed) and not writable_is_primary)
+    role, lag_s, why = (REPLICA, worst.lag_s, worst.why) if is_replica else (PRIMARY, -1.0, "")
+    if rows is None:
+        # Whether one that takes writes follows another cannot be seen: no role is better than a wrong one.
+        role, why = (role if is_read_only or writable_is_primary else ""), missing
+        notes.append(("rights", plain(missing, 150)))
+    elif is_replica and not is_read_only and math.isinf(lag_s):
+        why += "; it takes writes: if it was promoted, RESET REPLICA ALL says so"
+    return known(Facts(role, lag_s, version, 0, tuple(notes)), why)
