@@ -113,7 +113,7 @@ def _between(claimants: Sequence[Server], current: Collection[str], split_brain:
     silent = [one for one in claimants if one.is_doubtful]
     if silent and len(silent) < len(claimants):
         # One of them is probably gone, and a few probes will tell. Until then neither gets writes.
-        said = f"{silent[0].id} has stopped answering, and another says that it is the primary"
+        said = f"{silent[0].id} has not confirmed it, and another says that it is the primary"
         return Decision((), f"{said}: its verdict is waited for")
     if split_brain == FIRST:
         return Decision(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from easyproxy.control.compose import Standing, backend_id, compose
 from easyproxy.control.operations import Action
 from easyproxy.control.overrides import STANCES
-from easyproxy.control.roles import lags
+from easyproxy.control.roles import PRIMARY, lags
 from easyproxy.engine.seam import Outcome
 from easyproxy.health.verdict import INITIAL, Rule, Verdict, judge
 
@@ -45,6 +45,8 @@ class Entry:
         facts: what its last successful probe has learnt; None where the check learns nothing.
         role_since: when it began to say what it is, in seconds since the epoch.
         is_lagging: as a replica it is further behind than its check allows.
+        is_unconfirmed: its role is what it said before; its last probe could not see it.
+        lag_known_at: when its lag was last known, in seconds since the epoch.
     """
 
     id: str
@@ -63,6 +65,8 @@ class Entry:
     facts: Facts | None = None
     role_since: float = 0.0
     is_lagging: bool = False
+    is_unconfirmed: bool = False
+    lag_known_at: float = 0.0
 
     @property
     def role(self) -> str:
@@ -71,8 +75,9 @@ class Entry:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether it has not answered its last probe."""
-        return self.verdict.last is not None and self.verdict.last.outcome is not Outcome.SUCCESS
+        """Whether it has not answered its last probe, or not said again what it is."""
+        is_silent = self.verdict.last is not None and self.verdict.last.outcome is not Outcome.SUCCESS
+        return is_silent or self.is_unconfirmed
 
     @property
     def standing(self) -> tuple[str, int, bool, bool]:
@@ -223,7 +228,7 @@ class Registry:
         entry.seen.append(observation)
         entry.verdict = judge(entry.verdict, observation, entry.rule)
         if observation.facts is not None:
-            self._learn(entry, observation.facts, observation.at)
+            self._learn(entry, observation.facts, observation.at, was_healthy=before is True)
         self.news += entry.standing != stood
         if entry.verdict.healthy and (before is False or entry.is_returning):
             entry.rising_since = now
@@ -234,12 +239,30 @@ class Registry:
                 return None
         return Change(entry.id, entry.state, entry.verdict.reason, was, entry.is_healthy)
 
-    @staticmethod
-    def _learn(entry: Entry, facts: Facts, at: float) -> None:
+    def _learn(self, entry: Entry, facts: Facts, at: float, *, was_healthy: bool) -> None:
+        """Take over what a probe has learnt.
+
+        A server that has not been away and does not let us see any more what it is (a password has changed) stays what it was:
+        that must not take it away from its clients. If another says the same of itself, it is the doubtful one.
+        """
+        entry.is_unconfirmed = was_healthy and not facts.role and bool(entry.role)
+        if entry.is_unconfirmed:
+            facts = replace(facts, role=entry.role)
         if facts.role != entry.role:
             entry.role_since = at
         entry.facts = facts
-        entry.is_lagging = lags(entry.is_lagging, facts, entry.max_lag_s)
+        if facts.lag_s >= 0:
+            entry.lag_known_at = at
+        is_unknown = entry.lag_known_at and self._is_written_to(entry.pool)
+        unknown_s = at - entry.lag_known_at if is_unknown else 0.0
+        entry.is_lagging = lags(entry.is_lagging, facts, entry.max_lag_s, unknown_s)
+
+    def _is_written_to(self, pool: str) -> bool:
+        """Whether a primary lives: without one nothing is written that a replica could miss."""
+        return any(
+            one.pool == pool and one.role == PRIMARY and one.state == "ready" and not one.is_doubtful
+            for one in self.entries.values()
+        )
 
     def is_changing(self, backend: str) -> bool:
         """Whether a backend's verdict is changing."""

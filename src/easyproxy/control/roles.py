@@ -33,8 +33,16 @@ def uses_of(pool: str, listeners: Iterable[ListenerConfig]) -> dict[str, tuple[s
     return uses or {pool: ("", "")}
 
 
-def lags(was_lagging: bool, facts: Facts, max_lag_s: float | None) -> bool:
-    """Whether a server lags too far to serve as a replica; one whose lag is not known stays what it was.
+def lags(was_lagging: bool, facts: Facts, max_lag_s: float | None, unknown_s: float = 0.0) -> bool:
+    """Whether a server lags too far to serve as a replica.
+
+    One whose lag is not known stays what it was, but not for longer than ``max_lag_s``.
+
+    Args:
+        was_lagging: so far.
+        facts: what its last probe has learnt.
+        max_lag_s: what is allowed; None or 0 is no limit.
+        unknown_s: how long there have been writes to fall behind of without its lag being known.
 
     >>> from easyproxy.engine.seam import Facts
     >>> [lags(was, Facts("replica", lag_s=3.0), 5.0) for was in (False, True)]
@@ -47,7 +55,7 @@ def lags(was_lagging: bool, facts: Facts, max_lag_s: float | None) -> bool:
     if not max_lag_s:
         return False
     if facts.lag_s < 0:
-        return was_lagging
+        return was_lagging or unknown_s > max_lag_s
     return facts.lag_s > max_lag_s * (_RETURNS_AT if was_lagging else 1.0)
 
 

@@ -9,6 +9,7 @@ import ssl
 from easyproxy.engine.seam import Outcome
 from easyproxy.errors import ProbeFailed
 from easyproxy.health.checks.base import plain
+from easyproxy.health.checks.connection import tls_words
 
 _UNREACHABLE = {
     errno.EHOSTUNREACH: "no route to the host",
@@ -48,10 +49,8 @@ def diagnose(error: BaseException) -> tuple[Outcome, str]:
 
 
 def _other_words(error: BaseException) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"TLS certificate refused: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {(error.reason or str(error)).replace('_', ' ').lower()}"
+        return tls_words(error)
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno).lower()
     return f"the check raised {type(error).__name__}: {error}"

@@ -77,8 +77,8 @@ class Lab:
         self.warden.look()
         self.snapshots.append(self.registry.snapshot(0.0, self.warden.writers()))
 
-    def says(self, backend: str, role: str, **more) -> None:
-        observation = Observation(backend, Outcome.SUCCESS, "well", 1.0, facts=Facts(role, **more))
+    def says(self, backend: str, role: str, at: float = 1.0, **more) -> None:
+        observation = Observation(backend, Outcome.SUCCESS, "well", at, facts=Facts(role, **more))
         self.registry.observe(observation, 1.0)
         self.apply()
 
@@ -264,6 +264,56 @@ async def test_a_pool_without_listeners_for_writes_has_no_post_any_more():
     assert lab.serving("rw") == ["a"], (
         "what it has learnt of them it keeps; who is not probed yet is not ready"
     )
+
+
+async def test_a_primary_that_does_not_let_us_in_any_more_keeps_taking_writes():
+    """The monitor's password has changed: that is no reason to take the server away from its clients."""
+    lab = Lab()
+    lab.says(A, "primary")
+    lab.says(A, "")
+    assert lab.serving("rw") == ["a"]
+
+
+async def test_what_it_was_counts_for_nothing_after_it_was_away():
+    lab = Lab()
+    lab.says(A, "primary")
+    lab.fails(A)
+    lab.says(A, "")
+    assert lab.serving("rw") == []
+
+
+async def test_beside_one_that_says_it_is_the_primary_one_that_was_it_is_doubtful():
+    lab = Lab()
+    lab.says(A, "primary")
+    lab.says(A, "")
+    lab.says(B, "primary")
+    await lab.settled()
+    assert lab.serving("rw") == []
+    lab.says(A, "replica", lag_s=0.0)
+    await lab.settled()
+    assert lab.serving("rw") == ["b"]
+
+
+async def test_a_replica_that_has_lost_its_primary_serves_until_there_could_be_something_to_miss():
+    lab = Lab()
+    lab.says(A, "primary")
+    lab.says(B, "replica", at=10.0, lag_s=0.0)
+    lab.fails(A)
+    lab.says(B, "replica", at=100.0)
+    assert lab.serving("ro") == ["b"]
+    lab.says(A, "primary", at=101.0)
+    lab.says(B, "replica", at=102.0)
+    assert lab.serving("ro") == []
+    lab.says(B, "replica", at=103.0, lag_s=1.0)
+    assert lab.serving("ro") == ["b"]
+
+
+async def test_a_replica_whose_lag_was_never_known_serves():
+    lab = Lab()
+    lab.says(A, "primary")
+    lab.says(B, "replica", at=10.0)
+    lab.says(B, "replica", at=1000.0)
+    assert lab.serving("ro") == ["b"]
 
 
 class Sessions:

@@ -76,6 +76,11 @@ class Connection:
             raise TimeoutError("connected, but the TLS handshake was not done in time") from None
         self.is_tls = True
 
+    def certificate(self) -> bytes:
+        """Return the server's certificate (DER), verified or not; empty without TLS."""
+        tls = self.writer.get_extra_info("ssl_object")
+        return (tls.getpeercert(binary_form=True) or b"") if tls is not None else b""
+
     def end_by_reset(self) -> None:
         """Have the connection end with RST, however the block is left: for a server that has not said anything yet.
 
@@ -141,6 +146,22 @@ async def connect(target: Target, tls: Tls | None = None) -> AsyncIterator[Conne
         writer.transport.abort()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+def prepare(tls: Tls) -> None:
+    """See whether TLS can be begun at all, for protocols that have to announce it first.
+
+    Raises:
+        ProbeFailed: the file of certificates cannot be used.
+    """
+    _context_of(tls)
+
+
+def tls_words(error: ssl.SSLError) -> str:
+    """Say in words what TLS stumbled over."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS certificate refused: {error.verify_message}"
+    return f"TLS failed: {(error.reason or str(error)).replace('_', ' ').lower()}"
 
 
 def _name_for(tls: Tls, target: Target) -> str:

@@ -10,26 +10,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+import ssl
+from dataclasses import dataclass, field
 
 from easyproxy.errors import ProbeFailed
-from easyproxy.health.checks.base import Finding, Target
-from easyproxy.health.checks.connection import Connection, connect
+from easyproxy.health.checks.base import Finding, Target, plain
+from easyproxy.health.checks.connection import Connection, Tls, connect, prepare, tls_words
 from easyproxy.health.checks.database import DatabaseCheck, LoginRefusedError, alive
 from easyproxy.health.checks.mysql.conversation import Conversation
+from easyproxy.health.checks.mysql.distrust import Distrust
 from easyproxy.health.checks.mysql.packets import NAME_BYTES, Greeting, ServerError, read_greeting
 from easyproxy.health.checks.mysql.standing import (
     GALERA,
     VARIABLES,
     Row,
     by_name,
+    grant,
     is_galera,
     judge,
     questions,
     refuse_unsynced,
 )
 
-_SYNTAX, _NO_RIGHT = 1064, frozenset({1142, 1227})
+_SYNTAX = 1064
+_NO_RIGHT = frozenset(
+    {
+        1044,  # access denied to the database
+        1142,  # the command is denied
+        1227,  # a privilege is missing
+        1820,  # the password has expired
+    }
+)
+"""Errors after the login that speak of the account's rights."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,7 @@ class MysqlCheck(DatabaseCheck):
     """
 
     writable_is_primary: bool = False
+    _distrust: Distrust = field(default_factory=Distrust, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse names that the protocol cannot carry."""
@@ -65,28 +78,47 @@ class MysqlCheck(DatabaseCheck):
         conversation = Conversation(connection, is_secure=bool(target.address.path))
         greeting = await _greeted(connection, conversation)
         try:
-            return await self._log_in(connection, conversation, greeting, target, password)
+            if self._tls is not None:
+                await self._protect(self._tls, connection, conversation, greeting, target)
+            return await self._log_in(conversation, greeting, password)
         except ServerError as error:
             raise ProbeFailed(f"{error.words} (error {error.code}, {greeting.version})") from None
         finally:
             conversation.quit()
 
-    async def _log_in(
-        self,
-        connection: Connection,
-        conversation: Conversation,
-        greeting: Greeting,
-        target: Target,
-        password: str | None,
-    ) -> str | Finding:
-        tls = self._tls
-        if tls and not greeting.can_tls:
-            with contextlib.suppress(LoginRefusedError):  # to leave now would be a connect error
-                await conversation.log_in(self.user, greeting, None)
-            raise ProbeFailed(f"does not offer TLS ({greeting.version})")
-        if tls:
+    async def _protect(
+        self, tls: Tls, connection: Connection, conversation: Conversation, greeting: Greeting, target: Target
+    ) -> None:
+        """Begin TLS, unless it is known to fail: then have a login without a password decided, and fail.
+
+        To leave before a login is decided would be a connect error.
+        """
+        server, now = str(target.address), asyncio.get_running_loop().time()
+        failure = self._distrust.of(server, now)
+        why = failure.words if failure else _in_the_way(tls, greeting)
+        if not why:
             conversation.ask_for_tls()
-            await connection.upgrade(tls, target)
+            try:
+                await connection.upgrade(tls, target)
+            except ssl.SSLError as error:
+                is_about_certificate = isinstance(error, ssl.SSLCertVerificationError)
+                words = plain(tls_words(error))
+                self._distrust.failed(server, words, now, is_about_certificate=is_about_certificate)
+                raise
+            self._distrust.worked(server)
+            return
+        if failure is not None and failure.is_about_certificate and greeting.can_tls:
+            conversation.ask_for_tls()
+            await connection.upgrade(Tls(verify=False, server_name=tls.server_name), target)
+            if not self._distrust.presents(server, connection.certificate()):
+                why = "has another certificate now; the next probe verifies it"
+        with contextlib.suppress(LoginRefusedError):
+            await conversation.log_in(self.user, greeting, None)
+        raise ProbeFailed(why)
+
+    async def _log_in(
+        self, conversation: Conversation, greeting: Greeting, password: str | None
+    ) -> str | Finding:
         try:
             await conversation.log_in(self.user, greeting, None if password is None else password.encode())
         except LoginRefusedError as refusal:
@@ -95,11 +127,16 @@ class MysqlCheck(DatabaseCheck):
 
     async def _look(self, conversation: Conversation, version: str) -> Finding:
         """Ask where the server stands."""
-        variables = by_name(await conversation.query(VARIABLES))
+        try:
+            variables = by_name(await conversation.query(VARIABLES))
+        except ServerError as error:
+            if error.code in _NO_RIGHT:
+                return alive(version, str(error))
+            raise
         cluster = ""
         if is_galera(variables):
             cluster = refuse_unsynced(by_name(await conversation.query(GALERA)))
-        rows, missing = await _replication(conversation, version)
+        rows, missing = await self._replication(conversation, version)
         return judge(
             version,
             variables,
@@ -108,6 +145,32 @@ class MysqlCheck(DatabaseCheck):
             writable_is_primary=self.writable_is_primary,
             missing=missing,
         )
+
+    async def _replication(self, conversation: Conversation, version: str) -> tuple[list[Row] | None, str]:
+        """Ask what the server follows; None with the reason where the account may not see that."""
+        for statement in questions(version):
+            try:
+                return [*await conversation.query(statement)], ""
+            except ServerError as error:
+                if error.code in _NO_RIGHT:
+                    return (
+                        None,
+                        f"may not see replication (error {error.code}); {grant(version)} TO {self.user}",
+                    )
+                if error.code != _SYNTAX:
+                    raise
+        return None, "it understands none of the known questions about replication"
+
+
+def _in_the_way(tls: Tls, greeting: Greeting) -> str:
+    """Say what keeps us from beginning TLS, if anything does."""
+    if not greeting.can_tls:
+        return f"does not offer TLS ({greeting.version})"
+    try:
+        prepare(tls)
+    except ProbeFailed as error:
+        return str(error)
+    return ""
 
 
 async def _greeted(connection: Connection, conversation: Conversation) -> Greeting:
@@ -126,16 +189,3 @@ async def _greeted(connection: Connection, conversation: Conversation) -> Greeti
         return read_greeting(packet)
     except ServerError as error:
         raise ProbeFailed(str(error)) from None
-
-
-async def _replication(conversation: Conversation, version: str) -> tuple[list[Row] | None, str]:
-    """Ask what the server follows; None with the reason where the account may not see that."""
-    for statement in questions(version):
-        try:
-            return [*await conversation.query(statement)], ""
-        except ServerError as error:
-            if error.code in _NO_RIGHT:
-                return None, error.words
-            if error.code != _SYNTAX:
-                raise
-    return None, "it understands none of the known questions about replication"

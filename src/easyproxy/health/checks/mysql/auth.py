@@ -28,6 +28,7 @@ EMPTY: Mapping[str, bytes] = {
 
 _ASK_FOR_KEY = {"caching_sha2_password": b"\x02", "sha256_password": b"\x01"}
 _IS_KNOWN, _WANTS_PASSWORD = b"\x03", b"\x04"
+_KIND_OF_QUESTION, _ASKS_PASSWORD = 0x06, 0x04  # MariaDB, include/mysql/auth_dialog_client.h
 
 
 class UnwillingError(Exception):
@@ -51,9 +52,15 @@ def first_answer(method: str, password: bytes, scramble: bytes, *, is_secure: bo
             return ed25519(password, scramble[:32])
         case "mysql_clear_password" if is_secure:
             return password + b"\0"
-        case "mysql_clear_password":
+        case "dialog" if is_secure:
+            return _told(scramble, password)
+        case "mysql_clear_password" | "dialog":
             raise UnwillingError(
                 "the account wants its password in clear text, which goes out only with tls: true"
+            )
+        case "mysql_old_password":
+            raise UnwillingError(
+                "the account has a password of before MySQL 4.1, which whoever listens can work out; set it anew"
             )
     raise UnwillingError(f"the account uses {method}, which this check does not speak")
 
@@ -66,6 +73,8 @@ def next_answer(method: str, said: bytes, password: bytes, scramble: bytes, *, i
     """
     if method in _ASK_FOR_KEY and said.startswith(b"-----BEGIN"):
         return encrypted(password, scramble, said)
+    if method == "dialog" and is_secure:
+        return _told(said, password)
     if method == "caching_sha2_password" and said == _IS_KNOWN:
         return b""
     if method == "caching_sha2_password" and said == _WANTS_PASSWORD:
@@ -73,10 +82,17 @@ def next_answer(method: str, said: bytes, password: bytes, scramble: bytes, *, i
     raise UnwillingError(f"the server asks something of {method or 'its method'} that is not known here")
 
 
+def _told(question: bytes, password: bytes) -> bytes:
+    """Answer a question of the method ``dialog``: its first byte says of what kind it is, the rest is for people."""
+    if question and question[0] & _KIND_OF_QUESTION != _ASKS_PASSWORD and b"assword" not in question:
+        raise UnwillingError("the account is asked for more than its password")
+    return password + b"\0"
+
+
 def native(password: bytes, scramble: bytes) -> bytes:
     """SHA1(password) xor SHA1(scramble + SHA1(SHA1(password))).
 
-    https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_connection_phase_authentication_methods_native_password_authentication.html
+    Source: MySQL's internals manual, "Native Authentication" (page_protocol_connection_phase_authentication_methods).
     """
     once = hashlib.sha1(password, usedforsecurity=False).digest()
     twice = hashlib.sha1(once, usedforsecurity=False).digest()

@@ -103,7 +103,7 @@ class Conversation:
         def answered(said: bytes | None) -> bytes:
             """Answer as well as we may; a server that asks in vain gets what an empty password would be."""
             nonlocal unwilling
-            if password is None or unwilling:
+            if not password or unwilling:
                 return EMPTY.get(method, b"")
             try:
                 if said is None:
@@ -135,10 +135,10 @@ class Conversation:
                     method = plain(name, 64) or "mysql_old_password"
                     self.send(answered(None))
                 case _:
-                    if answer := answered(packet[1:]):
+                    # MySQL puts a 1 before whatever a method says, MariaDB only where it is needed.
+                    said = packet[1:] if packet[0] == Kind.MORE else packet
+                    if (answer := answered(said)) or not password or unwilling:
                         self.send(answer)
-                    elif password is None or unwilling:
-                        self.send(b"")
         raise ProbeFailed(f"{greeting.version}, does not decide about a login")
 
     async def query(self, statement: str) -> list[dict[str, str | None]]:

@@ -20,7 +20,7 @@ Row = Mapping[str, str | None]
 
 VARIABLES = (
     "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('read_only', 'super_read_only', 'innodb_read_only', "
-    "'gtid_current_pos', 'gtid_executed', 'wsrep_on', 'wsrep_provider')"
+    "'gtid_current_pos', 'gtid_executed', 'wsrep_on', 'wsrep_provider', 'group_replication_group_name')"
 )
 """One question that every version answers, with those of these that it has; it needs no right."""
 GALERA = (
@@ -42,8 +42,21 @@ def questions(version: str) -> tuple[str, ...]:
     new, maria, old = REPLICATION
     if "MariaDB" in version:
         return maria, new, old
-    numbers = tuple(int(part[:4]) for part in re.findall(r"\d+", version)[:3])
-    return (new, maria, old) if numbers >= (8, 0, 22) else (old, maria, new)
+    return (new, maria, old) if _numbers(version) >= (8, 0, 22) else (old, maria, new)
+
+
+def grant(version: str) -> str:
+    """Write the beginning of the GRANT that lets an account see what a server follows.
+
+    >>> grant("10.11.19-MariaDB"), grant("8.4.3"), grant("10.4.2-MariaDB")
+    ('GRANT SLAVE MONITOR ON *.*', 'GRANT REPLICATION CLIENT ON *.*', 'GRANT REPLICATION CLIENT ON *.*')
+    """
+    is_divided = "MariaDB" in version and _numbers(version) >= (10, 5, 2)
+    return f"GRANT {'SLAVE MONITOR' if is_divided else 'REPLICATION CLIENT'} ON *.*"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part[:4]) for part in re.findall(r"[0-9]+", version, re.ASCII)[:3])
 
 
 def by_name(rows: Sequence[Row]) -> dict[str, str]:
@@ -103,21 +116,36 @@ def read_source(row: Row) -> Source:
         return next((value for name in names if (value := row.get(name)) is not None), "")
 
     name = f"{said('Source_Host', 'Master_Host')}:{said('Source_Port', 'Master_Port')}"
-    channel = said("Channel_Name", "Connection_name")
-    if channel:
+    if channel := said("Channel_Name", "Connection_name"):
         name += f" ({channel})"
-    for thread in ("IO", "SQL"):
-        state = said(f"Replica_{thread}_Running", f"Slave_{thread}_Running")
+    name = plain(name, 100)
+    for thread in ("SQL", "IO"):
+        state = said(f"Replica_{thread}_Running", f"Slave_{thread}_Running") or "No"
         if state == "Yes":
             continue
-        doing = "is stopped" if state in ("No", "") else f"is {state.lower()}"
         number, error = said(f"Last_{thread}_Errno"), said(f"Last_{thread}_Error")
         because = f": {plain(error, 100)} (error {number})" if error else ""
-        return Source(plain(name, 100), math.inf, f"the {thread} thread {doing}{because}")
+        if state == "No":
+            return Source(name, math.inf, f"the {thread} thread is stopped{because}")
+        # The source is gone, or cannot be reached: how far behind that makes it is not known. It may have all there is.
+        return Source(name, -1.0, f"no connection to {name}{because}")
     behind = said("Seconds_Behind_Source", "Seconds_Behind_Master")
     if not re.fullmatch(r"[0-9]{1,12}", behind, re.ASCII):
-        return Source(plain(name, 100), math.inf, "it does not know how far it is behind")
-    return Source(plain(name, 100), float(behind))
+        return Source(name, -1.0, "it does not know how far it is behind")
+    return Source(name, float(behind))
+
+
+def _worst(followed: Sequence[Source]) -> Source:
+    """Pick the source that decides: one that is not followed any more, one of unknown lag, the one furthest behind."""
+    return max(
+        followed,
+        key=lambda source: (math.isinf(source.lag_s), source.lag_s < 0, source.lag_s),
+        default=Source("", -1.0),
+    )
+
+
+def _is_on(variables: Mapping[str, str], name: str) -> bool:
+    return variables.get(name, "OFF").upper() not in ("OFF", "0")
 
 
 def judge(
@@ -139,14 +167,18 @@ def judge(
         writable_is_primary: whether one that takes writes is a primary even if it follows another (a ring).
         missing: which right is missing, in words.
     """
-    is_read_only = any(variables.get(name, "OFF").upper() not in ("OFF", "0") for name in READ_ONLY)
+    is_read_only = any(_is_on(variables, name) for name in READ_ONLY)
     # The applier of group replication is no source; whether a member takes writes is said by super_read_only.
     followed = [
         read_source(row)
         for row in rows or ()
         if not (row.get("Channel_Name") or "").startswith("group_replication_")
     ]
-    worst = max(followed, key=lambda source: source.lag_s, default=Source("", -1.0))
+    worst = _worst(followed)
+    # Members of these follow without being set up to; how far they are behind is not seen here.
+    is_member = bool(cluster or variables.get("group_replication_group_name")) or _is_on(
+        variables, "innodb_read_only"
+    )
     notes = [("read_only", "ON" if is_read_only else "OFF")]
     if position := variables.get("gtid_current_pos") or variables.get("gtid_executed"):
         notes.append(("position", plain(position, POSITION_CHARACTERS)))
@@ -160,6 +192,8 @@ def judge(
         # Whether one that takes writes follows another cannot be seen: no role is better than a wrong one.
         role, why = (role if is_read_only or writable_is_primary else ""), missing
         notes.append(("rights", plain(missing, 150)))
+    elif is_replica and not followed and not is_member:
+        lag_s, why = math.inf, "it takes no writes, and is not set up to follow another"
     elif is_replica and not is_read_only and math.isinf(lag_s):
         why += "; it takes writes: if it was promoted, RESET REPLICA ALL says so"
     return known(Facts(role, lag_s, version, 0, tuple(notes)), why)
