@@ -16,6 +16,8 @@ from servers.postgresql import PostgreSql
 from servers.redis import Redis
 from servers.sshd import Sshd
 
+from programs import Program
+
 Start = Callable[..., RunningBalancer]
 
 
@@ -66,14 +68,18 @@ def nginxes(nginxes_of_session: list[Nginx]) -> Iterator[list[Nginx]]:
 
 
 @pytest.fixture(scope="session")
-def mariadbs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[MariaDb]]:
+def mariadb_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory to copy."""
+    return install(tmp_path_factory.mktemp("mariadb") / "template")
+
+
+@pytest.fixture(scope="session")
+def mariadbs(mariadb_template: Path) -> Iterator[list[MariaDb]]:
     """Three MariaDB servers."""
-    folder = tmp_path_factory.mktemp("mariadb")
-    template = install(folder / "template")
     with ExitStack() as stack:
         servers = []
         for name in ("one", "two", "three"):
-            server = MariaDb(name, template, folder / name)
+            server = MariaDb(name, mariadb_template, mariadb_template.parent / name)
             stack.callback(server.stop)
             servers.append(server)
         yield servers
@@ -111,3 +117,14 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("noise") / "noise"
     path.write_bytes(os.urandom(50 * 1024 * 1024))
     return path
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[tuple[str, ...]]:
+    """A network of its own with the address 10.9.0.1; the command that starts a program in it."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root for a network namespace")
+    prepare = "ip link set lo up && ip address add 10.9.0.1/32 dev lo && echo ready && exec sleep 3600"
+    with Program(["unshare", "--net", "sh", "-c", prepare], tmp_path / "namespace.txt") as holder:
+        holder.wait_until(lambda: "ready" in holder.text(), "the namespace is there")
+        yield ("nsenter", f"--net=/proc/{holder.pid}/ns/net")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from eventually import eventually
@@ -13,7 +10,7 @@ from proxy import simple
 from servers.mariadb import MariaDb
 
 from easyproxy.strategy import BUILTIN
-from programs import Program, find, run_client
+from programs import find, run_client
 
 # A second of patience: a probe that gives up on a server without time leaves it in the middle of a handshake.
 HEARTBEAT = {"type": "mysql", "interval": "1s", "fast_interval": "200ms", "timeout": "1s"}
@@ -110,23 +107,11 @@ def test_the_heartbeat_goes_on_for_longer_than_max_connect_errors_allows(start, 
     )
 
 
-@pytest.fixture
-def elsewhere(tmp_path) -> Iterator[tuple[str, ...]]:
-    """A network of its own with the address 10.9.0.1; the command that starts a program in it."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root for a network namespace")
-    prepare = "ip link set lo up && ip address add 10.9.0.1/32 dev lo && echo ready && exec sleep 3600"
-    with Program(["unshare", "--net", "sh", "-c", prepare], tmp_path / "namespace.txt") as holder:
-        holder.wait_until(lambda: "ready" in holder.text(), "the namespace is there")
-        yield ("nsenter", f"--net=/proc/{holder.pid}/ns/net")
-
-
 def test_from_another_address_the_heartbeat_never_gets_the_balancer_blocked(
-    start, mariadbs, elsewhere, tmp_path
+    start, mariadb_template, elsewhere, tmp_path
 ):
     """Behaviour 26: MariaDB forgives 127.0.0.1 everything, so here everybody has a real address."""
-    template = mariadbs[0].folder.parent / "template"
-    server = MariaDb("far", template, tmp_path / "far", host="10.9.0.1", prefix=elsewhere)
+    server = MariaDb("far", mariadb_template, tmp_path / "far", host="10.9.0.1", prefix=elsewhere)
     try:
         balancer = start(simple(server, bind="10.9.0.1:0", check=HEARTBEAT), prefix=elsewhere)
         client = (*elsewhere, find("mariadb"), "--no-defaults", "--host=10.9.0.1", "--user=app", "-N", "-B")
@@ -145,10 +130,11 @@ def test_from_another_address_the_heartbeat_never_gets_the_balancer_blocked(
         server.stop()
 
 
-def test_a_server_that_stops_leaves_and_its_clients_go_to_the_others(start, mariadbs, tmp_path):
+def test_a_server_that_stops_leaves_and_its_clients_go_to_the_others(
+    start, mariadbs, mariadb_template, tmp_path
+):
     """Behaviour 23: SHUTDOWN through the front door would be another server's business, so a fresh one is stopped."""
-    template = Path(mariadbs[0].folder).parent / "template"
-    mortal = MariaDb("mortal", template, tmp_path / "mortal")
+    mortal = MariaDb("mortal", mariadb_template, tmp_path / "mortal")
     try:
         balancer = start(simple(mortal, *mariadbs[:2], check=HEARTBEAT))
         for server in mariadbs[:2]:

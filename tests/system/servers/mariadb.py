@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def install(folder: Path) -> Path:
 
 
 class MariaDb:
-    """One mariadbd. ``prefix`` starts it elsewhere, for example in a network namespace."""
+    """One mariadbd. ``prefix`` starts it elsewhere, for example in a network namespace; ``options`` are further ones."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class MariaDb:
         *,
         host: str = "127.0.0.1",
         prefix: tuple[str, ...] = (),
+        options: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.folder = folder
@@ -45,34 +47,41 @@ class MariaDb:
         self.port = free_port()
         self.address = f"{host}:{self.port}"
         self.socket = folder / "s"
-        self._program = Program(
-            [
-                *prefix,
-                find("mariadbd"),
-                "--no-defaults",
-                f"--datadir={folder / 'data'}",
-                f"--socket={self.socket}",
-                f"--pid-file={folder / 'pid'}",
-                f"--port={self.port}",
-                f"--bind-address={host}",
-                "--max-connections=600",
-                "--max-connect-errors=3",
-                "--performance-schema=on",
-                "--log-warnings=4",
-                "--innodb-buffer-pool-size=16M",
-                "--innodb-log-file-size=8M",
-                "--innodb-flush-log-at-trx-commit=0",
-                "--innodb-use-native-aio=0",
-                *_AS_ROOT,
-            ],
-            folder / "error.log",
-        )
+        self._command = [
+            *prefix,
+            find("mariadbd"),
+            "--no-defaults",
+            f"--datadir={folder / 'data'}",
+            f"--socket={self.socket}",
+            f"--pid-file={folder / 'pid'}",
+            f"--port={self.port}",
+            f"--bind-address={host}",
+            "--max-connections=600",
+            "--max-connect-errors=3",
+            "--performance-schema=on",
+            "--log-warnings=4",
+            "--innodb-buffer-pool-size=16M",
+            "--innodb-log-file-size=8M",
+            "--innodb-flush-log-at-trx-commit=0",
+            "--innodb-use-native-aio=0",
+            *_AS_ROOT,
+            *options,
+        ]
+        self.start()
         try:
-            self._program.wait_until(self._answers, "MariaDB accepts connections")
             self.sql(
-                "CREATE USER easyproxy@'%'; CREATE USER app@'%'; GRANT ALL ON *.* TO app@'%';"
+                "SET sql_log_bin = 0; CREATE USER easyproxy@'%'; CREATE USER app@'%'; GRANT ALL ON *.* TO app@'%';"
                 "CREATE DATABASE shop; CREATE TABLE shop.sale (id BIGINT AUTO_INCREMENT PRIMARY KEY, v LONGTEXT)"
             )
+        except BaseException:
+            self._program.stop()
+            raise
+
+    def start(self) -> None:
+        """Start it, for the first time or again; it is where it was."""
+        self._program = Program(self._command, self.folder / "error.log")
+        try:
+            self._program.wait_until(self._answers, "MariaDB accepts connections")
         except BaseException:
             self._program.stop()
             raise
@@ -84,10 +93,13 @@ class MariaDb:
 
     def sql(self, statement: str) -> list[list[str]]:
         """Ask it directly, over its unix socket; return the rows."""
-        text = run_client(
-            "mariadb", "--no-defaults", f"--socket={self.socket}", "-uroot", "-N", "-B", "-e", statement
+        return [line.split("\t") for line in self.sql_text(statement, "-N", "-B").splitlines()]
+
+    def sql_text(self, statement: str, *form: str) -> str:
+        """Ask it directly; return the answer in the client's own form."""
+        return run_client(
+            "mariadb", "--no-defaults", f"--socket={self.socket}", "-uroot", *form, "-e", statement
         )
-        return [line.split("\t") for line in text.splitlines()]
 
     def count(self, variable: str) -> int:
         """Read a counter of SHOW GLOBAL STATUS."""
@@ -104,5 +116,17 @@ class MariaDb:
     def log(self) -> str:
         return self._program.text()
 
+    def kill(self) -> None:
+        """Crash it."""
+        self._program.kill()
+
+    def freeze(self) -> None:
+        """Stop its process where it is: the kernel goes on taking connections for it."""
+        self._program.send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._program.send(signal.SIGCONT)
+
     def stop(self) -> None:
+        self.thaw()
         self._program.stop()

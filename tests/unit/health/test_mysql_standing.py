@@ -69,7 +69,7 @@ def test_in_a_ring_the_one_that_takes_writes_is_the_primary_if_so_configured():
         ({"Slave_IO_Running": "No"}, "the IO thread is stopped"),
         (
             {"Slave_SQL_Running": "No", "Last_SQL_Errno": "1062", "Last_SQL_Error": "Duplicate entry '7'"},
-            "the SQL thread is stopped: Duplicate entry '7' (error 1062)",
+            "the SQL thread is stopped (error 1062): Duplicate entry '7'",
         ),
         ({"Slave_IO_Running": None}, "the IO thread is stopped"),
     ],
@@ -86,7 +86,7 @@ def test_one_that_has_lost_its_source_does_not_know_how_far_it_is_behind():
     finding = judge(MARIA, READ_ONLY, [row | {"Seconds_Behind_Master": None}])
     assert said(finding) == ("replica", -1.0)
     assert finding.detail == (
-        "replica, lag unknown: no connection to 10.0.0.1:3306: timed out (error 2003), 10.11.19-MariaDB"
+        "replica, lag unknown: no connection to 10.0.0.1:3306 (error 2003): timed out, 10.11.19-MariaDB"
     )
 
 

@@ -124,7 +124,7 @@ def read_source(row: Row) -> Source:
         if state == "Yes":
             continue
         number, error = said(f"Last_{thread}_Errno"), said(f"Last_{thread}_Error")
-        because = f": {plain(error, 100)} (error {number})" if error else ""
+        because = f" (error {number}): {plain(error, 100)}" if error else ""
         if state == "No":
             return Source(name, math.inf, f"the {thread} thread is stopped{because}")
         # The source is gone, or cannot be reached: how far behind that makes it is not known. It may have all there is.
