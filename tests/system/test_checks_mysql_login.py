@@ -19,6 +19,7 @@ from servers.replication import MONITOR, PASSWORD, Replication
 from easyproxy.engine.seam import Facts, Observation, Outcome
 from easyproxy.health.checks.mysql import MysqlCheck
 from easyproxy.model import Address
+from programs import free_port
 
 pytestmark = pytest.mark.anyio
 COUNTERS = (
@@ -448,3 +449,46 @@ def test_a_certificate_that_does_not_fit_does_not_block_us(start, far, elsewhere
     assert "TLS certificate refused" in balancer.backends()["far"]["reason"]
     [[errors, blocked]] = far.sql(HOST_ERRORS)
     assert (int(errors) <= 1, blocked) == (True, "0")
+
+
+# -- Galera
+
+
+@pytest.fixture
+def node(mariadb_template, tmp_path) -> Iterator[MariaDb]:
+    """The only node of a cluster."""
+    provider = Path("/usr/lib/galera/libgalera_smm.so")
+    if not provider.exists():
+        pytest.fail("Galera is not installed; it comes with Debian's mariadb-server")
+    options = (
+        "--wsrep-on=ON",
+        f"--wsrep-provider={provider}",
+        "--wsrep-cluster-address=gcomm://",
+        "--wsrep-node-address=127.0.0.1",
+        f"--wsrep-provider-options=gmcast.listen_addr=tcp://127.0.0.1:{free_port()}",
+        "--binlog-format=ROW",
+        "--innodb-autoinc-lock-mode=2",
+    )
+    server = MariaDb("node", mariadb_template, tmp_path / "node", options=options)
+    try:
+        server.sql(
+            f"CREATE USER {MONITOR}@'%' IDENTIFIED BY '{PASSWORD}'; GRANT SLAVE MONITOR ON *.* TO {MONITOR}@'%'"
+        )
+        yield server
+    finally:
+        server.stop()
+
+
+async def test_a_node_of_galera_serves_while_it_is_synced(node):
+    found = await facts(node)
+    assert (found.role, dict(found.notes)["cluster"]) == ("primary", "Synced, 1 node")
+    node.sql("SET GLOBAL wsrep_desync = ON")
+    eventually(lambda: "Donor" in node.sql("SHOW STATUS LIKE 'wsrep_local_state_comment'")[0][1], "it is out")
+    seen_then = await seen(node)
+    assert (seen_then.outcome, seen_then.detail) == (
+        Outcome.FAILED,
+        "Galera: the node is Donor/Desynced, not Synced",
+    )
+    node.sql("SET GLOBAL wsrep_desync = OFF")
+    eventually(lambda: node.sql("SHOW STATUS LIKE 'wsrep_local_state_comment'")[0][1] == "Synced", "it is in")
+    assert (await facts(node)).role == "primary"

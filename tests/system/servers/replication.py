@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,11 +45,15 @@ def _options(number: int) -> tuple[str, ...]:
 
 
 class Replication:
-    """The servers ``a``, ``b`` and ``c``, by name; ``a`` is the primary at first."""
+    """The servers ``a``, ``b`` and ``c``, by name; ``a`` is the primary at first.
+
+    Attributes:
+        promoted_at: when a server was last promoted, by the monotonic clock.
+    """
 
     def __init__(self, template: Path, folder: Path) -> None:
         self.servers: dict[str, MariaDb] = {}
-        self.primary = "a"
+        self.promoted_at = 0.0
         try:
             for number, name in enumerate(NAMES, 1):
                 server = MariaDb(name, template, folder / name, options=_options(number))
@@ -71,12 +76,14 @@ class Replication:
         self[name].sql(
             "STOP ALL SLAVES; RESET SLAVE ALL; SET GLOBAL rpl_semi_sync_master_enabled = 1; SET GLOBAL read_only = 0"
         )
-        self.primary = name
+        self.promoted_at = time.monotonic()
 
     def follow(self, name: str, primary: str) -> None:
         """Make a server a replica of another."""
         self[name].sql(
             "SET GLOBAL read_only = 1; SET GLOBAL rpl_semi_sync_master_enabled = 0; STOP ALL SLAVES;"
+            # One that was a primary has a position too: that of its own log.
+            "SET GLOBAL gtid_slave_pos = @@gtid_current_pos;"
             f"CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {self[primary].port},"
             f" MASTER_USER = '{REPLICATOR}', MASTER_USE_GTID = slave_pos, MASTER_CONNECT_RETRY = 1;"
             "START SLAVE"

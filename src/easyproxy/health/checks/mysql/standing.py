@@ -97,7 +97,8 @@ def refuse_unsynced(status: Mapping[str, str]) -> str:
         raise ProbeFailed(f"Galera: the node is {state or 'in an unknown state'}, not Synced")
     if status.get("wsrep_ready", "").upper() != "ON":
         raise ProbeFailed("Galera: the node is not ready for queries (wsrep_ready is not ON)")
-    return f"{state}, {status.get('wsrep_cluster_size', '?')} nodes"
+    size = status.get("wsrep_cluster_size", "?")
+    return f"{state}, {size} node{'' if size == '1' else 's'}"
 
 
 @dataclass(frozen=True, slots=True)

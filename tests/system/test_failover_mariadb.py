@@ -1,0 +1,257 @@
+"""Failovers of MariaDB behind one listener for writes and one for reads, while clients write that do not give up.
+
+Replication is semi-synchronous, so a row that was acknowledged is on a replica; who promotes the one that is furthest loses
+none. What is proved is that the balancer does not spoil this: it sends writes to one server at a time, and to the right one.
+How long there were no writes is printed, not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pymysql
+import pytest
+from eventually import eventually
+from numbered import Writers, prove, rows
+from proxy import RunningBalancer, Settings
+from servers.replication import MONITOR, NAMES, PASSWORD, WRITER, Replication
+
+A, B, C = 1, 2, 3
+"""The servers' numbers."""
+NUMBER = dict(zip(NAMES, (A, B, C), strict=True))
+
+
+@pytest.fixture
+def replication(mariadb_template, tmp_path) -> Iterator[Replication]:
+    running = Replication(mariadb_template, tmp_path / "replication")
+    yield running
+    running.stop()
+
+
+def configuration(
+    replication: Replication, folder: Path, *, check: Settings | None = None, **pool
+) -> Settings:
+    (folder / "password").write_text(PASSWORD + "\n")
+    check_ = {
+        "type": "mysql",
+        "user": MONITOR,
+        "password_file": str(folder / "password"),
+        "interval": "300ms",
+        "fast_interval": "100ms",
+        "timeout": "300ms",
+        "rise": 1,
+        "fall": 2,
+        "max_lag": "2s",
+    }
+    backends = [{"name": name, "address": replication[name].address} for name in NAMES]
+    return {
+        "listeners": [
+            {"bind": "127.0.0.1:0", "name": "rw", "pool": "orders", "role": "primary"},
+            {"bind": "127.0.0.1:0", "name": "ro", "pool": "orders", "role": "replica", "fallback": "primary"},
+        ],
+        "pools": {"orders": {"backends": backends, "check": check_ | (check or {}), **pool}},
+    }
+
+
+@pytest.fixture
+def begin(start, replication, tmp_path) -> Iterator:
+    """Start a balancer with these rules for failovers, and the writers."""
+    running: list[Writers] = []
+
+    def begin_one(**failover: object) -> tuple[RunningBalancer, Writers]:
+        rules = {"fence": True, "hold": "10s", "close_sessions": True} | failover
+        balancer = start(configuration(replication, tmp_path, failover=rules))
+        eventually(lambda: takes_writes(balancer) == ["orders/a"], "a takes writes")
+        writers = Writers(balancer.port("rw"), WRITER)
+        running.append(writers)
+        writers.wait_for(50, A, "a is written to")
+        return balancer, writers
+
+    yield begin_one
+    for writers in running:
+        writers.stop()
+
+
+def takes_writes(balancer: RunningBalancer) -> list[str]:
+    [pool] = balancer.status()["pools"]
+    return pool["writes"]["writers"]
+
+
+def role(balancer: RunningBalancer, name: str) -> str:
+    backend = balancer.backends()[name]
+    return backend["role"] if backend["state"] == "ready" else backend["state"]
+
+
+def publish(what: str, writers: Writers, replication: Replication, record_property) -> None:
+    """Tell how long there were no writes, and how much of that after another server could have taken them."""
+    first = min((ack.at for ack in writers.acks if ack.server != A), default=replication.promoted_at)
+    figures = {
+        "rows": len(writers.acks),
+        "seconds_without_writes": round(writers.longest_pause_s, 2),
+        "of_these_after_the_promotion": round(first - replication.promoted_at, 2),
+    }
+    for name, value in figures.items():
+        record_property(name, value)
+    print(f"{what}: {figures}")  # noqa: T201 - this is how it is published
+
+
+def fail_over(replication: Replication) -> str:
+    """Do what an operator or a tool does when the primary is gone: promote the furthest, have the other follow it."""
+    heir = replication.furthest("b", "c")
+    replication.wait_until_applied(heir, replication.position(heir))
+    replication.lead(heir)
+    replication.follow("c" if heir == "b" else "b", heir)
+    return heir
+
+
+def test_a_planned_change_of_the_primary_loses_nothing(replication, begin, record_property):
+    balancer, writers = begin()
+    replication["a"].sql("SET GLOBAL read_only = 1")
+    replication.wait_until_applied("b", replication.position("a"))
+    replication.lead("b")
+    for name in "ac":
+        replication.follow(name, "b")
+    writers.wait_for(50, B, "b is written to")
+    writers.stop()
+    prove(writers.acks, replication["b"], (A, B))
+    eventually(lambda: role(balancer, "a") == "replica", "a is seen as a replica")
+    assert takes_writes(balancer) == ["orders/b"]
+    publish("planned", writers, replication, record_property)
+
+
+@pytest.mark.parametrize("comes_back_writable", [False, True])
+def test_a_primary_that_crashes_is_followed_by_the_replica_that_is_promoted(
+    replication, begin, record_property, comes_back_writable
+):
+    """Also when it comes back and does not know better."""
+    balancer, writers = begin(split_brain="keep")
+    replication["a"].kill()
+    heir = fail_over(replication)
+    writers.wait_for(50, NUMBER[heir], f"{heir} is written to")
+    replication["a"].start()
+    if comes_back_writable:
+        replication["a"].sql("SET GLOBAL read_only = 0")
+    expected = "primary" if comes_back_writable else "replica"
+    eventually(lambda: role(balancer, "a") == expected, f"a is seen as a {expected}")
+    writers.wait_for(50, NUMBER[heir], f"{heir} is written to as before")
+    writers.stop()
+    prove(writers.acks, replication[heir], (A, NUMBER[heir]))
+    assert takes_writes(balancer) == [f"orders/{heir}"]
+    # What only the old primary has, nobody was told is written.
+    stray = rows(replication["a"]).keys() - rows(replication[heir]).keys()
+    assert not stray & {ack.number for ack in writers.acks}
+    publish("crash", writers, replication, record_property)
+
+
+def test_a_primary_that_hangs_gets_no_writes_when_it_wakes_up(replication, begin, record_property):
+    balancer, writers = begin(split_brain="keep")
+    replication["a"].freeze()
+    heir = fail_over(replication)
+    writers.wait_for(50, NUMBER[heir], f"{heir} is written to")
+    replication["a"].thaw()
+    eventually(lambda: role(balancer, "a") == "primary", "a is back and says that it is the primary")
+    writers.wait_for(50, NUMBER[heir], f"{heir} is written to as before")
+    writers.stop()
+    prove(writers.acks, replication[heir], (A, NUMBER[heir]))
+    assert takes_writes(balancer) == [f"orders/{heir}"]
+    stray = rows(replication["a"]).keys() - rows(replication[heir]).keys()
+    assert not stray & {ack.number for ack in writers.acks}
+    publish("hang", writers, replication, record_property)
+
+
+def split(replication: Replication) -> None:
+    """Make a second server that takes writes, beside the first."""
+    replication["b"].sql("STOP ALL SLAVES; RESET SLAVE ALL; SET GLOBAL read_only = 0")
+
+
+def written_by(replication: Replication, name: str) -> int:
+    return sum(writer == NUMBER[name] for writer, _ in rows(replication[name]).values())
+
+
+def test_of_two_primaries_neither_gets_writes(replication, begin, record_property):
+    balancer, writers = begin(split_brain="refuse")
+    split(replication)
+    eventually(lambda: balancer.status()["pools"][0]["writes"]["is_split"], "the split is noticed")
+    assert takes_writes(balancer) == []
+    eventually(lambda: not balancer.sessions(), "nobody is left on the old primary")
+    count = written_by(replication, "a")
+    writers.wait_for_failures(20)
+    assert written_by(replication, "a") == count
+    replication.follow("b", "a")
+    writers.wait_for(50, A, "a is written to again")
+    writers.stop()
+    prove(writers.acks, replication["a"], (A,))
+    assert written_by(replication, "b") == 0
+    assert "no writes go anywhere" in balancer.log()
+    publish("two primaries, refuse", writers, replication, record_property)
+
+
+def test_of_two_primaries_the_one_that_has_served_keeps_its_writes(replication, begin):
+    balancer, writers = begin(split_brain="keep")
+    split(replication)
+    eventually(lambda: role(balancer, "b") == "primary", "b is seen as a primary")
+    writers.wait_for(50, A, "a is written to as before")
+    assert takes_writes(balancer) == ["orders/a"]
+    writers.stop()
+    prove(writers.acks, replication["a"], (A,))
+    assert written_by(replication, "b") == 0
+
+
+# -- reads
+
+
+def answering(balancer: RunningBalancer, count: int = 6) -> set[int]:
+    """Return the numbers of the servers that reads are sent to."""
+    found = set()
+    for _ in range(count):
+        with read_session(balancer) as session, session.cursor() as cursor:
+            cursor.execute("SELECT @@server_id")
+            found.add(cursor.fetchone()[0])
+    return found
+
+
+def read_session(balancer: RunningBalancer) -> pymysql.Connection:
+    return pymysql.connect(host="127.0.0.1", port=balancer.port("ro"), user=WRITER, connect_timeout=20)
+
+
+def test_a_replica_that_lags_leaves_and_comes_back(replication, start, tmp_path):
+    balancer = start(configuration(replication, tmp_path, close_sessions_on_lag=True))
+    eventually(lambda: answering(balancer) == {B, C}, "both replicas serve reads")
+    sessions = [read_session(balancer) for _ in range(4)]
+    with pymysql.connect(unix_socket=str(replication["b"].socket), user="root") as holder:
+        holder.cursor().execute("LOCK TABLES shop.sale READ")
+        replication["a"].sql("INSERT INTO shop.sale (v) VALUES ('x')")
+        eventually(lambda: balancer.backends()["b"]["is_lagging"], "b is too far behind")
+        assert balancer.backends()["b"]["state"] == "ready"
+        eventually(lambda: answering(balancer) == {C}, "only c serves reads")
+        eventually(lambda: len(balancer.sessions()) == 2, "the sessions on b are closed, those on c are not")
+    eventually(lambda: answering(balancer) == {B, C}, "b serves reads again")
+    assert "serves as a replica no more: " in balancer.log()
+    assert "serves as a replica again: " in balancer.log()
+    for session in sessions:
+        session.close()
+
+
+def test_while_no_replica_follows_the_primary_serves_reads(replication, start, tmp_path):
+    balancer = start(configuration(replication, tmp_path))
+    for name in "bc":
+        replication[name].sql("STOP SLAVE SQL_THREAD")
+    eventually(lambda: answering(balancer) == {A}, "the primary serves reads")
+    assert "the SQL thread is stopped" in balancer.backends()["b"]["last_probe"]["detail"]
+    for name in "bc":
+        replication[name].sql("START SLAVE SQL_THREAD")
+    eventually(lambda: answering(balancer) == {B, C}, "the replicas serve reads")
+
+
+def test_while_there_is_no_primary_the_replicas_go_on_serving_reads(replication, start, tmp_path):
+    """Nothing is written that they could miss, for however long."""
+    balancer = start(configuration(replication, tmp_path))
+    eventually(lambda: answering(balancer) == {B, C}, "both replicas serve reads")
+    replication["a"].kill()
+    balancer.wait_for_state("a", "down")
+    eventually(
+        lambda: all("lag unknown" in balancer.backends()[name]["last_probe"]["detail"] for name in "bc"),
+        "both have noticed",
+    )
+    assert answering(balancer) == {B, C}
