@@ -240,7 +240,7 @@ _POOLS = (
     Metric(
         "easyproxy_pool_queued",
         Kind.GAUGE,
-        "Clients that wait for a free place.",
+        "Clients that wait for a free place, or are held.",
         ("pool",),
         lambda now: (((pool.name,), pool.queued) for pool in now.status.pools),
     ),

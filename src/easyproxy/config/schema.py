@@ -193,10 +193,12 @@ class FailoverConfig(Settings):
     with the one that has served so far, `first` takes the first of the configuration."""
 
     hold: Annotated[float, Duration(least=0.1, most=3600, zero="not at all")] = 10.0
-    """How long a new client waits while there is no primary; then it is turned away. 0 is not at all."""
+    """How long a new client waits while there is no primary, and again for its turn when there is one; then it is turned away. 0 is
+    not at all."""
 
     admit_per_second: Annotated[int, Whole(0, 1_000_000)] = 500
-    """How many of those that were held are let in per second once there is a primary; 0 is all at once."""
+    """How many clients are let in per second once there is a primary, over all workers, until nobody is held any more; 0 is all at
+    once."""
 
     close_sessions: Annotated[bool, Switch()] = True
     """Close the sessions on the old primary, on both sides, before the new one gets any. Without it they go on, and what they write is

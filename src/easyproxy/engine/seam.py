@@ -190,7 +190,7 @@ class BackendCounters:
 class Statistics:
     """Everything that an engine counts: by listener name and by backend id.
 
-    ``queued`` is by pool: clients that wait for a free place. ``ends`` is by reason, over all sessions.
+    ``queued`` is by pool: clients that wait for a free place, or are held. ``ends`` is by reason, over all sessions.
     ``lost_reports`` counts session ends that a worker could not hand over.
     """
 

@@ -6,10 +6,11 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay.channel import Channel
-from easyproxy.engine.relay.counters import Counters, anonymous_file
+from easyproxy.engine.relay.counters import P_QUEUED, Counters, anonymous_file
 from easyproxy.engine.relay.dial import settle_acks
 from easyproxy.engine.relay.poller import MAX_EVENTS
 from easyproxy.engine.relay.session import REASONS, Session
@@ -35,23 +36,43 @@ class Steps:
         stack.callback(self.worker._close)
         self.core = self.worker.core
         self.server, self.front = self._listen(), self._listen()
-        pool = {
-            name: settings.pop(name) for name in ("connect_timeout_s", "queue_timeout_s") if name in settings
-        }
-        where = Address(*self.server.getsockname())
+        names = {field.name for field in fields(Pool)}
+        self._pool = {name: settings.pop(name) for name in names & settings.keys()}
+        self._listener = settings
         self.obey({"op": "listen", "listener": "l"}, [os.dup(self.front.fileno())])
         self.obey({"op": "ticket", "pool": "p"}, [anonymous_file("tickets")])
+        self.serve(self.server)
+
+    def serve(self, *servers: socket.socket, **pool) -> None:
+        """Put a snapshot in force with these backends; settings of the pool stay as they were unless they are given."""
+        self._pool |= pool
+        backends = tuple(
+            Backend(f"p/{name}", name, Address(*server.getsockname()))
+            for name, server in zip("abc", servers, strict=False)
+        )
         snapshot = Snapshot(
             1,
-            (Listener("l", Address("127.0.0.1", 0), "p", **settings),),
-            (Pool("p", backends=(Backend("p/a", "a", where),), **pool),),
+            (Listener("l", Address("127.0.0.1", 0), "p", **self._listener),),
+            (Pool("p", backends=backends, **self._pool),),
         )
-        slots = {"listener:l": 1, "pool:p": 2, "backend:p/a": 3}
+        slots = {"listener:l": 1, "pool:p": 2, "backend:p/a": 3, "backend:p/b": 4, "backend:p/c": 5}
         self.obey({"op": "snapshot", "snapshot": plain_snapshot(snapshot), "slots": slots})
 
     def obey(self, frame: dict[str, object], fds: list[int] | None = None) -> None:
         """Give the worker a command."""
         self.worker.obey(frame, fds or [])
+
+    def client(self) -> socket.socket:
+        """Connect to the listener; the session may have to wait."""
+        known = set(self.core.sessions)
+        client = self._stack.enter_context(socket.create_connection(self.front.getsockname(), 20))
+        self.until(lambda: set(self.core.sessions) - known)
+        return client
+
+    @property
+    def queued(self) -> int:
+        """How many clients wait."""
+        return self.core.counters.sum(2, P_QUEUED)
 
     def _listen(self) -> socket.socket:
         sock = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))

@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from easyproxy.engine.relay.handover import (
 from easyproxy.engine.relay.pipes import Pipe
 from easyproxy.engine.relay.session import Session
 from easyproxy.engine.relay.succession import Legacy
+from easyproxy.engine.relay.timers import TICK_S
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Pool
 
@@ -334,6 +336,46 @@ async def test_clients_that_wait_for_a_place_keep_their_order_and_their_time():
             remote.close()
             await until(lambda: new.sessions == 0)
             assert new.engine.statistics().queued["p"] == 0
+
+
+@pytest.mark.anyio
+async def test_clients_that_are_held_are_held_on_and_let_in_at_the_same_rate():
+    """Behaviour 33, and what a pool that holds its clients promises."""
+    async with relay(workers=1, processes=True) as old:
+        server = old.server()
+        pool = Pool("p", hold_s=60.0, admit_per_s=10.0)
+        old.apply(pool)
+        for number in range(5):
+            await old.send(await old.client(), b"%d" % number)
+            await until(lambda n=number: old.engine.statistics().queued["p"] == n + 1)
+        async with successor(old, pool, workers=1) as new:
+            await hand_over(old, new)
+            await until(lambda: new.engine.statistics().queued["p"] == 5)
+            new.apply(replace(pool, backends=(backend("p", "a", server),)))
+            for number in range(5):
+                assert await old.read(await old.taken(server), 1) == b"%d" % number
+            await until(lambda: new.engine.statistics().queued["p"] == 0)
+
+
+@pytest.mark.anyio
+async def test_who_waits_to_be_let_in_is_let_in_at_the_same_rate_by_the_successor():
+    async with relay(workers=1, processes=True) as old:
+        server = old.server()
+        pool = Pool("p", hold_s=60.0, admit_per_s=10.0)
+        old.apply(pool)
+        for _ in range(8):
+            await old.client()
+        await until(lambda: old.engine.statistics().queued["p"] == 8)
+        pool = replace(pool, backends=(backend("p", "a", server),))
+        async with successor(old, pool, workers=1) as new:
+            old.apply(pool)
+            await old.taken(server)
+            await hand_over(old, new)
+            for _ in range(7):
+                await old.taken(server)
+            sessions = await new.engine.sessions()
+            stood = sorted(session.age_s - session.connect_s for session in sessions)
+            assert stood[-1] - stood[0] >= 7 / 10 - 2 * TICK_S, "at ten a second"
 
 
 @pytest.mark.anyio

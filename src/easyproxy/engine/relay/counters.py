@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from easyproxy.engine.relay.ranges import BYTES, CONNECT, LENGTH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 FIELDS = 96
 SLOTS = 16384
@@ -53,8 +53,8 @@ B_UP = B_LENGTH + LENGTH.cells
 B_DOWN = B_UP + BYTES.cells
 B_CONNECT_SUM, B_LENGTH_SUM = B_LENGTH - 1, B_UP - 1
 B_UP_SUM, B_DOWN_SUM = B_DOWN - 1, B_DOWN + BYTES.cells - 1
-# Cells of a pool's slot.
-P_QUEUED = 0
+# Cells of a pool's slot: who waits for a place or for a backend; those of them that its gate holds.
+P_QUEUED, P_HELD = range(2)
 # Slot 0 counts session ends by reason (session.REASONS), and in the last cell the reports that could not be handed over.
 ENDS_SLOT = 0
 E_LOST = FIELDS - 1
@@ -178,14 +178,26 @@ class Counters:
         del gauges[self._worker]
         return min(gauges)
 
+    def busy(self, slot: int, field: int) -> int:
+        """Return how many workers have something in a field; at least one, as if it were this one."""
+        return max(1, self._busy(slot, field, self.workers))
+
+    def busy_before(self, slot: int, field: int) -> int:
+        """Return how many workers before this one have something in a field."""
+        return self._busy(slot, field, self._worker)
+
+    def _busy(self, slot: int, field: int, workers: int) -> int:
+        start = slot * self.stride + field
+        return sum(1 for cell in self.cells[start : start + workers * FIELDS : FIELDS] if cell)
+
     def give(self, slot: int) -> None:
         """Count a session out again."""
         self.cells[slot * self.stride + self._worker * FIELDS] -= 1
 
-    def clear_gauges(self, worker: int, slots: list[int]) -> None:
-        """Take back what a dead worker had counted in: its cell 0 of these slots."""
+    def clear_gauges(self, worker: int, slots: Iterable[int], field: int = 0) -> None:
+        """Take back what a dead worker had counted in: its cell 0, or another one, of these slots."""
         for slot in slots:
-            self.cells[slot * self.stride + worker * FIELDS] = 0
+            self.cells[slot * self.stride + worker * FIELDS + field] = 0
 
     def clear(self, slot: int) -> None:
         """Zero a slot for its next owner."""

@@ -87,6 +87,7 @@ class Dial:
         "_deadline",
         "_failed",
         "_holds_ack",
+        "_is_held",
         "_is_short",
         "_left",
         "_queue_until",
@@ -109,16 +110,20 @@ class Dial:
         self._deadline = 0.0
         self._attempted_at = 0.0
         self._queue_until = 0.0
+        self._is_held = False  # it waits at the pool's gate
         self._is_short = False  # a candidate was passed over for want of a place, or of something of ours
         self._why = ""
 
     def start(self) -> None:
         """Choose candidates and dial the first; the session may be over when this returns."""
+        pool = self.session.listener.pool
+        if pool.is_shut and self._stops_at_gate():
+            return
+        self._begin()
+
+    def _begin(self) -> None:
         session = self.session
         pool = session.listener.pool
-        if not pool.backends:
-            close.cut(self.core, session, Event.NO_BACKEND, f"pool {pool.pool.name} has no ready backend")
-            return
         if pool.waiting and pool.is_fair and pool.pool.queue_timeout_s:  # first come, first served
             self._why = _FULL
             self._queue()
@@ -156,7 +161,9 @@ class Dial:
             if self._connect(backend):
                 return
         self._candidates = None
-        if self._is_short and pool.pool.queue_timeout_s:
+        if not pool.backends and pool.gate is not None:  # the last one has gone meanwhile
+            self._stops_at_gate()
+        elif self._is_short and pool.pool.queue_timeout_s:
             self._queue()
         elif self._is_short:
             close.cut(core, session, self._no_place(), self._why)
@@ -358,6 +365,56 @@ class Dial:
         if self.client_mask & ~OUT and session.state is not _CLOSED:
             outbound.ready(client_fd, self.client_mask)
 
+    def _stops_at_gate(self) -> bool:
+        """Wait until the pool has a backend again and it is one's turn, or end; return whether it came to that."""
+        core, session = self.core, self.session
+        pool = session.listener.pool
+        gate = pool.gate
+        if gate is None or not (pool.backends or pool.pool.hold_s):
+            close.cut(core, session, Event.NO_BACKEND, f"pool {pool.pool.name} has no ready backend")
+            return True
+        if pool.backends and gate.holds_nobody:
+            pool.is_shut = False
+            return False
+        gate.hold(self)
+        if not self._is_held or not self._queue_until:
+            self._is_held = True
+            self._queue_until = core.now + pool.pool.hold_s
+        self._deadline = self._queue_until
+        if session.tick != NEWCOMER or self._watch_client():
+            self._place()
+        return True
+
+    def enter(self) -> None:
+        """Pass the gate: it is one's turn, or there is nothing to wait for any more."""
+        self._is_held = False
+        self._queue_until = 0.0  # who finds every place taken has the whole time for that
+        pool = self.session.listener.pool
+        if pool.backends:
+            self._begin()
+        else:
+            self._stops_at_gate()
+        if pool.gate is not None:
+            pool.gate.leave(self)
+
+    def start_over(self) -> None:
+        """Give up the attempt under way, whose backend has become the wrong one, and begin anew."""
+        if self.session.socket is not None:
+            self._drop_attempt()
+            self.start()
+
+    def resume(self) -> None:
+        """Wait on in another pool or another program: who was held is let in there at the pool's rate."""
+        pool = self.session.listener.pool
+        if self._is_held and pool.gate is not None:
+            if not pool.is_shut:
+                pool.gate.let_in_from(self.core.now)
+            pool.gate.hold(self)
+        elif self._is_held:
+            self._is_held = False
+            self._queue_until = 0.0
+        self.start()
+
     def _queue(self) -> None:
         """Wait for a place, in the order of coming."""
         core, session = self.core, self.session
@@ -380,6 +437,20 @@ class Dial:
         """Say what it was that the client waited for in vain: a place, or something that this machine was short of."""
         return Event.QUEUE_TIMEOUT if self._why == _FULL else Event.CONNECT_FAILED
 
+    def _held_too_long(self) -> None:
+        """End what was held in vain; once there is a backend, there is as much time again to be let in."""
+        pool = self.session.listener.pool
+        hold_s = pool.pool.hold_s
+        if not pool.backends:
+            detail = f"pool {pool.pool.name} had no ready backend for {hold_s:g} s"
+            close.cut(self.core, self.session, Event.NO_BACKEND, detail)
+        elif pool.gate is not None and self.core.now < pool.gate.opened_at + hold_s:
+            self._queue_until = self._deadline = pool.gate.opened_at + hold_s
+            self._place()
+        else:
+            detail = f"pool {pool.pool.name} lets in {pool.pool.admit_per_s:g} clients a second, and it was not its turn"
+            close.cut(self.core, self.session, Event.QUEUE_TIMEOUT, detail)
+
     def retry(self) -> bool:
         """Try again from the queue; return whether it left the queue."""
         pool = self.session.listener.pool
@@ -387,9 +458,9 @@ class Dial:
         self._candidates = pool.choose(self.session.host)
         self._left = pool.pool.retries + 1
         if not pool.backends:
-            close.cut(
-                self.core, self.session, Event.NO_BACKEND, f"pool {pool.pool.name} has no ready backend"
-            )
+            self._queue_until = 0.0
+            self._stops_at_gate()
+            self._leave_queue()
             return True
         self._next()
         if self in pool.waiting and self.session.socket is None:
@@ -410,6 +481,8 @@ class Dial:
             close.cut(self.core, self.session, Event.CLIENT_GAVE_UP)
         elif now < self._deadline:
             self._place()
+        elif self._is_held:
+            self._held_too_long()
         elif self.session.socket is None:
             close.cut(self.core, self.session, self._no_place(), self._why)
         else:
@@ -440,8 +513,11 @@ class Dial:
         self.core.wheel.place(self.session, deadline)
 
     def release(self) -> None:
-        """Leave the queue; the session is over, or another pool takes it on."""
+        """Leave the queue, or the gate; the session is over, or another pool takes it on."""
         self._leave_queue()
+        gate = self.session.listener.pool.gate
+        if gate is not None:
+            gate.leave(self)
         self._candidates = None
 
     def watch(self, want: Callable[[int, int], None]) -> None:

@@ -318,7 +318,10 @@ class RelayEngine(HandingOver):
 
     def _died(self, member: Member, how: str) -> None:
         """Forget what a dead worker had counted in; its successor is on its way."""
-        self._counters.clear_gauges(member.index, list(self._slots.by_key.values()))
+        slots = self._slots.by_key
+        self._counters.clear_gauges(member.index, slots.values())
+        held = [slot for key, slot in slots.items() if key.startswith("pool:")]
+        self._counters.clear_gauges(member.index, held, c.P_HELD)
         for roll in (self._deaf, self._drained):
             roll.mark(member.index)
         self._inquiry.died(member.index)

@@ -68,8 +68,8 @@ class Giving:
             share.frames = self._frames(share)
 
     def _in_order(self) -> Iterator[Session]:
-        """Sessions in the order of their coming, but those that wait for a place in that of their queue."""
-        waiting = [dial.session for pool in self._in_force.pools.values() for dial in pool.waiting]
+        """Sessions in the order of their coming, but those that wait in that of their queue."""
+        waiting = [dial.session for pool in self._in_force.pools.values() for dial in pool.in_line]
         theirs = set(map(id, waiting))
         for session in self._core.sessions.values():
             if id(session) not in theirs and session.state is not State.CLOSED:

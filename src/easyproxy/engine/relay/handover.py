@@ -71,6 +71,7 @@ DIAL_FIELDS = (
     "_attempted_at",
     "_deadline",
     "_holds_ack",
+    "_is_held",
     "_is_short",
     "_left",
     "_queue_until",

@@ -57,7 +57,7 @@ class InForce:
         for name in self.listeners.keys() - {listener.name for listener in snapshot.listeners}:
             self._stop(self.listeners.pop(name))
         for name in self.pools.keys() - {pool.name for pool in snapshot.pools}:
-            for dial in tuple(self.pools.pop(name).waiting):
+            for dial in self.pools.pop(name).in_line:
                 close.cut(self.core, dial.session, Event.NO_BACKEND, f"pool {name} is no longer configured")
             del self._tickets[name]
         return changed
@@ -96,13 +96,13 @@ class InForce:
 
     @staticmethod
     def _move(runtime: ListenerRuntime, pool: PoolRuntime) -> None:
-        """Give a listener another pool; its clients that wait for a place try their luck there."""
-        waiting = [dial for dial in runtime.pool.waiting if dial.session.listener is runtime]
+        """Give a listener another pool; its clients that wait try their luck there."""
+        waiting = [dial for dial in runtime.pool.in_line if dial.session.listener is runtime]
         for dial in waiting:
             dial.release()
         runtime.pool = pool
         for dial in waiting:
-            dial.start()
+            dial.resume()
 
     def _take_pool(self, pool: Pool, slots: dict[str, int]) -> None:
         counters = self.core.counters
@@ -124,7 +124,7 @@ class InForce:
         tiers = runtime.tiers
         if tiers is None or runtime.pool.strategy != pool.strategy:
             tiers = Tiers(self._strategy(pool.strategy), self._context(runtime), ())
-        runtime.take(pool, backends, tiers)
+        runtime.take(self.core, pool, backends, tiers)
         if tiers.failure is not None:
             self.core.report({"kind": "error", "detail": str(tiers.failure)})
 

@@ -11,10 +11,13 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from easyproxy.engine.relay.gate import Gate
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from easyproxy.engine.relay.accept import Acceptor
+    from easyproxy.engine.relay.core import Core
     from easyproxy.engine.relay.dial import Dial
     from easyproxy.model import Address, Backend, Listener, Pool
     from easyproxy.strategy.tiers import Tiers
@@ -71,6 +74,8 @@ class PoolRuntime:
         "cell",
         "choose",
         "early",
+        "gate",
+        "is_shut",
         "look_in",
         "pool",
         "slot",
@@ -86,14 +91,18 @@ class PoolRuntime:
         self.backends: dict[str, BackendRuntime] = {}
         self.choose: Callable[[str], Iterator[Backend]] = lambda _client: iter(())
         self.tiers: Tiers | None = None
-        self.waiting: dict[Dial, None] = {}  # in the order of their coming
+        self.waiting: dict[Dial, None] = {}  # for a place, in the order of their coming
+        self.is_shut = (
+            True  # nobody gets to a backend: there is none, or others have come before; see ``gate``
+        )
+        self.gate: Gate | None = None  # of a pool that holds its clients
         self.early = (
             0  # more than 0: clients have mostly spoken by the time their backend stands; see ``dial``
         )
         self.look_in = 1  # sessions until it is looked at again
         self.source = socket_address(pool.source) if pool.source else None
 
-    def take(self, pool: Pool, backends: dict[str, BackendRuntime], tiers: Tiers) -> None:
+    def take(self, core: Core, pool: Pool, backends: dict[str, BackendRuntime], tiers: Tiers) -> None:
         """Replace what the pool is, between two events."""
         self.pool = pool
         self.backends = backends
@@ -101,6 +110,17 @@ class PoolRuntime:
         tiers.build(pool.backends)
         self.choose = tiers.candidates
         self.source = socket_address(pool.source) if pool.source else None
+        if self.gate is None and pool.hold_s:
+            self.gate = Gate(core, self)
+        if self.gate is None:
+            self.is_shut = not backends
+        else:
+            self.gate.judge()
+
+    @property
+    def in_line(self) -> list[Dial]:
+        """Everybody who waits, in order."""
+        return [*(self.gate.dials if self.gate is not None else ()), *self.waiting]
 
     @property
     def is_fair(self) -> bool:

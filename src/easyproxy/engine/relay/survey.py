@@ -99,7 +99,10 @@ def close_sessions(
         for session in sessions:
             # One of this slice may have ended with another: a place that became free changes who waits.
             if session.state is not State.CLOSED and _matches(core, session, where):
-                close.cut(core, session, event)
+                if event is Event.FAILOVER and session.dial is not None:
+                    session.dial.start_over()  # nothing has been said: the next primary does as well
+                else:
+                    close.cut(core, session, event)
                 closed += 1
         yield
     send({"op": "closed", "request": request, "count": closed})

@@ -178,7 +178,7 @@ class Taking:
         if core.sessions.get(session.number) is not session:  # it could not be watched
             return
         if dial is not None and session.socket is None:
-            dial.start()
+            dial.resume()
         elif dial is not None:
             setattr(dial, _CANDIDATES, _others(session))
         core.again += given.again

@@ -36,10 +36,11 @@ from easyproxy.engine.relay.wire import snapshot_from
 from easyproxy.stacks import stacks_here
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from easyproxy.engine.relay.channel import Frame
     from easyproxy.engine.relay.counters import Counters
+    from easyproxy.engine.relay.dial import Dial
 
 REPORTS_PER_FRAME = 500
 ENDS_PER_FRAME = 128
@@ -156,11 +157,10 @@ class Worker:
                     self._fault(session.dial or session.outbound, error)
                 self._refresh(session.dial or session.outbound)
         for pool in self.in_force.pools.values():
+            if pool.gate is not None and pool.gate.dials:
+                self._wake(pool.gate.let_in, pool.gate.dials)
             if pool.waiting:  # a place may have become free in another worker
-                try:
-                    pool.wake()
-                except Exception as error:  # noqa: BLE001 - see _fault
-                    self._fault(next(iter(pool.waiting), None), error)
+                self._wake(pool.wake, pool.waiting)
         if core.lingering:
             close.settle_resets(core)
         if core.is_starved:
@@ -180,6 +180,12 @@ class Worker:
                 self._is_running = False
         if self._ends_at and core.now >= self._ends_at:
             self._is_running = False
+
+    def _wake(self, wake: Callable[[], None], in_line: Mapping[Dial, None]) -> None:
+        try:
+            wake()
+        except Exception as error:  # noqa: BLE001 - see _fault
+            self._fault(next(iter(in_line), None), error)
 
     def _settle(self) -> None:
         """Give those who have come since the last tick a place in the wheel. Who is gone again never needed one."""
