@@ -1,9 +1,7 @@
 """From a client to a backend: candidates in order, connects, retries, and the queue when every place is taken.
 
 A dial lives while its session is CONNECTING. Nothing is read from the client before a backend stands, so a failed
-attempt costs the client nothing: its bytes wait in the kernel for the next candidate. Nor is the client watched
-before, unless it has to wait for longer than a tick: most backends answer at once, and then its first event already
-belongs to a flow.
+attempt costs the client nothing: its bytes wait in the kernel for the next candidate. How it waits is :mod:`.waiting`'s.
 
 Where clients speak first, the acknowledgement that ends the handshake with the backend is held back (TCP_QUICKACK off,
 tcp(7)), so that it goes with the client's first bytes: one or two packets and a wake-up less. Whether they do is learned,
@@ -14,7 +12,6 @@ with which nothing has gone by the loop's next turn is sent then.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 from _socket import socket as raw_socket
@@ -24,25 +21,24 @@ from easyproxy.engine.relay import close, failures
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.failures import EXHAUSTED, OURS
 from easyproxy.engine.relay.flow import TAIL_UNSURE, Flow
-from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, RDHUP, STREAM
+from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, STREAM
 from easyproxy.engine.relay.ranges import CONNECT_OF
 from easyproxy.engine.relay.session import NEWCOMER, TABLE, Event, Session, State
+from easyproxy.engine.relay.waiting import FULL, Waiting
 from easyproxy.engine.seam import Outcome
 from easyproxy.strategy.base import StrategyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from easyproxy.engine.relay.core import Core
     from easyproxy.engine.relay.runtime import BackendRuntime
-    from easyproxy.model import Backend
 
 _STREAM = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
 # Python names it from 3.12 on; the number is that of linux/in.h.
 _BIND_ADDRESS_NO_PORT = getattr(
     socket, "IP_BIND_ADDRESS_NO_PORT", 24 if os.uname().sysname == "Linux" else None
 )
-_FIONREAD = 0x541B if os.uname().sysname == "Linux" else 0x4004667F
 _EINPROGRESS = errno.EINPROGRESS
 _CLOSED = State.CLOSED
 _STANDS = TABLE[State.CONNECTING, Event.CONNECTED].state
@@ -52,13 +48,8 @@ EARLY_IS_WORTH = 3
 """A right guess saves about three times what a wrong one costs."""
 MOST_EARLY = 30
 
-_FULL = "every candidate is at its max_sessions"
-
 MAX_TRIED = 32
 """Candidates that were passed over and are remembered for the log."""
-
-GIVEN_UP_AFTER_S = 1.0
-"""A client that ends without a byte before its backend stands has probably gone, but may be half-closing."""
 
 
 def settle_acks(greeted: list[tuple[Session, bool]]) -> None:
@@ -78,54 +69,39 @@ def settle_acks(greeted: list[tuple[Session, bool]]) -> None:
                 continue
 
 
-class Dial:
+class Dial(Waiting):
     """The search for a backend of one session. Owns the socket of the attempt under way."""
 
     __slots__ = (
         "_attempted_at",
-        "_candidates",
-        "_deadline",
         "_failed",
         "_holds_ack",
-        "_is_held",
-        "_is_short",
-        "_left",
-        "_queue_until",
-        "_why",
-        "client_mask",
-        "core",
-        "gave_up_at",
-        "session",
     )
 
     def __init__(self, core: Core, session: Session) -> None:
         self.core = core
         self.session = session
-        self.client_mask = 0  # edges of the client that are to be looked at once the backend stands
+        self.client_mask = 0
         self.gave_up_at = 0.0
-        self._candidates: Iterator[Backend] | None = None
+        self._candidates = None
         self._failed: BackendRuntime | None = None
         self._left = 0
         self._holds_ack = False  # the end of the handshake waits for the client's first bytes
         self._deadline = 0.0
         self._attempted_at = 0.0
         self._queue_until = 0.0
-        self._is_held = False  # it waits at the pool's gate
-        self._is_short = False  # a candidate was passed over for want of a place, or of something of ours
+        self._is_held = False
+        self._is_short = False
         self._why = ""
 
-    def start(self) -> None:
+    def start(self, *, is_let_in: bool = False) -> None:
         """Choose candidates and dial the first; the session may be over when this returns."""
-        pool = self.session.listener.pool
-        if pool.is_shut and self._stops_at_gate():
-            return
-        self._begin()
-
-    def _begin(self) -> None:
         session = self.session
         pool = session.listener.pool
+        if pool.is_shut and not is_let_in and self._stops_at_gate():
+            return
         if pool.waiting and pool.is_fair and pool.pool.queue_timeout_s:  # first come, first served
-            self._why = _FULL
+            self._why = FULL
             self._queue()
             return
         self._candidates = pool.choose(session.host)
@@ -155,7 +131,7 @@ class Dial:
                 core.cells[backend.cell + c.B_SESSIONS] += 1
             elif not core.counters.take(backend.slot, chosen.max_sessions):
                 self._is_short = True
-                self._why = _FULL
+                self._why = FULL
                 self._pass_over(chosen.id, "at its max_sessions")
                 continue
             if self._connect(backend):
@@ -262,24 +238,6 @@ class Dial:
         elif mask & OUT:
             self._connected(fd, mask, broke)
 
-    @staticmethod
-    def _readable(fd: int) -> int:
-        return int.from_bytes(fcntl.ioctl(fd, _FIONREAD, b"\0\0\0\0"), "little")
-
-    def _client_ready(self, fd: int, mask: int) -> None:
-        # A unix client that has sent all and closed is a HUP without an error, and its bytes are still here.
-        if mask & ERR or (mask & HUP and not self._readable(fd)):
-            close.cut(self.core, self.session, Event.CLIENT_GAVE_UP)
-            return
-        self.client_mask |= mask
-        if (
-            mask & (RDHUP if self.core.is_edge_triggered else IN)
-            and not self.gave_up_at
-            and not self._readable(fd)
-        ):
-            self.gave_up_at = self.core.now + GIVEN_UP_AFTER_S
-            self._place()
-
     def _attempt_failed(self, outcome: Outcome, error: int) -> None:
         backend, detail = self._drop_attempt(), os.strerror(error)
         self._why = f"{backend.backend.id}: {detail}"
@@ -365,160 +323,11 @@ class Dial:
         if self.client_mask & ~OUT and session.state is not _CLOSED:
             outbound.ready(client_fd, self.client_mask)
 
-    def _stops_at_gate(self) -> bool:
-        """Wait until the pool has a backend again and it is one's turn, or end; return whether it came to that."""
-        core, session = self.core, self.session
-        pool = session.listener.pool
-        gate = pool.gate
-        if gate is None or not (pool.backends or pool.pool.hold_s):
-            close.cut(core, session, Event.NO_BACKEND, f"pool {pool.pool.name} has no ready backend")
-            return True
-        if pool.backends and gate.holds_nobody:
-            pool.is_shut = False
-            return False
-        gate.hold(self)
-        if not self._is_held or not self._queue_until:
-            self._is_held = True
-            self._queue_until = core.now + pool.pool.hold_s
-        self._deadline = self._queue_until
-        if session.tick != NEWCOMER or self._watch_client():
-            self._place()
-        return True
-
-    def enter(self) -> None:
-        """Pass the gate: it is one's turn, or there is nothing to wait for any more."""
-        self._is_held = False
-        self._queue_until = 0.0  # who finds every place taken has the whole time for that
-        pool = self.session.listener.pool
-        if pool.backends:
-            self._begin()
-        else:
-            self._stops_at_gate()
-        if pool.gate is not None:
-            pool.gate.leave(self)
-
     def start_over(self) -> None:
         """Give up the attempt under way, whose backend has become the wrong one, and begin anew."""
         if self.session.socket is not None:
             self._drop_attempt()
             self.start()
-
-    def resume(self) -> None:
-        """Wait on in another pool or another program: who was held is let in there at the pool's rate."""
-        pool = self.session.listener.pool
-        if self._is_held and pool.gate is not None:
-            if not pool.is_shut:
-                pool.gate.let_in_from(self.core.now)
-            pool.gate.hold(self)
-        elif self._is_held:
-            self._is_held = False
-            self._queue_until = 0.0
-        self.start()
-
-    def _queue(self) -> None:
-        """Wait for a place, in the order of coming."""
-        core, session = self.core, self.session
-        pool = session.listener.pool
-        if self not in pool.waiting:
-            pool.waiting[self] = None
-            core.cells[pool.cell + c.P_QUEUED] += 1
-        if not self._queue_until:
-            self._queue_until = core.now + pool.pool.queue_timeout_s
-        self._deadline = self._queue_until
-        if session.tick != NEWCOMER or self._watch_client():
-            self._place()
-
-    @property
-    def is_starved(self) -> bool:
-        """Whether it waits for something that this machine is short of."""
-        return self._is_short and self._why != _FULL
-
-    def _no_place(self) -> Event:
-        """Say what it was that the client waited for in vain: a place, or something that this machine was short of."""
-        return Event.QUEUE_TIMEOUT if self._why == _FULL else Event.CONNECT_FAILED
-
-    def _held_too_long(self) -> None:
-        """End what was held in vain; once there is a backend, there is as much time again to be let in."""
-        pool = self.session.listener.pool
-        hold_s = pool.pool.hold_s
-        if not pool.backends:
-            detail = f"pool {pool.pool.name} had no ready backend for {hold_s:g} s"
-            close.cut(self.core, self.session, Event.NO_BACKEND, detail)
-        elif pool.gate is not None and self.core.now < pool.gate.opened_at + hold_s:
-            self._queue_until = self._deadline = pool.gate.opened_at + hold_s
-            self._place()
-        else:
-            detail = f"pool {pool.pool.name} lets in {pool.pool.admit_per_s:g} clients a second, and it was not its turn"
-            close.cut(self.core, self.session, Event.QUEUE_TIMEOUT, detail)
-
-    def retry(self) -> bool:
-        """Try again from the queue; return whether it left the queue."""
-        pool = self.session.listener.pool
-        self._is_short = False
-        self._candidates = pool.choose(self.session.host)
-        self._left = pool.pool.retries + 1
-        if not pool.backends:
-            self._queue_until = 0.0
-            self._stops_at_gate()
-            self._leave_queue()
-            return True
-        self._next()
-        if self in pool.waiting and self.session.socket is None:
-            return False
-        self._leave_queue()
-        return True
-
-    def _leave_queue(self) -> None:
-        pool = self.session.listener.pool
-        if self in pool.waiting:
-            del pool.waiting[self]
-            self.core.cells[pool.cell + c.P_QUEUED] -= 1
-
-    def expired(self) -> None:
-        """The wheel has come round: see which deadline it was."""
-        now = self.core.now
-        if self.gave_up_at and now >= self.gave_up_at:
-            close.cut(self.core, self.session, Event.CLIENT_GAVE_UP)
-        elif now < self._deadline:
-            self._place()
-        elif self._is_held:
-            self._held_too_long()
-        elif self.session.socket is None:
-            close.cut(self.core, self.session, self._no_place(), self._why)
-        else:
-            self._attempt_failed(Outcome.TIMEOUT, errno.ETIMEDOUT)
-
-    def settle(self) -> None:
-        """It takes longer than a tick: have the client watched, and the time."""
-        if self._watch_client():
-            self.expired()
-
-    def _watch_client(self) -> bool:
-        """Be told of the client's events; return whether the session lives on."""
-        if not self.core.is_edge_triggered:  # refresh() has seen to it
-            return True
-        try:
-            self.core.watch(self.session.client_fd, STREAM)
-        except OSError as error:  # epoll_ctl(2): ENOSPC, ENOMEM
-            detail = f"cannot watch the client: {error.strerror}"
-            close.cut(self.core, self.session, Event.CONNECT_FAILED, detail)
-            return False
-        return True
-
-    def _place(self) -> None:
-        deadline = min(self._deadline, self.gave_up_at) if self.gave_up_at else self._deadline
-        life = self.session.listener.listener.life_timeout_s
-        if life:
-            deadline = min(deadline, self.session.accepted_at + life)
-        self.core.wheel.place(self.session, deadline)
-
-    def release(self) -> None:
-        """Leave the queue, or the gate; the session is over, or another pool takes it on."""
-        self._leave_queue()
-        gate = self.session.listener.pool.gate
-        if gate is not None:
-            gate.leave(self)
-        self._candidates = None
 
     def watch(self, want: Callable[[int, int], None]) -> None:
         """Tell a level-triggered poller what to wait for: bits as in ``selectors``."""

@@ -15,8 +15,8 @@ from easyproxy.engine.relay.timers import TICK_S
 
 if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core
-    from easyproxy.engine.relay.dial import Dial
     from easyproxy.engine.relay.runtime import PoolRuntime
+    from easyproxy.engine.relay.waiting import Waiting
 
 
 class Gate:
@@ -27,11 +27,11 @@ class Gate:
     def __init__(self, core: Core, pool: PoolRuntime) -> None:
         self._core = core
         self._pool = pool
-        self.dials: dict[Dial, None] = {}  # in the order of their coming
+        self.dials: dict[Waiting, None] = {}  # in the order of their coming
         self.opened_at = 0.0  # since when the pool has a backend for those who are held
         self._next_at = 0.0  # the next is not let in before
 
-    def hold(self, dial: Dial) -> None:
+    def hold(self, dial: Waiting) -> None:
         """Let a client wait."""
         if dial in self.dials:
             return
@@ -42,7 +42,7 @@ class Gate:
         if len(self.dials) == 1:
             self._next_at = max(self._next_at, self._core.now + self._interval())
 
-    def leave(self, dial: Dial) -> None:
+    def leave(self, dial: Waiting) -> None:
         """Let a client go, wherever to; nothing if it is not held."""
         if dial in self.dials:
             cells, cell = self._core.cells, self._pool.cell

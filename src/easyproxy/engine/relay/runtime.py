@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from easyproxy.engine.relay.accept import Acceptor
     from easyproxy.engine.relay.core import Core
-    from easyproxy.engine.relay.dial import Dial
+    from easyproxy.engine.relay.waiting import Waiting
     from easyproxy.model import Address, Backend, Listener, Pool
     from easyproxy.strategy.tiers import Tiers
 
@@ -91,7 +91,7 @@ class PoolRuntime:
         self.backends: dict[str, BackendRuntime] = {}
         self.choose: Callable[[str], Iterator[Backend]] = lambda _client: iter(())
         self.tiers: Tiers | None = None
-        self.waiting: dict[Dial, None] = {}  # for a place, in the order of their coming
+        self.waiting: dict[Waiting, None] = {}  # for a place, in the order of their coming
         self.is_shut = (
             True  # nobody gets to a backend: there is none, or others have come before; see ``gate``
         )
@@ -118,7 +118,7 @@ class PoolRuntime:
             self.gate.judge()
 
     @property
-    def in_line(self) -> list[Dial]:
+    def in_line(self) -> list[Waiting]:
         """Everybody who waits, in order."""
         return [*(self.gate.dials if self.gate is not None else ()), *self.waiting]
 

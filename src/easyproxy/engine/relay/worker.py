@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from easyproxy.engine.relay.channel import Frame
     from easyproxy.engine.relay.counters import Counters
-    from easyproxy.engine.relay.dial import Dial
+    from easyproxy.engine.relay.waiting import Waiting
 
 REPORTS_PER_FRAME = 500
 ENDS_PER_FRAME = 128
@@ -181,7 +181,7 @@ class Worker:
         if self._ends_at and core.now >= self._ends_at:
             self._is_running = False
 
-    def _wake(self, wake: Callable[[], None], in_line: Mapping[Dial, None]) -> None:
+    def _wake(self, wake: Callable[[], None], in_line: Mapping[Waiting, None]) -> None:
         try:
             wake()
         except Exception as error:  # noqa: BLE001 - see _fault
