@@ -123,7 +123,7 @@ class Pool:
     hold_s: float = 0.0
     admit_per_s: float = 0.0
     greeting: str = ""
-    greeting_timeout_s: float = 3.0
+    greeting_timeout_s: float = 5.0
     source: Address | None = None
 
 

@@ -335,7 +335,7 @@ _BACKENDS = (
     Metric(
         "easyproxy_backend_connect_errors_total",
         Kind.COUNTER,
-        "Attempts to connect that were refused, unreachable or timed out.",
+        "Attempts to connect that were refused, unreachable or timed out, or whose greeting did not come or turned the client away.",
         _OF_BACKEND,
         _each_backend(lambda one: one.counters.connect_errors),
     ),

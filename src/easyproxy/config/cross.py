@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel
 
-from easyproxy.config import kernel, roles
+from easyproxy.config import greeting, kernel, roles
 from easyproxy.config.document import Path, path_text, shown
 from easyproxy.config.raw import Finding, address_of, backend_address, get, items, pools_of
 from easyproxy.config.roles import PASSWORDS
@@ -56,7 +56,7 @@ def warnings(raw: object) -> list[Finding]:
             for key in ("tls_verify", "tls_ca", "server_name")
             if get(check, key) not in (None, "", True) and get(check, "tls") is not True
         ]
-    return [*found, *kernel.warnings(raw), *roles.warnings(raw)]
+    return [*found, *greeting.warnings(raw), *kernel.warnings(raw), *roles.warnings(raw)]
 
 
 def _listener_pools(raw: object) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 
 from easyproxy.config.document import Path, path_text, shown
+from easyproxy.config.greeting import GREETINGS, NO_GREETING
 from easyproxy.config.raw import Finding, address_of, backend_address, get, given, items, pools_of
 from easyproxy.config.words import listing, parse_duration
 from easyproxy.model import Address
@@ -34,6 +35,7 @@ _OF_LISTENER = {
 _OF_POOL = {
     "retries": "the client's own connect goes through to one backend",
     "queue_timeout": "a client that finds its backend full is refused",
+    "greeting": "nobody hears what backends say",
 }
 _WITHOUT = {"retries": "0", "queue_timeout": "0"}
 _ALWAYS = frozenset({"backlog"})  # no value of it means "without"
@@ -209,6 +211,8 @@ def _without_effect(item: object, reasons: dict[str, str]) -> Iterator[tuple[str
 
 
 def _is_off(value: object) -> bool:
+    if value in GREETINGS:
+        return value == NO_GREETING
     if isinstance(value, str) and value != "none":
         try:
             return parse_duration(value) == 0

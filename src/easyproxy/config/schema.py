@@ -37,6 +37,7 @@ from easyproxy.config.fields import (
     Word,
     wrong,
 )
+from easyproxy.config.greeting import GREETINGS, NO_GREETING
 from easyproxy.config.kernel import ENGINES, KERNEL_SOURCES
 from easyproxy.config.roles import FALLBACKS, ROLES, SPLIT_BRAIN
 from easyproxy.config.strategies import Strategy
@@ -222,6 +223,14 @@ class PoolConfig(Settings):
 
     queue_timeout: Annotated[float, Duration(least=0.001, most=86400, zero="not at all")] = 5.0
     """How long a client waits while every backend is at its `max_sessions`; 0 is not at all."""
+
+    greeting: Annotated[str, Word(GREETINGS)] = NO_GREETING
+    """What a backend must say before a client is its own; who is silent, leaves or turns the client away is left for the next
+    one, as often as `retries` allows. `any`: something, for servers that speak first. `mysql`: no error packet. `postgresql`: an
+    answer to the client's startup packet other than "starting up" or "too many connections". `none`: the handshake is enough."""
+
+    greeting_timeout: Annotated[float, Duration(least=0.001, most=3600)] = 5.0
+    """Time for the greeting, after the connect."""
 
     source: Annotated[
         str | None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from easyproxy.config.greeting import NO_GREETING
 from easyproxy.control.roles import FALLBACK_PRIORITY, PRIMARY, REPLICA, use_of, uses_of
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
 
@@ -129,6 +130,8 @@ def _pool(
         connect_timeout_s=config.connect_timeout,
         retries=config.retries,
         queue_timeout_s=config.queue_timeout,
+        greeting="" if config.greeting == NO_GREETING else config.greeting,
+        greeting_timeout_s=config.greeting_timeout,
         hold_s=config.failover.hold if role == PRIMARY else 0.0,
         admit_per_s=config.failover.admit_per_second if role == PRIMARY else 0.0,
         source=Address(config.source) if config.source else None,

@@ -178,7 +178,7 @@ class BackendCounters:
     total: int = 0
     bytes_from_client: int = 0
     bytes_from_backend: int = 0
-    connect_errors: int = 0  # refused, unreachable, timed out
+    connect_errors: int = 0  # refused, unreachable, timed out, not greeted
     local_errors: int = 0  # EADDRNOTAVAIL and the like: ours, never the backend's fault
     client_resets: int = 0
     backend_resets: int = 0

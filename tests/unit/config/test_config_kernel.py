@@ -110,12 +110,20 @@ def test_what_the_kernel_can_do_is_accepted(listener):
     assert from_dict(kernel_with(listener, pool={"connect_timeout": "2s", "close_sessions_on_down": True}))
 
 
-@pytest.mark.parametrize(("key", "value"), [("retries", 2), ("queue_timeout", "5s")])
-def test_what_a_pool_cannot_have_is_refused(key, value):
+@pytest.mark.parametrize(
+    ("key", "value", "without"),
+    [
+        ("retries", 2, 0),
+        ("queue_timeout", "5s", 0),
+        ("greeting", "any", "none"),
+        ("greeting", "mysql", "none"),
+    ],
+)
+def test_what_a_pool_cannot_have_is_refused(key, value, without):
     message = message_for(kernel_with(pool={key: value}))
     assert message.startswith(f"pools.db.{key}: it has no effect with engine: kernel")
-    assert "leave it out or write 0" in message
-    assert from_dict(kernel_with(pool={key: 0}))
+    assert f"leave it out or write {without}" in message
+    assert from_dict(kernel_with(pool={key: without}))
 
 
 def test_a_pool_of_both_engines_keeps_settings_that_one_of_them_has():

@@ -35,7 +35,7 @@ class Steps:
         self.worker = Worker(Channel(theirs), hello, counters)
         stack.callback(self.worker._close)
         self.core = self.worker.core
-        self.server, self.front = self._listen(), self._listen()
+        self.server, self.front = self.listen(), self.listen()
         names = {field.name for field in fields(Pool)}
         self._pool = {name: settings.pop(name) for name in names & settings.keys()}
         self._listener = settings
@@ -74,7 +74,8 @@ class Steps:
         """How many clients wait."""
         return self.core.counters.sum(2, P_QUEUED)
 
-    def _listen(self) -> socket.socket:
+    def listen(self) -> socket.socket:
+        """Listen as a further backend."""
         sock = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         sock.settimeout(20)
         return sock
@@ -120,6 +121,20 @@ class Steps:
         self.core.now += 0.1001  # the tick that the wheel may take
         self.worker._tick()
         self.step()
+
+    def taken(self, server: socket.socket) -> socket.socket:
+        """Accept at a backend what the worker connects to it."""
+        server.setblocking(False)
+        taken: list[socket.socket] = []
+
+        def is_taken() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                taken.append(self._stack.enter_context(server.accept()[0]))
+            return bool(taken)
+
+        self.until(is_taken)
+        taken[0].settimeout(20)
+        return taken[0]
 
     def connect(self) -> tuple[socket.socket, socket.socket, Session]:
         """Open a session: the client's end, the backend's end, and the session between."""

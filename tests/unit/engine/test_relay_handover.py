@@ -13,15 +13,20 @@ from pathlib import Path
 
 import pytest
 from relay_rig import Rig, backend, relay, until
+from relay_words import GREETING, PG_OK, mysql_error, pg_error, pg_startup
 
 from easyproxy.engine.relay import RelayEngine
 from easyproxy.engine.relay.dial import Dial
 from easyproxy.engine.relay.flow import Flow
+from easyproxy.engine.relay.greeted import GreetedDial
+from easyproxy.engine.relay.greeting import SSL_REQUEST, request
 from easyproxy.engine.relay.handover import (
     DIAL_FIELDS,
     DIAL_REST,
     FLOW_FIELDS,
     FLOW_REST,
+    GREETED_FIELDS,
+    GREETED_REST,
     SESSION_FIELDS,
     SESSION_REST,
 )
@@ -39,6 +44,7 @@ from easyproxy.model import Address, Pool
         (Session, SESSION_FIELDS, SESSION_REST),
         (Flow, FLOW_FIELDS, FLOW_REST),
         (Dial, DIAL_FIELDS, DIAL_REST),
+        (GreetedDial, DIAL_FIELDS + GREETED_FIELDS, DIAL_REST | GREETED_REST),
         (Pipe, ("held", "read_end", "size", "write_end"), frozenset()),
     ],
 )
@@ -377,6 +383,71 @@ async def test_who_waits_to_be_let_in_is_let_in_at_the_same_rate_by_the_successo
             sessions = await new.engine.sessions()
             stood = sorted(session.age_s - session.connect_s for session in sessions)
             assert stood[-1] - stood[0] >= 7 / 10 - 2 * TICK_S, "at ten a second"
+
+
+@pytest.mark.anyio
+async def test_a_session_that_waits_for_a_greeting_waits_for_it_in_the_other_engine():
+    """Behaviour 33: the next candidate is tried there, when it does not come."""
+    async with relay(workers=1, processes=True) as old:
+        first, second = old.server(), old.server()
+        pool = Pool(
+            "p",
+            strategy="first",
+            backends=(backend("p", "a", first), backend("p", "b", second)),
+            greeting="mysql",
+            greeting_timeout_s=60,
+        )
+        old.apply(pool)
+        client = await old.client()
+        remote = await old.taken(first)
+        await old.send(remote, GREETING[:3])
+        async with successor(old, pool, workers=1) as new:
+            await hand_over(old, new)
+            await old.send(remote, GREETING[3:])
+            assert await old.read(client, len(GREETING)) == GREETING
+            other = await old.client()
+            remote = await old.taken(first)
+            await old.send(remote, mysql_error(1040, b"Too many connections"))
+            remote = await old.taken(second)
+            await old.send(remote, GREETING)
+            assert await old.read(other, len(GREETING)) == GREETING
+
+
+@pytest.mark.anyio
+async def test_what_postgresql_was_told_is_told_once_whichever_engine_hears_the_answer():
+    """Behaviour 33: a request for encryption was denied, and the startup packet sent, before the session changed hands."""
+    async with relay(workers=1, processes=True) as old:
+        first, second = old.server(), old.server()
+        pool = Pool(
+            "p",
+            strategy="first",
+            backends=(backend("p", "a", first), backend("p", "b", second)),
+            greeting="postgresql",
+            greeting_timeout_s=60,
+        )
+        old.apply(pool)
+        client = await old.client()
+        await old.send(client, request(SSL_REQUEST))
+        remote = await old.taken(first)
+        assert await old.read(remote, 8) == request(SSL_REQUEST)
+        await old.send(remote, b"N")
+        assert await old.read(client, 1) == b"N"
+        packet = pg_startup(user="u")
+        await old.send(client, packet)
+        assert await old.read(remote, len(packet)) == packet
+        async with successor(old, pool, workers=1) as new:
+            await hand_over(old, new)
+            await old.send(remote, pg_error("53300", "too many"))
+            remote = await old.taken(second)
+            assert await old.read(remote, 8) == request(SSL_REQUEST)
+            await old.send(remote, b"N")
+            assert await old.read(remote, len(packet)) == packet
+            await old.send(remote, PG_OK)
+            assert await old.read(client, len(PG_OK)) == PG_OK
+            await old.send(client, b"and on")
+            assert await old.read(remote, 6) == b"and on"
+            client.close()
+            assert await old.read(remote) == b""
 
 
 @pytest.mark.anyio

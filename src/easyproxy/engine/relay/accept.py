@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
-from easyproxy.engine.relay.dial import Dial
 from easyproxy.engine.relay.failures import EXHAUSTED
 from easyproxy.engine.relay.session import Session
 
@@ -179,7 +178,7 @@ class Acceptor:
             return
         core.cells[runtime.cell + c.L_ACCEPTED] += 1
         core.sessions[number] = session
-        session.dial = dial = Dial(core, session)
+        session.dial = dial = runtime.pool.dial(core, session)
         try:
             core.handlers[fd] = dial
         except IndexError:

@@ -11,6 +11,7 @@ with which nothing has gone by the loop's next turn is sent then.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -63,10 +64,13 @@ def settle_acks(greeted: list[tuple[Session, bool]]) -> None:
             pool.early = min(pool.early + EARLY_IS_WORTH, MOST_EARLY)
         elif holds_ack:
             pool.early -= 1
-            try:
-                sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-            except OSError:  # reset meanwhile: its own event follows
-                continue
+            release_ack(sock)
+
+
+def release_ack(sock: raw_socket) -> None:
+    """Send the acknowledgement that was held."""
+    with contextlib.suppress(OSError):  # reset meanwhile: its own event follows
+        sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
 
 class Dial(Waiting):
@@ -137,14 +141,19 @@ class Dial(Waiting):
             if self._connect(backend):
                 return
         self._candidates = None
+        self._exhausted()
+
+    def _exhausted(self) -> None:
+        """Wait, where that may help, or give up: no candidate is left."""
+        pool = self.session.listener.pool
         if not pool.backends and pool.gate is not None:  # the last one has gone meanwhile
             self._stops_at_gate()
         elif self._is_short and pool.pool.queue_timeout_s:
             self._queue()
         elif self._is_short:
-            close.cut(core, session, self._no_place(), self._why)
+            close.cut(self.core, self.session, self._no_place(), self._why)
         else:
-            close.cut(core, session, Event.CONNECT_FAILED, self._why)
+            close.cut(self.core, self.session, Event.CONNECT_FAILED, self._why)
 
     def _connect(self, backend: BackendRuntime) -> bool:
         """Begin to connect; return whether an attempt is under way."""
@@ -238,8 +247,8 @@ class Dial(Waiting):
         elif mask & OUT:
             self._connected(fd, mask, broke)
 
-    def _attempt_failed(self, outcome: Outcome, error: int) -> None:
-        backend, detail = self._drop_attempt(), os.strerror(error)
+    def _attempt_failed(self, outcome: Outcome, error: int, detail: str = "") -> None:
+        backend, detail = self._drop_attempt(), detail or os.strerror(error)
         self._why = f"{backend.backend.id}: {detail}"
         self._pass_over(backend.backend.id, detail)
         if error in OURS:

@@ -21,6 +21,7 @@ from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.dial import Dial
 from easyproxy.engine.relay.flow import Flow
+from easyproxy.engine.relay.greeted import GreetedDial
 from easyproxy.engine.relay.names import number_elsewhere
 from easyproxy.engine.relay.pipes import Pipe
 from easyproxy.engine.relay.runtime import BackendRuntime, ListenerRuntime, PoolRuntime
@@ -87,7 +88,16 @@ DIAL_REST = frozenset(
         "session",
     }
 )
-DIALECT = {"session": SESSION_FIELDS, "flow": FLOW_FIELDS, "dial": DIAL_FIELDS}
+GREETED_FIELDS = ("_asked", "_sent", "_step")
+GREETED_REST = frozenset(
+    {
+        "_backend_mask",  # the taker's poller tells anew
+        "_broke",  # the same
+        "_is_listening",  # begins anew when the poller tells that it is connected
+        "_refused",  # left behind: nobody hears its reason any more
+    }
+)
+DIALECT = {"session": SESSION_FIELDS, "flow": FLOW_FIELDS, "dial": DIAL_FIELDS, "greeted": GREETED_FIELDS}
 """What a giver says first."""
 
 _FAILED = "_failed"
@@ -95,6 +105,7 @@ _FAILED = "_failed"
 _session_values = attrgetter(*SESSION_FIELDS)
 _flow_values = attrgetter(*FLOW_FIELDS)
 _dial_values = attrgetter(*DIAL_FIELDS)
+_greeted_values = attrgetter(*GREETED_FIELDS)
 _failed_of = attrgetter(_FAILED)
 
 
@@ -170,11 +181,16 @@ def session_to_record(
             -1 if sock is None else int(sock.family),
             session.tick * TICK_S,
             _session_values(session),
-            None if dial is None else [_dial_values(dial), runtimes.number(_failed_of(dial))],
+            None if dial is None else _dial_record(dial, runtimes),
             None if outbound is None else _flow_record(outbound, batch, again),
             None if inbound is None else _flow_record(inbound, batch, again),
         ]
     )
+
+
+def _dial_record(dial: Dial, runtimes: Runtimes) -> list[Any]:
+    record = [_dial_values(dial), runtimes.number(_failed_of(dial))]
+    return [*record, _greeted_values(dial)] if isinstance(dial, GreetedDial) else record
 
 
 def _flow_record(flow: Flow, batch: Batch, again: frozenset[int]) -> list[Any]:
@@ -312,10 +328,12 @@ class Taker:
         return int(pending)
 
     def _dial(self, session: Session, record: list[Any]) -> Dial:
-        values, failed = record
-        dial = Dial(self._core, session)
-        for field, value in zip(self._names[2], values, strict=True):
-            setattr(dial, field, value)
+        values, failed, *greeted = record
+        kind = GreetedDial if greeted else session.listener.pool.dial
+        dial = kind(self._core, session)
+        for names, of_them in zip(self._names[2:], (values, *greeted), strict=False):
+            for field, value in zip(names, of_them, strict=True):
+                setattr(dial, field, value)
         known = self._runtimes.get(failed)
         if isinstance(known, BackendRuntime):
             setattr(dial, _FAILED, known)

@@ -11,7 +11,9 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from easyproxy.engine.relay.dial import Dial
 from easyproxy.engine.relay.gate import Gate
+from easyproxy.engine.relay.greeted import GreetedDial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,6 +75,7 @@ class PoolRuntime:
         "backends",
         "cell",
         "choose",
+        "dial",
         "early",
         "gate",
         "is_shut",
@@ -96,6 +99,7 @@ class PoolRuntime:
             True  # nobody gets to a backend: there is none, or others have come before; see ``gate``
         )
         self.gate: Gate | None = None  # of a pool that holds its clients
+        self.dial: type[Dial] = Dial  # who looks for a backend
         self.early = (
             0  # more than 0: clients have mostly spoken by the time their backend stands; see ``dial``
         )
@@ -104,12 +108,15 @@ class PoolRuntime:
 
     def take(self, core: Core, pool: Pool, backends: dict[str, BackendRuntime], tiers: Tiers) -> None:
         """Replace what the pool is, between two events."""
+        if pool.greeting != self.pool.greeting:
+            self.early = 0
         self.pool = pool
         self.backends = backends
         self.tiers = tiers
         tiers.build(pool.backends)
         self.choose = tiers.candidates
         self.source = socket_address(pool.source) if pool.source else None
+        self.dial = GreetedDial if pool.greeting else Dial
         if self.gate is None and pool.hold_s:
             self.gate = Gate(core, self)
         if self.gate is None:

@@ -68,7 +68,7 @@ class Waiting:
     def _next(self) -> None:
         raise NotImplementedError
 
-    def _attempt_failed(self, outcome: Outcome, error: int) -> None:
+    def _attempt_failed(self, outcome: Outcome, error: int, detail: str = "") -> None:
         raise NotImplementedError
 
     # -- for a backend
