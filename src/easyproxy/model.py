@@ -10,6 +10,9 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 
+UNITS = {1: "s", 60: "min", 3600: "h"}
+"""What a rate may be told in, by seconds."""
+
 _PORT = re.compile(r"\d{1,5}", re.ASCII)
 
 
@@ -74,6 +77,27 @@ class Address:
         except ValueError:
             return False
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often something may happen: ``count`` times in ``per_s`` seconds, which are a second, a minute or an hour.
+
+    >>> str(Rate(100, 60)), Rate(20, 1).interval_ns
+    ('100/min', 50000000)
+    """
+
+    count: int
+    per_s: int
+
+    @property
+    def interval_ns(self) -> int:
+        """From one to the next, where they come evenly; nanoseconds."""
+        return self.per_s * 1_000_000_000 // self.count
+
+    def __str__(self) -> str:
+        """Render as the configuration has it."""
+        return f"{self.count}/{UNITS[self.per_s]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +168,8 @@ class Listener:
         user_timeout_s: how long sent data may stay unacknowledged (TCP_USER_TIMEOUT).
         keepalive_s: silence after which keep-alive probes start.
         engine: which engine serves it, by name.
+        client_rate: how many new sessions one client address may open (of IPv6: one /64); None is no limit.
+        client_burst: how many of them may come at once; 1 or more where there is a rate.
     """
 
     name: str
@@ -158,6 +184,8 @@ class Listener:
     user_timeout_s: float = 120.0
     keepalive_s: float = 60.0
     engine: str = "relay"
+    client_rate: Rate | None = None
+    client_burst: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,17 +12,18 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
-from easyproxy.engine.kernel import KernelEngine, clean, requirements
+from easyproxy.engine.kernel import KernelEngine, clean, requirements, ruleset
 from easyproxy.engine.kernel.conntrack import Conntrack
 from easyproxy.engine.kernel.nft import Nft
 from easyproxy.engine.kernel.slots import STRATEGIES
 from easyproxy.engine.seam import Report, SessionEnd, Where
 from easyproxy.errors import EngineError
-from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
-from system.kernel_net import BACKEND, CLIENT, FRONT, INNER, PORT, Net, read_line, sysctl
+from easyproxy.model import Address, Backend, Listener, Pool, Rate, Snapshot
+from system.kernel_net import BACKEND, CLIENT, FRONT, INNER, PORT, Net, ip, read_line, sysctl
 
 pytestmark = [
     pytest.mark.root,
@@ -57,10 +58,10 @@ class Balancer:
         *backends: Backend,
         bind: str = f"{FRONT[4]}:{FRONT_PORT}",
         strategy: str = "round_robin",
-        idle_timeout_s: float = 3600,
+        **settings: Any,
     ) -> None:
         self.version += 1
-        listener = Listener("front", Address.parse(bind), "pool", idle_timeout_s=idle_timeout_s)
+        listener = Listener("front", Address.parse(bind), "pool", **settings)
         self.engine.apply(Snapshot(self.version, (listener,), (Pool("pool", strategy, backends),)))
 
 
@@ -315,6 +316,48 @@ async def test_limits_hold_over_changes(net: Net, balancer: Balancer) -> None:
                 assert ask(net)[0] == "a"
                 break
             await asyncio.sleep(0.05)
+
+
+def is_served(net: Net, source: str, front: str) -> bool:
+    """Whether a client with this address of its own gets in."""
+    with net.inside("client"):
+        try:
+            with socket.create_connection(
+                (front, FRONT_PORT), timeout=20, source_address=(source, 0)
+            ) as sock:
+                return read_line(sock).startswith("a ")
+        except ConnectionRefusedError:
+            return False
+
+
+async def test_of_ipv6_the_first_half_of_an_address_is_one_client(net: Net, balancer: Balancer) -> None:
+    net.serve("a", family=6)
+    neighbour, other = "fd77:1::abcd:0:1", "fd77:1:0:1::2"
+    for address in (neighbour, other):
+        ip("-n", net.name("client"), "-6", "addr", "add", f"{address}/48", "dev", "eth0", "nodad")
+    ip("-n", net.name("balancer"), "-6", "route", "add", "fd77:1::/48", "dev", "vclient")
+    bind = str(Address(FRONT[6], FRONT_PORT))
+    balancer.serve(backend("a", family=6), bind=bind, client_rate=Rate(1, 3600), client_burst=2)
+    hosts = (CLIENT[6], neighbour, CLIENT[6], neighbour, other, other, other)
+    seen = [is_served(net, host, FRONT[6]) for host in hosts]
+    assert seen == [True, True, False, False, True, True, False]
+    await balancer.engine.sessions()
+    counted = balancer.engine.statistics()
+    assert (counted.listeners["front"].refused, counted.ends["rate_limited"]) == (3, 3)
+
+
+async def test_addresses_beyond_those_that_can_be_followed_are_served(
+    net: Net, balancer: Balancer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ruleset, "MAX_CLIENTS", 2)
+    net.serve("a")
+    for host in range(3, 6):
+        ip("-n", net.name("client"), "addr", "add", f"10.77.1.{host}/24", "dev", "eth0")
+    balancer.serve(backend("a"), client_rate=Rate(1, 3600), client_burst=1)
+    first, *further = [f"10.77.1.{host}" for host in range(2, 6)]
+    assert [is_served(net, first, FRONT[4]), is_served(net, first, FRONT[4])] == [True, False]
+    assert [is_served(net, host, FRONT[4]) for host in further * 2][-2:] == [True, True]
+    assert not is_served(net, first, FRONT[4])
 
 
 async def test_what_cannot_be_is_refused_and_the_former_snapshot_stays(net: Net, balancer: Balancer) -> None:

@@ -170,6 +170,50 @@ def test_a_reload_that_one_engine_refuses_changes_neither(net: Net, start: Start
                 greeting(sock)
 
 
+def is_served(net: Net, port: int) -> bool:
+    try:
+        with net.connect(FRONT[4], port) as sock:
+            return greeting(sock) in "ab"
+    except ConnectionError:
+        return False
+
+
+def test_a_rate_holds_with_both_engines_through_reloads_and_upgrades(net: Net, start: Start) -> None:
+    """What it counts begins anew with another rate, another engine, and in the kernel with an upgrade."""
+
+    def limited(*engines: tuple[int, str], rate: str = "2/h", burst: int = 2) -> Settings:
+        made = config(*engines)
+        for listener in made["listeners"]:
+            listener.update(client_rate=rate, client_burst=burst)
+        return made
+
+    def served(times: int) -> list[list[bool]]:
+        return [[is_served(net, port) for _ in range(times)] for port in (RELAY_PORT, KERNEL_PORT)]
+
+    usual, swapped = (
+        [(RELAY_PORT, "relay"), (KERNEL_PORT, "kernel")],
+        [(RELAY_PORT, "kernel"), (KERNEL_PORT, "relay")],
+    )
+    balancer = start(limited(*usual))
+    assert served(3) == [[True, True, False]] * 2
+    balancer.reload(limited(*usual) | {"drain_timeout": "7s"})
+    assert served(1) == [[False]] * 2
+    balancer.write(limited(*usual, rate="1/min", burst=3))
+    plan = easyproxy(net, "plan", str(balancer.file), "--admin", str(balancer.admin)).stdout
+    assert "client_rate 2/h -> 1/min, client_burst 2 -> 3" in plan
+    balancer.reload(limited(*usual, burst=3))
+    assert served(4) == [[True, True, True, False]] * 2
+    balancer.reload(limited(*swapped, burst=3))
+    assert served(4) == [[True, True, True, False]] * 2
+    balancer.upgrade()
+    assert served(4) == [[True, True, True, False], [False] * 4]
+    listeners = balancer.status()["listeners"]
+    assert {(each["client_rate"], each["client_burst"]) for each in listeners} == {("2/h", 3)}
+    text = easyproxy(net, "status", "--admin", str(balancer.admin)).stdout
+    assert "EACH CLIENT" in text
+    assert "2/h" in text
+
+
 def test_an_upgrade_keeps_the_sessions_of_both_engines(net: Net, start: Start) -> None:
     balancer = start(BOTH)
     with net.connect(FRONT[4], RELAY_PORT) as one, net.connect(FRONT[4], KERNEL_PORT) as other:

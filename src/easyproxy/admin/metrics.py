@@ -209,7 +209,7 @@ _LISTENERS = (
     Metric(
         "easyproxy_listener_refused_total",
         Kind.COUNTER,
-        "Clients that were refused at max_sessions (overload: refuse).",
+        "Clients that were refused: at max_sessions (overload: refuse), or by client_rate.",
         ("listener",),
         _each_listener(lambda one: one.counters.refused),
     ),

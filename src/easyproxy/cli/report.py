@@ -177,7 +177,7 @@ def _why(backend: Json) -> str:
 
 
 def _listeners(listeners: Sequence[Json]) -> list[str]:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             printable(listener["address"]),
             printable(listener["pool"]) + _use(listener),
@@ -188,14 +188,12 @@ def _listeners(listeners: Sequence[Json]) -> list[str]:
         for listener in listeners
     ]
     head: tuple[str, ...] = ("ADDRESS", "POOL", "SESSIONS", "ACCEPTED", "TURNED AWAY")
-    engines = [printable(listener.get("engine", "relay")) for listener in listeners]
-    if set(engines) != {"relay"}:
-        head = (*head, "ENGINE")
-        return table(
-            head,
-            [(*row, engine) for row, engine in zip(rows, engines, strict=True)],
-            right=frozenset({2, 3, 4}),
-        )
+    # What is not usual has a column only where somebody has it.
+    for name, key, usual in (("EACH CLIENT", "client_rate", ""), ("ENGINE", "engine", "relay")):
+        values = [printable(listener.get(key, usual)) for listener in listeners]
+        if set(values) != {usual}:
+            head = (*head, name)
+            rows = [(*row, value or "-") for row, value in zip(rows, values, strict=True)]
     return table(head, rows, right=frozenset({2, 3, 4}))
 
 

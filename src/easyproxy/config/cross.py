@@ -13,9 +13,10 @@ from pydantic import BaseModel
 
 from easyproxy.config import greeting, kernel, roles
 from easyproxy.config.document import Path, path_text, shown
+from easyproxy.config.rates import LONGEST_REFILL_S, rate_of
 from easyproxy.config.raw import Finding, address_of, backend_address, get, items, pools_of
 from easyproxy.config.roles import PASSWORDS
-from easyproxy.config.words import listing, nearest
+from easyproxy.config.words import format_duration, listing, nearest
 from easyproxy.model import Address
 
 DEFAULT_ADMIN = Address("127.0.0.1", 7259)
@@ -31,6 +32,7 @@ def problems(raw: object) -> list[Finding]:
         *_passwords(raw),
         *_admin(raw),
         *_loops(raw),
+        *_rates(raw),
         *kernel.problems(raw),
         *roles.problems(raw),
     ]
@@ -56,6 +58,12 @@ def warnings(raw: object) -> list[Finding]:
             for key in ("tls_verify", "tls_ca", "server_name")
             if get(check, key) not in (None, "", True) and get(check, "tls") is not True
         ]
+    found += [
+        Finding(("listeners", index, "client_burst"), "it has no effect without client_rate")
+        for index, listener in enumerate(items(get(raw, "listeners")))
+        if get(listener, "client_burst") not in (None, 0)
+        and get(listener, "client_rate") in (None, 0, "0", "none")
+    ]
     return [*found, *greeting.warnings(raw), *kernel.warnings(raw), *roles.warnings(raw)]
 
 
@@ -251,6 +259,25 @@ def _loops(raw: object) -> Iterator[Finding]:
                     ("pools", pool, "backends", index, "address"),
                     f"{shown(str(address))} is the listener itself; its sessions would go round for ever",
                 )
+
+
+def _rates(raw: object) -> Iterator[Finding]:
+    for index, listener in enumerate(items(get(raw, "listeners"))):
+        rate, burst = rate_of(get(listener, "client_rate")), get(listener, "client_burst")
+        if rate is None:
+            continue
+        bind = address_of(get(listener, "bind"))
+        if bind is not None and bind.path:
+            yield Finding(
+                ("listeners", index, "client_rate"), "clients of a unix socket have no address; leave it out"
+            )
+        if isinstance(burst, int) and burst * rate.interval_ns > LONGEST_REFILL_S * 1_000_000_000:
+            most = LONGEST_REFILL_S * 1_000_000_000 // rate.interval_ns
+            yield Finding(
+                ("listeners", index, "client_burst"),
+                f"at {rate} it would take {format_duration(burst * rate.interval_ns // 1_000_000_000)} until so many may come"
+                f" at once again, and nobody is remembered for longer than a day; {most} is the most",
+            )
 
 
 def _serves(bind: Address, address: Address) -> bool:

@@ -39,9 +39,11 @@ from easyproxy.config.fields import (
 )
 from easyproxy.config.greeting import GREETINGS, NO_GREETING
 from easyproxy.config.kernel import ENGINES, KERNEL_SOURCES
+from easyproxy.config.rates import MOST as MAX_RATE
+from easyproxy.config.rates import RateLimit
 from easyproxy.config.roles import FALLBACKS, ROLES, SPLIT_BRAIN
 from easyproxy.config.strategies import Strategy
-from easyproxy.model import Address
+from easyproxy.model import Address, Rate
 
 MAX_SESSIONS = 10_000_000
 
@@ -118,6 +120,13 @@ class ListenerConfig(Settings):
     ] = 120.0
     """How long sent data may stay unacknowledged before the peer counts as gone (TCP_USER_TIMEOUT); 0 or `none` leaves it
     to the system."""
+
+    client_rate: Annotated[Rate | None, RateLimit()] = None
+    """How many new sessions one client address (of IPv6: one /64) may open: `20/s`, `100/min` or `500/h`; who opens more is
+    reset. 0 or `none`, the default, is no limit."""
+
+    client_burst: Annotated[int, Whole(0, MAX_RATE)] = 0
+    """How many of them may come at once before `client_rate` holds; 0 is as many as the number in it."""
 
     engine: Annotated[str, Word(ENGINES)] = "relay"
     """What carries its sessions: `relay` in user space, or `kernel`: the packets pass inside the Linux kernel (nftables),

@@ -36,6 +36,7 @@ TERMINATION = {
     "no_backend": "SC",
     "connect_failed": "SC",
     "queue_timeout": "sQ",
+    "rate_limited": "PR",
     "refused": "PC",
     "idle_timeout": "cD",
     "half_closed_timeout": "cD",

@@ -79,6 +79,13 @@ def compose(
     )
 
 
+def burst_of(config: ListenerConfig) -> int:
+    """Return how many sessions one client may open at once: as many as its rate names, unless the file says otherwise."""
+    if config.client_rate is None:
+        return 0
+    return config.client_burst or config.client_rate.count
+
+
 def _listener(config: ListenerConfig) -> Listener:
     return Listener(
         name=config.name,
@@ -93,6 +100,8 @@ def _listener(config: ListenerConfig) -> Listener:
         user_timeout_s=config.user_timeout,
         keepalive_s=config.keepalive,
         engine=config.engine,
+        client_rate=config.client_rate,
+        client_burst=burst_of(config),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from easyproxy.control.compose import rise
+from easyproxy.control.compose import burst_of, rise
 from easyproxy.control.failover import Post
 from easyproxy.control.roles import PRIMARY, REPLICA, lag_words, uses_of
 from easyproxy.control.status import (
@@ -70,6 +70,8 @@ def overview(
                 engine=listener.engine,
                 role=listener.role or "",
                 fallback=listener.fallback or "",
+                client_rate=str(listener.client_rate or ""),
+                client_burst=burst_of(listener),
             )
             for listener in config.listeners
         ),

@@ -107,9 +107,15 @@ class PoolStatus:
 
 @dataclass(frozen=True, slots=True)
 class ListenerStatus:
-    """A listener. ``address`` is where it really listens, with the port that the system chose; ``engine`` serves it.
+    """A listener.
 
-    ``role`` and ``fallback`` say which servers of the pool serve its clients; empty is all of them.
+    Attributes:
+        address: where it really listens, with the port that the system chose.
+        engine: what serves it.
+        client_rate: new sessions that one client address may open, as in the file (``20/s``); empty is no limit.
+        client_burst: how many of them may come at once.
+        role: which servers of the pool serve its clients; empty is all of them.
+        fallback: which other servers do while there is none of them; empty is none.
     """
 
     name: str
@@ -120,6 +126,8 @@ class ListenerStatus:
     engine: str = "relay"
     role: str = ""
     fallback: str = ""
+    client_rate: str = ""
+    client_burst: int = 0
 
 
 @dataclass(frozen=True, slots=True)

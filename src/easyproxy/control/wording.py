@@ -18,6 +18,7 @@ ENDINGS = {
     "no_backend": "the pool had no ready backend, so the client was turned away",
     "connect_failed": "every attempt to connect that retries allow had failed, so the client was turned away",
     "queue_timeout": "it waited too long for a free place, or for its turn to be let in, so the client was turned away",
+    "rate_limited": "its address opened more sessions than client_rate allows, so the client was turned away",
     "refused": "the listener was at its max_sessions, so the client was turned away",
     "idle_timeout": "we cut it: no byte in either direction for idle_timeout",
     "half_closed_timeout": "we cut it: one side had ended, and the other sent nothing for half_closed_timeout",

@@ -108,6 +108,14 @@ f:17:10: workers: 'atuo' is not known here; did you mean auto?
         (config_with(listener={"max_sessions": True}), "true is not a whole number from 0 to"),
         (config_with(listener={"max_sessions": 1.0}), "1.0 is not a whole number"),
         (config_with(listener={"max_sessions": -1}), "-1 is out of range; 0 to 10000000 is allowed"),
+        (config_with(listener={"client_rate": 20}), "'20' is not a rate; it does not say in how much time: write 20/s, 20/min"),
+        (config_with(listener={"client_rate": "20 per second"}), "is not a rate; write 20/s"),
+        (config_with(listener={"client_rate": "5/10s"}), "is not a rate; write 30/min"),
+        (config_with(listener={"client_rate": "0/s"}), "lets nobody in; write 0 for no limit"),
+        (config_with(listener={"client_rate": True}), "true is not a rate; write one, for example 20/s"),
+        (config_with(listener={"client_rate": "1/s", "bind": "unix:/x"}), "clients of a unix socket have no address"),
+        (config_with(listener={"client_rate": "1/h", "client_burst": 48}), "it would take 2d until so many may come at once"),
+        (config_with(listener={"client_burst": -1}), "-1 is out of range; 0 to 1000000"),
         (config_with(listener={"name": 10}), '10 is not text here; put it in quotes: "10"'),
         (config_with(listener={"name": "a\nb"}), "holds the control character"),
         (config_with(listener={"name": "\ud800"}), "half of a surrogate pair"),
@@ -239,15 +247,16 @@ def test_a_check_of_ones_own_gets_its_options():
 
 
 def test_doubtful_settings_are_warnings_with_places():
-    text = ISSUE.replace(
+    text = ISSUE.replace("    idle_timeout: 1h\n", "    idle_timeout: 1h\n    client_burst: 5\n").replace(
         "pools:\n",
         "pools:\n  spare:\n    check: {server_name: x}\n    backends: [{address: h:1, backup: true}]\n",
     )
     warnings = [str(warning) for warning in examine_text(text, "yaml", "f").warnings]
     assert warnings == [
-        "f:8:3: pools.spare: no listener uses this pool; its backends are checked for nothing",
-        "f:9:13: pools.spare.check.server_name: server_name has no effect without tls: true",
-        "f:10:5: pools.spare.backends: every backend is a backup; backup then changes nothing",
+        "f:7:5: listeners[0].client_burst: it has no effect without client_rate",
+        "f:9:3: pools.spare: no listener uses this pool; its backends are checked for nothing",
+        "f:10:13: pools.spare.check.server_name: server_name has no effect without tls: true",
+        "f:11:5: pools.spare.backends: every backend is a backup; backup then changes nothing",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from decimal import Decimal
 
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from easyproxy.config.cross import collide
+from easyproxy.config.rates import parse_rate
 from easyproxy.config.words import format_duration, listing, nearest, parse_duration
-from easyproxy.model import Address
+from easyproxy.model import Address, Rate
 
 
 @given(st.integers(0, 366 * 86400 * 1000))
@@ -73,6 +75,27 @@ def test_a_wrong_duration_is_told_what_to_write(text, advice):
 @pytest.mark.parametrize("value", [3, 1.5, -1, True, None, [], {}, float("nan"), float("inf"), 10**400])
 def test_a_bare_number_is_no_duration(value):
     assert problems_of(config_with(listener={"idle_timeout": value}))
+
+
+@given(st.integers(1, 1_000_000), st.sampled_from([1, 60, 3600]))
+def test_a_rate_that_is_written_reads_back(count, per_s):
+    rate = Rate(count, per_s)
+    assert parse_rate(str(rate)) == rate
+    assert config_with(listener={"client_rate": str(rate)}, load=True).listeners[0].client_rate == rate
+
+
+@given(st.text(alphabet="0123456789/smhinperdcoua .-", max_size=14))
+def test_any_text_is_a_rate_or_is_told_what_to_write(text):
+    try:
+        assert parse_rate(text).count > 0
+    except ValueError as error:
+        for better in re.findall(r"write (\d+/\w+)", str(error)):
+            assert parse_rate(better)
+
+
+@pytest.mark.parametrize("value", [0, "0", "none", None])
+def test_no_rate_has_its_words(value):
+    assert config_with(listener={"client_rate": value}, load=True).listeners[0].client_rate is None
 
 
 @pytest.mark.parametrize("value", [0, "0", "none", timedelta(0)])

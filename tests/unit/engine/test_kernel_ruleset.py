@@ -9,7 +9,7 @@ import pytest
 
 from easyproxy.engine.kernel.ruleset import Options, closing, key_of, refusals, render
 from easyproxy.engine.kernel.slots import HASH_SLOTS, owners
-from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
+from easyproxy.model import Address, Backend, Listener, Pool, Rate, Snapshot
 from unit.engine.kernel_fake import FakeRules
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -42,6 +42,10 @@ GOLDENS = {
     "transparent": (snapshot(A, B), Options(source="transparent")),
     "both_families": (snapshot(A, C6, bind=":3306", strategy="random"), Options()),
     "loopback": (snapshot(backend("a", "127.0.0.1:9"), bind="127.0.0.1:3306"), Options()),
+    "rate": (
+        snapshot(A, C6, bind=":3306", max_sessions=5, client_rate=Rate(100, 60), client_burst=20),
+        Options(),
+    ),
     "nobody": (snapshot(), Options()),
     "draining": (snapshot(A), Options(is_draining=True)),
 }
@@ -63,6 +67,7 @@ def test_a_transaction_fits_what_the_former_one_has_left() -> None:
     row = [
         snapshot(A, B, max_sessions=5),
         snapshot(B, max_sessions=6),
+        snapshot(B, max_sessions=6, client_rate=Rate(5, 1), client_burst=5),
         snapshot(),
         snapshot(A, C6, bind=":3306", strategy="maglev"),
         snapshot(A, B, max_sessions=5),
@@ -81,6 +86,29 @@ def test_counters_and_counts_of_sessions_stay_over_changes_that_keep_them() -> N
     assert "delete" not in second.text
     assert "add counter" not in second.text
     assert "add set" not in second.text
+
+
+def test_what_addresses_have_opened_stays_over_changes_that_keep_the_rate() -> None:
+    first = render(snapshot(A, client_rate=Rate(5, 1), client_burst=5), Options())
+    second = render(snapshot(client_rate=Rate(5, 1), client_burst=5), Options(), first)
+    assert "set inet" not in second.text
+    third = render(snapshot(A, client_rate=Rate(5, 1), client_burst=6), Options(), second)
+    assert {"add set inet", "delete set inet"} <= {
+        " ".join(line.split()[:3]) for line in third.text.splitlines()
+    }
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "words"),
+    [
+        (Rate(20, 1), 20, "limit rate over 20/second burst 20 packets"),
+        (Rate(1, 3600), 3, "limit rate over 1/hour burst 3 packets"),
+    ],
+)
+def test_an_address_is_remembered_until_its_burst_may_come_again(rate: Rate, burst: int, words: str) -> None:
+    text = render(snapshot(A, client_rate=rate, client_burst=burst), Options()).text
+    assert words in text
+    assert f"timeout {burst * rate.interval_ns // 1_000_000_000}s;" in text
 
 
 def test_nothing_but_our_own_table_is_named() -> None:

@@ -35,7 +35,7 @@ from easyproxy.engine.relay.session import Session
 from easyproxy.engine.relay.succession import Legacy
 from easyproxy.engine.relay.timers import TICK_S
 from easyproxy.errors import EngineError
-from easyproxy.model import Address, Pool
+from easyproxy.model import Address, Pool, Rate
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,13 @@ def links(count: int) -> tuple[list[socket.socket], list[socket.socket]]:
 
 
 @contextlib.asynccontextmanager
-async def successor(old: Rig, pool: Pool, *, workers: int, **options):
+async def successor(old: Rig, pool: Pool, *, workers: int, listener=None, **options):
     """A second engine that is ready to take over, with the snapshot of the first."""
     with contextlib.ExitStack() as stack:
         new = heir_of(old, stack, workers=workers, **options)
         try:
             await new.engine.start(new.reports.append)
-            new.apply(pool)
+            new.apply(pool, **(listener or {}))
             yield new
         finally:
             await new.engine.stop()
@@ -144,6 +144,26 @@ async def test_established_sessions_go_on_in_the_other_engine(before, after):
             assert not old.reports
             assert not old.complaints
             assert not new.complaints
+
+
+@pytest.mark.anyio
+async def test_what_an_address_has_opened_counts_in_the_other_engine_too():
+    limits = {"client_rate": Rate(1, 3600), "client_burst": 2}
+    async with relay(workers=1, processes=True) as old:
+        server = old.server()
+        pool = Pool("p", backends=(backend("p", "a", server),))
+        old.apply(pool, **limits)
+        await old.client()
+        await old.taken(server)
+        async with successor(old, pool, workers=1, listener=limits) as new:
+            await transfer(old.engine, new.engine, 1)
+            await new.engine.wake(old.engine.totals())
+            await old.engine.leave(())
+            await new.client()
+            await old.taken(server)
+            with pytest.raises(ConnectionResetError):
+                await new.read(await new.client())
+            await until(lambda: new.engine.statistics().ends["rate_limited"] == 1)
 
 
 @contextlib.asynccontextmanager

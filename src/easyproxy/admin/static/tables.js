@@ -11,14 +11,17 @@ const limited = (listener) =>
     ? `${count(listener.counters.sessions)} / ${count(listener.max_sessions)}`
     : count(listener.counters.sessions);
 
-/** Its name, below it the address where that says something else, and the engine where it is not the usual one. */
+/** Its name, below it what is not usual: another address, another engine, a limit for each client. */
 function listenerCell() {
   const name = h("b");
   const address = h("span", { class: "mono quiet" });
   const engine = h("span", { class: "quiet" });
+  const rate = h("span", { class: "quiet" });
   return {
-    node: h("div", { class: "stack" }, name, address, engine),
+    node: h("div", { class: "stack" }, name, address, engine, rate),
     update(listener) {
+      setText(rate, `${listener.client_rate} from each client, ${count(listener.client_burst)} at once`);
+      rate.hidden = !listener.client_rate;
       setText(engine, `${listener.engine} engine`);
       engine.hidden = listener.engine === "relay";
       setText(name, listener.name);

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -41,6 +42,8 @@ T = TypeVar("T")
 REFRESH_S = 1.0
 _SHARE = 20
 """A look at the flows may take one part in so many of the time; with many flows there are fewer looks."""
+_REFUSALS = {"rate": "rate_limited", "full": "refused", "none": "no_backend"}
+"""Reasons by the last part of the names of a listener's counters."""
 _FULL, _RELAXED = 0.8, 0.7
 _POLL_S = 0.1
 
@@ -240,8 +243,16 @@ class KernelEngine:
                 )
                 for id_ in ids
             },
-            ends=dict(books.ends),
+            ends=dict(books.ends + self._turned_away()),
         )
+
+    def _turned_away(self) -> Counter[str]:
+        """Clients that the rules have refused, by reason: there was no session of which anything could be told."""
+        ends: Counter[str] = Counter()
+        for name, packets in self._packets.items():
+            if name[0] == "l" and (reason := _REFUSALS.get(name.partition("_")[2])):
+                ends[reason] += packets
+        return ends
 
     @staticmethod
     def _listener_counters(name: str, books: Books, packets: Mapping[str, int]) -> ListenerCounters:
@@ -249,7 +260,7 @@ class KernelEngine:
         return ListenerCounters(
             sessions=books.sessions_by_listener[name],
             accepted=packets.get(key, 0),
-            refused=packets.get(f"{key}_full", 0),
+            refused=packets.get(f"{key}_full", 0) + packets.get(f"{key}_rate", 0),
             no_backend=packets.get(f"{key}_none", 0),
         )
 

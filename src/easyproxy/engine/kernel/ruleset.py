@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from easyproxy.engine.kernel.slots import STRATEGIES, owners
-from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
+from easyproxy.model import Address, Backend, Listener, Pool, Rate, Snapshot
 from easyproxy.strategy.hashing import hash_name
 
 TABLE = "easyproxy"
@@ -31,6 +31,8 @@ _CLOSED_S = 10
 _SEED = 0x5EED
 MAX_CLOSING = 30_000
 """How many closed sessions at once have their backends told in transparent mode."""
+MAX_CLIENTS = 65_536
+"""Addresses of clients whose rates are followed at the same time, for each listener and family."""
 _HOOKS = {
     "prerouting": "type nat hook prerouting priority dstnat;",
     "output": "type nat hook output priority -100;",
@@ -252,6 +254,8 @@ def _listener(draft: _Draft, listener: Listener, pool: Pool, family: int, option
     # is told at once. Without this the kernel would take it for a new session and give it to another backend.
     draft.rule(chain, "tcp flags & (fin | syn | rst | ack) != syn reject with tcp reset", listener.name)
     if not options.is_draining:
+        if listener.client_rate is not None:
+            _rate(draft, chain, key, listener.client_rate, listener.client_burst, family)
         if listener.max_sessions:
             _limit(draft, chain, key, listener.max_sessions, draft.counter(f"l{key}_full"))
         draft.rule(chain, draft.counter(f"l{key}"))
@@ -259,6 +263,29 @@ def _listener(draft: _Draft, listener: Listener, pool: Pool, family: int, option
             draft.rule(chain, f'ct timeout set "{_timeouts(draft, listener, pool, family)}"')
             draft.rule(chain, f"goto p{key_of(pool.name)}_{family}")
     draft.rule(chain, f"{draft.counter(f'l{key}_none')} reject with tcp reset")
+
+
+def _rate(draft: _Draft, chain: str, key: str, rate: Rate, burst: int, family: int) -> None:
+    """Refuse a client whose address opens new sessions too often: a token bucket for each address, or /64 of IPv6.
+
+    Like the counts of sessions they live in a set of their own, which stays over snapshots as long as rate and burst do. Who
+    has not come for as long as it takes to fill his bucket is forgotten. When the set is full, further addresses are not
+    limited: rules go on to the next where they cannot add.
+    """
+    unit = {1: "second", 60: "minute", 3600: "hour"}[rate.per_s]
+    kind, address = (
+        ("ipv4_addr", "ip saddr") if family == 4 else ("ipv6_addr", "ip6 saddr & ffff:ffff:ffff:ffff::")
+    )
+    seconds = ceil(burst * rate.interval_ns / 1e9)
+    name = f"r{key}_{rate.count}_{rate.per_s}_{burst}_{family}"
+    draft.objects["set", name] = (
+        f" {{ type {kind}; size {MAX_CLIENTS}; flags dynamic,timeout; timeout {seconds}s; }}"
+    )
+    draft.rule(
+        chain,
+        f"update @{name} {{ {address} limit rate over {rate.count}/{unit} burst {burst} packets }} "
+        f"{draft.counter(f'l{key}_rate')} reject with tcp reset",
+    )
 
 
 def _timeouts(draft: _Draft, listener: Listener, pool: Pool, family: int) -> str:

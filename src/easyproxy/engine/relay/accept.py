@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.failures import EXHAUSTED
-from easyproxy.engine.relay.session import Session
+from easyproxy.engine.relay.session import Event, Session
 
 if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core
@@ -173,8 +173,14 @@ class Acceptor:
         client = raw_socket(_FAMILY, _TYPE, 0, fd)  # as close.socket_of
         client.setblocking(False)
         session = Session(number, runtime, client, host, port, core.now)
+        meter = runtime.meter
+        if meter is not None and not meter.admits(host, int(core.now * 1e9)):
+            if has_place:
+                core.counters.give(runtime.slot)
+            close.refuse(core, session, Event.RATE_LIMITED, meter.words)
+            return
         if not has_place:
-            close.refuse(core, session)
+            close.refuse(core, session, Event.REFUSED, "the listener is at its max_sessions")
             return
         core.cells[runtime.cell + c.L_ACCEPTED] += 1
         core.sessions[number] = session

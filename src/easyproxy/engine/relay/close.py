@@ -241,12 +241,12 @@ def _account(
     _report(core, session, reason, detail, from_client, from_backend)
 
 
-def refuse(core: Core, session: Session) -> None:
-    """Reset a client for whom the listener has no place: counted and reported, but never a session."""
-    reason = Event.REFUSED.value
+def refuse(core: Core, session: Session, event: Event, detail: str) -> None:
+    """Reset a client whom the listener does not take in: counted and reported, but never a session."""
+    reason = event.value
     core.cells[session.listener.cell + c.L_REFUSED] += 1
     core.cells[core.ends_cell + _REASON_INDEX[reason]] += 1
-    _report(core, session, reason, "the listener is at its max_sessions", 0, 0)
+    _report(core, session, reason, detail, 0, 0)
     reset(core, session.client_socket.detach())
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from easyproxy.engine.relay.channel import Frame
+    from easyproxy.engine.relay.rates import Table
 
 LONG_LIFE_S = 5.0
 """A worker that lived so long died of something new: its successor starts at once."""
@@ -38,6 +39,7 @@ class Member:
         self.index = index
         self.channel = channel
         self.tickets: set[str] = set()  # pools whose ticket counter it has
+        self.rates: dict[str, Table] = {}  # listeners whose meter it has
         self.process: subprocess.Popen[bytes] | None = None
         self.thread: threading.Thread | None = None
         self.stacks_fd = -1  # where a process writes its stacks when it does not answer; owned

@@ -21,6 +21,7 @@ from easyproxy.engine.relay.handing import HandingOver
 from easyproxy.engine.relay.inherited import Inherited, close_group
 from easyproxy.engine.relay.listening import open_listener, tune
 from easyproxy.engine.relay.question import ANSWER_WITHIN_S, Inquiry, Roll
+from easyproxy.engine.relay.rates import Rates
 from easyproxy.engine.relay.runtime import socket_address
 from easyproxy.engine.relay.session import CLEAN
 from easyproxy.engine.relay.slots import Slots
@@ -94,6 +95,7 @@ class RelayEngine(HandingOver):
         self._counters = c.Counters(self._counters_fd, workers, workers)
         self._sockets: dict[str, list[socket.socket]] = {}
         self._tickets: dict[str, int] = legacy.take_tickets() if legacy is not None else {}
+        self._rates = Rates(legacy.take_rates() if legacy is not None else {})
         self._snapshot: Snapshot | None = None
         self._sink: Sink = lambda _report: None
         self._ends_taker: EndsTaker | None = None
@@ -136,6 +138,7 @@ class RelayEngine(HandingOver):
         for fd in self._tickets.values():
             os.close(fd)
         self._tickets.clear()
+        self._rates.close()
         if self._counters_fd >= 0:
             self._counters.close()
             os.close(self._counters_fd)
@@ -167,6 +170,7 @@ class RelayEngine(HandingOver):
             try:
                 sockets = self._sockets_for(snapshot, undo)
                 tickets = self._tickets_for(snapshot, undo)
+                rates = self._rates.prepare(snapshot.listeners, undo)
             except OSError as error:
                 raise EngineError(f"the system gives no further descriptor: {error.strerror}") from error
             undo.pop_all()
@@ -174,6 +178,7 @@ class RelayEngine(HandingOver):
         for name in set(self._tickets) - set(tickets):
             os.close(self._tickets[name])
         self._tickets = tickets
+        self._rates.settle(rates)
         self._snapshot = snapshot
         moved = {name: group for name, group in sockets.items() if former.get(name) is not group}
         for member in self._crew.members():
@@ -264,6 +269,7 @@ class RelayEngine(HandingOver):
             if name not in member.tickets:
                 member.tickets.add(name)
                 member.send({"op": "ticket", "pool": name}, [fd])
+        self._rates.equip(member)
         member.send(
             {
                 "op": "snapshot",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from easyproxy.engine.relay.counters import Counters
     from easyproxy.engine.relay.crew import Crew
     from easyproxy.engine.relay.inherited import Inherited
+    from easyproxy.engine.relay.rates import Rates
     from easyproxy.engine.relay.slots import Slots
     from easyproxy.engine.relay.succession import Succession
     from easyproxy.model import Snapshot
@@ -43,6 +44,7 @@ class HandingOver:
     _inherited: Inherited
     _sockets: dict[str, list[socket.socket]]
     _tickets: dict[str, int]
+    _rates: Rates
     _snapshot: Snapshot | None
 
     def totals(self) -> tally.Totals:
@@ -78,7 +80,7 @@ class HandingOver:
 
     def legacy(self) -> list[tuple[Frame, list[int]]]:
         """Say what a successor begins with."""
-        return legacy(self._sockets, self._tickets, generation=self._crew.next_generation)
+        return legacy(self._sockets, self._tickets, self._rates.tables, generation=self._crew.next_generation)
 
     def keys(self) -> list[str]:
         """Name everything whose sessions may be handed over."""

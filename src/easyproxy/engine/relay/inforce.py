@@ -6,6 +6,7 @@ events of the loop.
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay.accept import Acceptor
 from easyproxy.engine.relay.counters import Descriptor, ticket_counter
+from easyproxy.engine.relay.rate import Meter
 from easyproxy.engine.relay.runtime import BackendRuntime, ListenerRuntime, PoolRuntime
 from easyproxy.engine.relay.session import Event
 from easyproxy.strategy import BUILTIN
@@ -22,6 +24,7 @@ from easyproxy.strategy.tiers import Tiers
 
 if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core
+    from easyproxy.engine.relay.rates import Table
     from easyproxy.model import Backend, Listener, Pool, Snapshot
 
 
@@ -35,6 +38,7 @@ class InForce:
         self.pools: dict[str, PoolRuntime] = {}
         self._sockets: dict[str, list[socket.socket]] = {}  # handed over, not yet in use
         self._tickets: dict[str, Descriptor] = {}
+        self._meters: dict[str, Meter] = {}
         self._looked_at = 0
 
     def bring_socket(self, listener: str, fd: int) -> None:
@@ -47,6 +51,13 @@ class InForce:
         """Take the ticket counter for a pool of the next snapshot."""
         self._tickets[pool] = Descriptor(fd)
 
+    def bring_meter(self, listener: str, table: Table) -> None:
+        """Take the meter for a listener of the next snapshot; owns the descriptor."""
+        try:
+            self._meters[listener] = Meter(table.fd, table.rate, table.burst)
+        finally:
+            os.close(table.fd)
+
     def replace(self, snapshot: Snapshot, slots: dict[str, int]) -> list[ListenerRuntime]:
         """Put a snapshot in force; return the listeners whose settings have changed under living sessions."""
         for pool in snapshot.pools:
@@ -56,6 +67,7 @@ class InForce:
         ]
         for name in self.listeners.keys() - {listener.name for listener in snapshot.listeners}:
             self._stop(self.listeners.pop(name))
+            self._meters.pop(name, None)
         for name in self.pools.keys() - {pool.name for pool in snapshot.pools}:
             for dial in self.pools.pop(name).in_line:
                 close.cut(self.core, dial.session, Event.NO_BACKEND, f"pool {name} is no longer configured")
@@ -77,6 +89,9 @@ class InForce:
             runtime.listener = listener
             self._listen(runtime)
         runtime.listener = listener
+        if listener.client_rate is None:
+            self._meters.pop(listener.name, None)
+        runtime.meter = self._meters.get(listener.name)
         if runtime.pool is not pool:
             self._move(runtime, pool)
         return runtime if is_changed else None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from easyproxy.engine.relay.accept import Acceptor
     from easyproxy.engine.relay.core import Core
     from easyproxy.engine.relay.waiting import Waiting
+    from easyproxy.engine.relay.rate import Meter
     from easyproxy.model import Address, Backend, Listener, Pool
     from easyproxy.strategy.tiers import Tiers
 
@@ -149,7 +150,7 @@ class PoolRuntime:
 class ListenerRuntime:
     """One listener: its settings, its pool, and where to count."""
 
-    __slots__ = ("acceptor", "cell", "further", "is_unix", "listener", "pool", "slot")
+    __slots__ = ("acceptor", "cell", "further", "is_unix", "listener", "meter", "pool", "slot")
 
     def __init__(self, listener: Listener, slot: int, cell: int, pool: PoolRuntime) -> None:
         self.listener = listener
@@ -157,5 +158,6 @@ class ListenerRuntime:
         self.cell = cell
         self.pool = pool
         self.is_unix = bool(listener.bind.path)
+        self.meter: Meter | None = None  # where the listener has a client_rate
         self.acceptor: Acceptor | None = None
         self.further: tuple[Acceptor, ...] = ()  # on sockets that a predecessor with more workers has left

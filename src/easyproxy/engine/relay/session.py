@@ -50,6 +50,7 @@ class Event(StrEnum):
     NO_BACKEND = "no_backend"
     CONNECT_FAILED = "connect_failed"
     QUEUE_TIMEOUT = "queue_timeout"
+    RATE_LIMITED = "rate_limited"  # its address opens more sessions than the listener's client_rate allows
     REFUSED = "refused"  # the listener is full and configured to refuse
     IDLE_TIMEOUT = "idle_timeout"
     HALF_CLOSED_TIMEOUT = "half_closed_timeout"
@@ -97,6 +98,7 @@ _BEFORE = (
     Event.NO_BACKEND,
     Event.CONNECT_FAILED,
     Event.QUEUE_TIMEOUT,
+    Event.RATE_LIMITED,
     Event.REFUSED,
     *_CUTS,
 )

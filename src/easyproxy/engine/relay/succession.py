@@ -13,6 +13,7 @@ import socket
 from typing import TYPE_CHECKING, Self
 
 from easyproxy.engine.relay.inherited import BorrowedSocket, Group, Inherited, LentSocket
+from easyproxy.engine.relay.rates import Table, table_of
 from easyproxy.errors import EngineError
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ FDS_PER_FRAME = 200
 
 
 def legacy(
-    sockets: Mapping[str, Sequence[socket.socket]], tickets: Mapping[str, int], *, generation: int
+    sockets: Mapping[str, Sequence[socket.socket]],
+    tickets: Mapping[str, int],
+    rates: Mapping[str, Table],
+    *,
+    generation: int,
 ) -> list[tuple[Frame, list[int]]]:
     """Say what a successor begins with, as frames with descriptors that stay the caller's."""
     frames: list[tuple[Frame, list[int]]] = [({"op": "engine", "generation": generation}, [])]
@@ -38,13 +43,14 @@ def legacy(
             for start in range(0, len(fds), FDS_PER_FRAME)
         ]
     frames += [({"op": "ticket", "pool": pool}, [fd]) for pool, fd in tickets.items()]
+    frames += [(table.frame(listener), [table.fd]) for listener, table in rates.items()]
     return frames
 
 
 class Legacy:
     """What a predecessor has left. Owns the descriptors until an engine takes them, or :meth:`close`."""
 
-    KINDS = frozenset({"engine", "listener", "ticket"})
+    KINDS = frozenset({"engine", "listener", "ticket", "rate"})
 
     @classmethod
     def of(cls, frames: Iterable[tuple[Frame, list[int]]]) -> Self:
@@ -57,6 +63,7 @@ class Legacy:
     def __init__(self) -> None:
         self.generation = 0
         self.tickets: dict[str, int] = {}
+        self.rates: dict[str, Table] = {}
         self._sockets: dict[str, list[int]] = {}
         self._lent: set[str] = set()
 
@@ -71,6 +78,8 @@ class Legacy:
                     self._lent.add(frame["name"])
             case "ticket":
                 self.tickets[frame["pool"]] = fds[0]
+            case "rate":
+                self.rates[frame["listener"]] = table_of(frame, fds[0])
             case _:
                 _close(fds)
 
@@ -87,9 +96,15 @@ class Legacy:
         tickets, self.tickets = self.tickets, {}
         return tickets
 
+    def take_rates(self) -> dict[str, Table]:
+        """Return the tables of rates by listener; they are the caller's from now on."""
+        rates, self.rates = self.rates, {}
+        return rates
+
     def close(self) -> None:
         """Close what no engine has taken."""
         _close(self.take_tickets().values())
+        _close(table.fd for table in self.take_rates().values())
         self.inherited().close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
+from easyproxy.model import Address, Backend, Listener, Pool, Rate, Snapshot
 
 Plain = dict[str, Any]
 
@@ -24,7 +24,14 @@ def snapshot_from(plain: Plain) -> Snapshot:
     return Snapshot(
         version=plain["version"],
         listeners=tuple(
-            Listener(**{**listener, "bind": Address(**listener["bind"])}) for listener in plain["listeners"]
+            Listener(
+                **{
+                    **listener,
+                    "bind": Address(**listener["bind"]),
+                    "client_rate": Rate(**listener["client_rate"]) if listener["client_rate"] else None,
+                }
+            )
+            for listener in plain["listeners"]
         ),
         pools=tuple(
             Pool(

@@ -22,6 +22,7 @@ from easyproxy.engine.relay.dial import settle_acks
 from easyproxy.engine.relay.giving import Giving
 from easyproxy.engine.relay.inforce import InForce
 from easyproxy.engine.relay.poller import MAX_EVENTS
+from easyproxy.engine.relay.rates import table_of
 from easyproxy.engine.relay.session import NEWCOMER, Event, Session, State
 from easyproxy.engine.relay.survey import (
     close_sessions,
@@ -288,6 +289,9 @@ class Worker:
 
     def _do_ticket(self, frame: Frame, fds: list[int]) -> None:
         self.in_force.bring_ticket(frame["pool"], fds[0])
+
+    def _do_rate(self, frame: Frame, fds: list[int]) -> None:
+        self.in_force.bring_meter(frame["listener"], table_of(frame, fds[0]))
 
     def _do_snapshot(self, frame: Frame, _fds: list[int]) -> None:
         for runtime in self.in_force.replace(snapshot_from(frame["snapshot"]), frame["slots"]):
