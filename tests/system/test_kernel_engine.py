@@ -390,7 +390,7 @@ async def test_stopping_leaves_nothing(net: Net) -> None:
         await made.engine.stop()
         assert nft("list", "ruleset").split() == ["table", "inet", "somebody", "{", "}"]
         assert sysctl("net.ipv4.ip_forward") == "0"
-        assert not clean()
+        assert clean() is None
 
 
 async def test_missing_settings_are_named_with_the_command(net: Net) -> None:
@@ -422,18 +422,19 @@ asyncio.run(main())
 """
 
 
+def started(net: Net) -> subprocess.Popen[str]:
+    """Start a program with an engine in the balancer's namespace."""
+    with net.inside("balancer"):
+        program = subprocess.Popen([sys.executable, "-c", _PROGRAM], stdout=subprocess.PIPE, text=True)
+    assert program.stdout is not None
+    assert program.stdout.readline() == "ready\n"
+    return program
+
+
 async def test_sessions_go_on_while_the_balancer_is_killed_and_started_again(net: Net) -> None:
     net.serve("a")
-
-    def start() -> subprocess.Popen[str]:
-        with net.inside("balancer"):
-            program = subprocess.Popen([sys.executable, "-c", _PROGRAM], stdout=subprocess.PIPE, text=True)
-        assert program.stdout is not None
-        assert program.stdout.readline() == "ready\n"
-        return program
-
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(start())
+        first = stack.enter_context(started(net))
         sock = stack.enter_context(net.connect(FRONT[4], FRONT_PORT))
         read_line(sock)
         first.send_signal(signal.SIGKILL)
@@ -441,12 +442,30 @@ async def test_sessions_go_on_while_the_balancer_is_killed_and_started_again(net
         sock.sendall(b"nobody at home\n")
         assert read_line(sock) == "nobody at home"
         assert ask(net)[0] == "a"  # new sessions too
-        second = stack.enter_context(start())
+        second = stack.enter_context(started(net))
         sock.sendall(b"somebody again\n")
         assert read_line(sock) == "somebody again"
         assert ask(net)[0] == "a"
         second.send_signal(signal.SIGKILL)
         second.wait()
         with net.inside("balancer"):
-            assert clean()
+            assert sysctl("net.ipv4.ip_forward") == "1"
+            restored = clean()
+            assert restored is not None
+            assert "net.ipv4.ip_forward=0" in restored
+            assert sysctl("net.ipv4.ip_forward") == "0"
             assert not Nft().exists()
+
+
+async def test_settings_that_a_killed_balancer_has_made_are_put_back_by_the_next(net: Net) -> None:
+    with net.inside("balancer"):
+        before = {name: sysctl(name) for name in ("net.ipv4.ip_forward", "net.netfilter.nf_conntrack_acct")}
+        with started(net) as program:
+            program.send_signal(signal.SIGKILL)
+        assert {sysctl(name) for name in before} == {"1"}
+        made = Balancer("masquerade")
+        made.engine = KernelEngine()
+        await made.engine.start(made.reports.append)
+        made.serve(backend("a"))
+        await made.engine.stop()
+        assert {name: sysctl(name) for name in before} == before

@@ -60,7 +60,7 @@ def check(file: Path | None) -> None:
 
 @command.command("clean", epilog=_CLEAN, short_help="Remove everything of EasyProxy from the kernel.")
 def clean() -> None:
-    """Remove the table that a killed balancer has left, with everything in it.
+    """Remove the table that a killed balancer has left, with everything in it, and put back what it has set.
 
     Nothing else is touched. Do not use it while a balancer with `engine: kernel` runs: new clients would find nobody.
     """
@@ -68,11 +68,13 @@ def clean() -> None:
     from easyproxy.errors import EngineError  # noqa: PLC0415
 
     try:
-        was_there = remove()
+        restored = remove()
     except EngineError as error:
         click.echo(f"easyproxy: {error}", err=True)
         sys.exit(EXIT_FAILED)
-    if was_there:
-        click.echo("removed: the nftables table inet easyproxy, with its rules, sets and counters")
-    else:
+    if restored is None:
         click.echo("there is nothing of EasyProxy in the kernel")
+        return
+    click.echo("removed: the nftables table inet easyproxy, with its rules, sets and counters")
+    for setting in restored:
+        click.echo(f"put back: {setting}")

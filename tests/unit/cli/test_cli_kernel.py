@@ -96,13 +96,19 @@ def test_a_balancer_does_not_begin_without_what_is_vital(machine):
 
 
 @pytest.mark.parametrize(
-    ("was_there", "start"), [(True, "removed: "), (False, "there is nothing of EasyProxy")]
+    ("restored", "words"),
+    [
+        ([], ["removed"]),
+        (["net.ipv4.ip_forward=0"], ["removed", "put back: net.ipv4.ip_forward=0"]),
+        (None, ["there is nothing of EasyProxy"]),
+    ],
 )
-def test_clean_says_what_it_did(monkeypatch, was_there, start):
-    monkeypatch.setattr(engine, "clean", lambda: was_there)
+def test_clean_says_what_it_did(monkeypatch, restored, words):
+    monkeypatch.setattr(engine, "clean", lambda: restored)
     result = run("kernel", "clean")
     assert result.exit_code == 0
-    assert result.output.startswith(start)
+    for line, start in zip(result.output.splitlines(), words, strict=True):
+        assert line.startswith(start)
 
 
 def test_clean_says_why_it_could_not(monkeypatch):

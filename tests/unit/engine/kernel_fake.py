@@ -63,10 +63,17 @@ class FakeRules:
 
     add = replace
 
+    def refusing(self, _text: str) -> None:
+        raise EngineError("no")
+
     def counters(self) -> dict[str, int]:
         if self.table is None:
             return {}
         return {name: self.packets.get(name, 0) for kind, name in self.table.objects if kind == "counter"}
+
+    def comments(self, chain: str) -> list[str]:
+        rules = self.table.rules.get(chain, []) if self.table is not None else []
+        return [found[1] for text in rules if (found := re.search(r'comment "(.*)"$', text))]
 
     def exists(self) -> bool:
         return self.table is not None
@@ -102,6 +109,9 @@ class FakeRules:
                 table.objects.setdefault(key, rest)
                 if key[0] == "chain":
                     table.rules.setdefault(key[1], [])
+            elif verb == "flush":
+                assert key in table.objects
+                table.rules[key[1]] = []
             else:
                 assert verb == "delete"
                 self._delete(table, key)

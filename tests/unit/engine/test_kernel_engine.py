@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +11,8 @@ from easyproxy.engine.kernel import KernelEngine
 from easyproxy.engine.kernel import engine as module
 from easyproxy.engine.kernel.nft import NO_PRIVILEGE, explain
 from easyproxy.engine.kernel.poke import packet
-from easyproxy.engine.kernel.ruleset import key_of
-from easyproxy.engine.kernel.settings import Setting, Settings
+from easyproxy.engine.kernel.ruleset import NOTES, key_of
+from easyproxy.engine.kernel.settings import FORWARD, Settings
 from easyproxy.engine.seam import Where
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
@@ -125,19 +126,86 @@ def test_a_poke_is_a_segment_with_a_right_checksum(family: int) -> None:
     assert total == 0xFFFF
 
 
-def test_settings_are_set_and_put_back(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def forwarding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the kernel setting stands that says whether packets are forwarded; they are not."""
     monkeypatch.setattr("easyproxy.engine.kernel.settings._ROOT", tmp_path)
-    (tmp_path / "net").mkdir()
-    path = tmp_path / "net" / "forward"
+    path = tmp_path / "net/ipv4/ip_forward"
+    path.parent.mkdir(parents=True)
     path.write_text("0\n")
-    wanted = [Setting("net.forward", "1", "nothing is forwarded")]
-    with pytest.raises(EngineError, match=r"net.forward is 0: nothing is forwarded; sysctl -w net.forward=1"):
-        Settings(manages=False).ensure(wanted)
+    return path
+
+
+def value(path: Path) -> str:
+    return path.read_text().strip()
+
+
+def test_settings_are_set_and_put_back(forwarding: Path) -> None:
+    with pytest.raises(EngineError, match=r"net.ipv4.ip_forward is 0: .*; sysctl -w net.ipv4.ip_forward=1"):
+        Settings(manages=False).ensure([FORWARD])
     settings = Settings(manages=True)
-    settings.ensure(wanted)
-    assert path.read_text() == "1"
-    settings.restore()
-    assert path.read_text() == "0"
+    written: list[tuple[str, ...]] = []
+    settings.ensure([FORWARD], lambda: written.append((*settings.notes, value(forwarding))))
+    assert written == [("net.ipv4.ip_forward=0", "0")]
+    assert value(forwarding) == "1"
+    assert settings.restore() == ["net.ipv4.ip_forward=0"]
+    assert value(forwarding) == "0"
+    assert settings.restore() == []
+
+
+def test_settings_of_a_former_run_are_put_back(forwarding: Path) -> None:
+    forwarding.write_text("1")
+    settings = Settings(manages=False)
+    settings.adopt(
+        ["net.ipv4.ip_forward=0", "kernel.panic=1", "net.ipv4.conf.all.route_localnet=-", "=", "x"]
+    )
+    assert settings.ensure([FORWARD]) == []
+    assert settings.restore() == ["net.ipv4.ip_forward=0"]
+    assert value(forwarding) == "0"
+
+
+def test_what_somebody_else_has_set_since_stays(forwarding: Path) -> None:
+    settings = Settings(manages=True)
+    settings.ensure([FORWARD])
+    forwarding.write_text("2")
+    assert settings.restore() == []
+    assert value(forwarding) == "2"
+
+
+@pytest.mark.anyio
+async def test_what_settings_were_stands_with_the_rules(
+    forwarding: Path, rules: FakeRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the program was killed between setting them and its first rules, or where its rules were refused."""
+    monkeypatch.setattr(module, "needed", lambda _snapshot: [FORWARD])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rules, "replace", rules.refusing)
+        with pytest.raises(EngineError, match="no"):
+            KernelEngine(rules=rules, manage_sysctl=True).apply(snapshot(1, A))
+    for end in (KernelEngine.leave_to_successor, KernelEngine.stop):
+        engine = KernelEngine(rules=rules, manage_sysctl=True)
+        engine.apply(snapshot(1, A))
+        engine.apply(snapshot(2))
+        assert rules.comments(NOTES) == ["net.ipv4.ip_forward=0"]
+        assert value(forwarding) == "1"
+        await end(engine)
+    assert value(forwarding) == "0"
+    assert not rules.exists()
+
+
+@pytest.mark.anyio
+async def test_a_first_snapshot_that_is_refused_leaves_no_settings(
+    forwarding: Path, rules: FakeRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "needed", lambda _snapshot: [FORWARD])
+    engine = KernelEngine(rules=rules, manage_sysctl=True)
+    monkeypatch.setattr(rules, "replace", rules.refusing)
+    with pytest.raises(EngineError, match="no"):
+        engine.apply(snapshot(1, A))
+    await engine.stop()
+    assert value(forwarding) == "0"
+    assert not rules.exists()
 
 
 def test_counters_of_a_backend_have_its_key() -> None:

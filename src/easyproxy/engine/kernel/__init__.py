@@ -9,7 +9,8 @@ from __future__ import annotations
 from easyproxy.engine.kernel import conntrack
 from easyproxy.engine.kernel.engine import KernelEngine
 from easyproxy.engine.kernel.nft import NO_PRIVILEGE, Nft
-from easyproxy.engine.kernel.settings import ALWAYS, FORWARD, needed
+from easyproxy.engine.kernel.ruleset import NOTES
+from easyproxy.engine.kernel.settings import ALWAYS, FORWARD, Settings, needed
 from easyproxy.errors import EngineError
 from easyproxy.model import Snapshot
 
@@ -40,9 +41,12 @@ def requirements(
     return missing
 
 
-def clean() -> bool:
-    """Remove everything of ours from the kernel; False where there was nothing. Raises EngineError.
+def clean() -> list[str] | None:
+    """Remove everything of ours from the kernel; return the settings that were put back; None where there was nothing.
 
-    Sessions that the kernel still forwards for us are broken by that.
+    Sessions that the kernel still forwards for us are broken by that. Raises EngineError.
     """
-    return Nft().remove()
+    rules, settings = Nft(), Settings(manages=True)
+    settings.adopt(rules.comments(NOTES))
+    restored = settings.restore()
+    return restored if rules.remove() else None

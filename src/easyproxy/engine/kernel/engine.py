@@ -21,7 +21,17 @@ from easyproxy.engine.kernel.ledger import CLEAN, Books, Ledger, Session, ends_o
 from easyproxy.engine.kernel.nft import Nft, Rules
 from easyproxy.engine.kernel.places import Places, placed
 from easyproxy.engine.kernel.poke import Poker
-from easyproxy.engine.kernel.ruleset import MAX_CLOSING, Layout, Options, closing, key_of, refusals, render
+from easyproxy.engine.kernel.ruleset import (
+    MAX_CLOSING,
+    NOTES,
+    Layout,
+    Options,
+    closing,
+    key_of,
+    noting,
+    refusals,
+    render,
+)
 from easyproxy.engine.kernel.settings import Settings, needed
 from easyproxy.engine.seam import (
     CUTS,
@@ -81,6 +91,7 @@ class KernelEngine:
         self._places = Places()
         self._ledger = Ledger()
         self._layout: Layout | None = None
+        self._has_found_rules = False
         self._asked: Snapshot | None = None
         self._snapshot = Snapshot(0)
         self._sink: Sink = lambda _report: None
@@ -105,7 +116,8 @@ class KernelEngine:
         Rules that a killed program has left go on serving until the first snapshot replaces them.
         """
         self._sink = sink
-        if self._rules.exists():
+        self._has_found_rules = self._rules.exists()
+        if self._has_found_rules:
             self._complain(
                 "kernel engine: rules of a former run are in force until the first snapshot replaces them"
             )
@@ -124,13 +136,14 @@ class KernelEngine:
         if self._layout is not None:
             with contextlib.suppress(EngineError):
                 await self.close_sessions(Where(), "drained")
+        if self._layout is not None or (self._settings.notes and not self._has_found_rules):
             self._layout = None
-            try:
-                self._rules.remove()
-            except EngineError as error:
-                self._complain(f"kernel engine: the rules could not be removed: {error}")
+            for undo in (self._settings.restore, self._rules.remove):  # what was noted goes last
+                try:
+                    undo()
+                except EngineError as error:
+                    self._complain(f"kernel engine: {error}")
         self._let_go()
-        self._settings.restore()
 
     async def leave_to_successor(self) -> None:
         """End, and leave rules, sessions and settings as they are: another program has them now."""
@@ -180,7 +193,10 @@ class KernelEngine:
             problems = refusals(numeric)  # a name may have turned out to be of the other family
             if problems:
                 raise EngineError(". ".join(problems))
-            missing = self._settings.ensure(needed(numeric))
+            if self._layout is None:
+                self._settings.adopt(self._rules.comments(NOTES))
+            missing = self._settings.ensure(needed(numeric), self._write_down)
+            self._options = replace(self._options, notes=self._settings.notes)
             self._program(numeric)
             undo.pop_all()
         self._places.settle(places)
@@ -188,6 +204,10 @@ class KernelEngine:
         self._ledger.know(numeric)
         for text in missing:
             self._complain_once(f"kernel engine: {text}")
+
+    def _write_down(self) -> None:
+        """Before a setting changes, what it was is in the kernel: the next start knows it even if we are killed now."""
+        self._rules.add(noting(self._settings.notes))
 
     def _program(self, snapshot: Snapshot) -> None:
         layout = render(snapshot, self._options, self._layout)

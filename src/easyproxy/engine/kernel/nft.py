@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import subprocess
-from typing import Protocol
+from typing import Any, Protocol
 
 from easyproxy.engine.kernel.ruleset import TABLE
 from easyproxy.errors import EngineError
@@ -36,6 +36,9 @@ class Rules(Protocol):
 
     def counters(self) -> dict[str, int]:
         """Read packets by the name of every counter of our table; empty where there is no table."""
+
+    def comments(self, chain: str) -> list[str]:
+        """Read the comments of the rules of a chain of ours; empty where there is none."""
 
     def exists(self) -> bool:
         """Whether there is a table of ours."""
@@ -65,15 +68,21 @@ class Nft:
         done = _run("-j", "list", "counters", "table", "inet", TABLE)
         if done.returncode:
             return {}
-        items = (item.get("counter") for item in json.loads(done.stdout)["nftables"])
-        return {item["name"]: item["packets"] for item in items if item}
+        return {item["name"]: item["packets"] for item in _items(done.stdout, "counter")}
+
+    def comments(self, chain: str) -> list[str]:
+        """List the rules of one chain."""
+        done = _run("-j", "list", "chain", "inet", TABLE, chain)
+        if done.returncode:
+            return []
+        return [item["comment"] for item in _items(done.stdout, "rule") if "comment" in item]
 
     def exists(self) -> bool:
         """Ask for the table. Raises EngineError without nft or the privilege."""
         done = _run("-j", "list", "tables", "inet")
         if done.returncode:
             raise EngineError(explain(done.stderr, ""))
-        return any(item.get("table", {}).get("name") == TABLE for item in json.loads(done.stdout)["nftables"])
+        return any(item["name"] == TABLE for item in _items(done.stdout, "table"))
 
     def remove(self) -> bool:
         """Delete the table with everything in it."""
@@ -83,6 +92,10 @@ class Nft:
         if done.returncode:
             raise EngineError(explain(done.stderr, ""))
         return True
+
+
+def _items(listing: str, kind: str) -> list[dict[str, Any]]:
+    return [item[kind] for item in json.loads(listing)["nftables"] if kind in item]
 
 
 def explain(stderr: str, text: str) -> str:

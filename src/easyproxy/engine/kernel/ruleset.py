@@ -33,6 +33,8 @@ MAX_CLOSING = 30_000
 """How many closed sessions at once have their backends told in transparent mode."""
 MAX_CLIENTS = 65_536
 """Addresses of clients whose rates are followed at the same time, for each listener and family."""
+NOTES = "notes"
+"""A chain that no packet meets: what comments of its rules say lives as long as our rules, also when we are killed."""
 _HOOKS = {
     "prerouting": "type nat hook prerouting priority dstnat;",
     "output": "type nat hook output priority -100;",
@@ -45,10 +47,17 @@ _IP = {4: "ip", 6: "ip6"}
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What holds for all listeners: ``source`` is ``masquerade`` or ``transparent``; a draining engine takes nobody."""
+    """What holds for all listeners.
+
+    Attributes:
+        source: ``masquerade`` or ``transparent``.
+        is_draining: nobody is taken.
+        notes: short texts that stand with the rules for whoever comes after us.
+    """
 
     source: str = "masquerade"
     is_draining: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,7 @@ class _Draft:
 
     def rule(self, chain: str, text: str, comment: str = "") -> None:
         # Names are an operator's free text; whatever could end the quotation or the line is left out.
-        safe = re.sub(r"[^\w.:/\[\] -]", "_", comment, flags=re.ASCII)[:100]
+        safe = re.sub(r"[^\w.:/=\[\] -]", "_", comment, flags=re.ASCII)[:100]
         self.rules.append(f"add rule inet {TABLE} {chain} {text}" + (f' comment "{safe}"' if safe else ""))
 
 
@@ -171,6 +180,8 @@ def render(snapshot: Snapshot, options: Options, former: Layout | None = None) -
     # Loopback addresses are nobody's business elsewhere, also where ``route_localnet`` lets us forward to them.
     draft.rule("before", 'iifname != "lo" ip daddr 127.0.0.0/8 meta l4proto tcp ct status & dnat == 0 drop')
     draft.rule("pokes", f"meta mark {POKE_MARK:#x} notrack")
+    draft.chain(NOTES)
+    _note(draft, options.notes)
     lines = [f"add table inet {TABLE}"]
     if former is None:
         lines += [f"delete table inet {TABLE}", f"add table inet {TABLE}"]
@@ -187,6 +198,19 @@ def render(snapshot: Snapshot, options: Options, former: Layout | None = None) -
     kept = {item for item in known if item[0] == "counter"} | draft.objects.keys()
     lines += [f"delete {kind} inet {TABLE} {name}" for kind, name in sorted(known - kept)]
     return Layout("\n".join(lines) + "\n", frozenset(kept))
+
+
+def noting(notes: Iterable[str]) -> str:
+    """Write a transaction that puts these notes in the place of the former ones, and makes the table if there is none."""
+    draft = _Draft()
+    _note(draft, notes)
+    chain = f"chain inet {TABLE} {NOTES}"
+    return "\n".join([f"add table inet {TABLE}", f"add {chain}", f"flush {chain}", *draft.rules, ""])
+
+
+def _note(draft: _Draft, notes: Iterable[str]) -> None:
+    for note in notes:
+        draft.rule(NOTES, "return", note)
 
 
 def _pool(draft: _Draft, pool: Pool, family: int) -> None:

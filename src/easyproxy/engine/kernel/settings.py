@@ -5,6 +5,7 @@ Reads and writes ``/proc/sys`` and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +38,13 @@ class Setting:
         except OSError:
             return ""
 
+    def set_to(self, value: str) -> None:
+        """Write it. Raises EngineError."""
+        try:
+            self.path.write_text(value)
+        except OSError as error:
+            raise EngineError(f"cannot set {self.name}={value}: {error.strerror}") from error
+
     @property
     def is_met(self) -> bool:
         """Whether it is as wanted."""
@@ -63,6 +71,7 @@ ACCOUNTING = Setting(
     "net.netfilter.nf_conntrack_acct", "1", "bytes and packets of sessions are not counted", is_needed=False
 )
 ALWAYS = (ACCOUNTING, LOOSE)
+_KNOWN = {setting.name: setting for setting in (FORWARD, FORWARD_6, LOCALNET, *ALWAYS)}
 
 
 def needed(snapshot: Snapshot) -> list[Setting]:
@@ -86,29 +95,44 @@ def _is_loopback(address: Address) -> bool:
 
 
 class Settings:
-    """Sees to settings; ``manages`` allows it to set them, and then :meth:`restore` puts them back."""
+    """Sees to settings; ``manages`` allows it to set them, and then :meth:`restore` puts them back.
+
+    What they were is to be noted where a successor finds it, since a program that is killed puts nothing back.
+    """
 
     def __init__(self, *, manages: bool) -> None:
         self._manages = manages
         self._former: dict[Setting, str] = {}
 
-    def ensure(self, wanted: list[Setting]) -> list[str]:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be put back, for :meth:`adopt`: ``net.ipv4.ip_forward=0``."""
+        return tuple(f"{setting.name}={former}" for setting, former in self._former.items())
+
+    def adopt(self, notes: Iterable[str]) -> None:
+        """Take over what a former run has noted; what is no note of ours counts for nothing."""
+        for note in notes:
+            name, _, former = note.partition("=")
+            if name in _KNOWN and former.isascii() and former.isdigit():
+                self._former.setdefault(_KNOWN[name], former)
+
+    def ensure(self, wanted: list[Setting], write_down: Callable[[], None] = lambda: None) -> list[str]:
         """Set what is missing, if allowed. Return what is missing and can be lived without.
+
+        Args:
+            wanted: what shall be.
+            write_down: keeps :attr:`notes`; called before anything is set.
 
         Raises:
             EngineError: something needed is missing; the message has the commands.
         """
         missing = [setting for setting in wanted if not setting.is_met]
-        if self._manages:
+        if self._manages and missing:
             for setting in missing:
-                former = setting.read()
-                try:
-                    setting.path.write_text(setting.value)
-                except OSError as error:
-                    raise EngineError(
-                        f"cannot set {setting.name}={setting.value}: {error.strerror}"
-                    ) from error
-                self._former.setdefault(setting, former)
+                self._former.setdefault(_KNOWN[setting.name], setting.read())
+            write_down()
+            for setting in missing:
+                setting.set_to(setting.value)
             return []
         fatal = [str(setting) for setting in missing if setting.is_needed]
         if fatal:
@@ -117,8 +141,21 @@ class Settings:
             )
         return [str(setting) for setting in missing]
 
-    def restore(self) -> None:
-        """Put back what :meth:`ensure` has set."""
+    def restore(self) -> list[str]:
+        """Put back what :meth:`ensure` has set, unless somebody else has set it since; return it as :attr:`notes` are.
+
+        Raises:
+            EngineError: a setting cannot be set; the others are.
+        """
+        done, problems = [], []
         for setting, former in self._former.items():
-            setting.path.write_text(former)
+            try:
+                if setting.is_met and setting.value != former:
+                    setting.set_to(former)
+                    done.append(f"{setting.name}={former}")
+            except EngineError as error:
+                problems.append(str(error))
         self._former.clear()
+        if problems:
+            raise EngineError(". ".join(problems))
+        return done
