@@ -138,7 +138,7 @@ ENGINES = (
             16: "it accepts nothing and has no descriptors",
             17: "it connects to nobody",
             18: "there is no backlog to wait in: a client beyond the limit is reset",
-            19: "there is no queue, and no second choice: a client beyond the limit is reset",
+            19: "there is no queue, and who is full is passed over only from the next look on: until then clients beyond the limit are reset",
             20: NO_USER_SPACE,
             21: NO_USER_SPACE,
             24: "no proxy sees a refused connect: the checks find out",

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -316,6 +316,36 @@ async def test_limits_hold_over_changes(net: Net, balancer: Balancer) -> None:
                 assert ask(net)[0] == "a"
                 break
             await asyncio.sleep(0.05)
+
+
+async def test_a_full_backend_is_passed_over_until_it_has_room(net: Net, balancer: Balancer) -> None:
+    """Behaviour 19, from the next look on; until then its share of the clients is refused."""
+    net.serve("a")
+    net.serve("b")
+    balancer.serve(backend("a", max_sessions=1), backend("b"))
+
+    def answers() -> set[str]:
+        found = set()
+        for _ in range(4):
+            try:
+                found.add(ask(net)[0])
+            except ConnectionRefusedError:
+                found.add("refused")
+        return found
+
+    async def until(holds: Callable[[set[str]], bool]) -> None:
+        async with asyncio.timeout(20):
+            while True:
+                if holds(answers()):
+                    return
+                await asyncio.sleep(0.05)
+
+    with net.connect(FRONT[4], FRONT_PORT) as sock:
+        assert read_line(sock).startswith("a ")
+        await until(lambda found: found == {"b"})
+        balancer.serve(backend("a", max_sessions=1), backend("b", weight=2))
+        assert answers() == {"b"}
+    await until(lambda found: "a" in found)
 
 
 def is_served(net: Net, source: str, front: str) -> bool:

@@ -13,7 +13,7 @@ from easyproxy.engine.kernel.nft import NO_PRIVILEGE, explain
 from easyproxy.engine.kernel.poke import packet
 from easyproxy.engine.kernel.ruleset import NOTES, key_of
 from easyproxy.engine.kernel.settings import FORWARD, Settings
-from easyproxy.engine.seam import Where
+from easyproxy.engine.seam import ListenerCounters, Where
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
 from unit.engine.kernel_fake import FakeRules
@@ -206,6 +206,23 @@ async def test_a_first_snapshot_that_is_refused_leaves_no_settings(
     await engine.stop()
     assert value(forwarding) == "0"
     assert not rules.exists()
+
+
+def test_who_was_turned_away_is_counted_by_reason() -> None:
+    engine = KernelEngine(rules=FakeRules())
+    front, a = f"l{key_of('front')}", f"b{key_of('pool/a')}"
+    engine._packets = {
+        front: 9,
+        f"{front}_rate": 1,
+        f"{front}_full": 2,
+        f"{front}_none": 3,
+        a: 7,
+        f"{a}_full": 4,
+    }
+    engine._snapshot = snapshot(1, A)
+    counted = engine.statistics()
+    assert counted.ends == {"rate_limited": 1, "refused": 2, "no_backend": 3, "queue_timeout": 4}
+    assert counted.listeners["front"] == ListenerCounters(accepted=9, refused=3, no_backend=3)
 
 
 def test_counters_of_a_backend_have_its_key() -> None:

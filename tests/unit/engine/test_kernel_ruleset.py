@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from easyproxy.engine.kernel.ruleset import Options, closing, key_of, refusals, render
+from easyproxy.engine.kernel.reach import refusals
+from easyproxy.engine.kernel.ruleset import Options, closing, key_of, render
 from easyproxy.engine.kernel.slots import HASH_SLOTS, owners
 from easyproxy.model import Address, Backend, Listener, Pool, Rate, Snapshot
 from unit.engine.kernel_fake import FakeRules
@@ -86,6 +87,32 @@ def test_counters_and_counts_of_sessions_stay_over_changes_that_keep_them() -> N
     assert "delete" not in second.text
     assert "add counter" not in second.text
     assert "add set" not in second.text
+
+
+def test_what_a_backend_has_is_still_counted_when_it_comes_back() -> None:
+    first = render(snapshot(A, B), Options())
+    without = render(snapshot(A), Options(), first)
+    again = render(snapshot(A, B), Options(), without)
+    assert "set inet" not in without.text + again.text
+    other = backend("b", "10.0.0.2:3306", max_sessions=4)
+    assert "delete set inet" in render(snapshot(A, other), Options(), without).text
+
+
+@pytest.mark.parametrize(
+    ("full", "served"),
+    [
+        ((), "ab"),
+        (("b",), "a"),
+        (("a", "b"), "c"),  # those of the next priority, as the relay engine does
+        (("a", "b", "c"), "ab"),  # whoever is drawn refuses
+    ],
+)
+def test_full_backends_are_passed_over_while_others_have_room(full: tuple[str, ...], served: str) -> None:
+    backup = backend("c", "10.0.0.3:3306", priority=1)
+    options = Options(full=frozenset(f"pool/{name}" for name in full))
+    text = render(snapshot(A, B, backup), options).text
+    targets = re.findall(r"goto b(\w+)", " ".join(rules_of(text, f"p{key_of('pool')}_4")))
+    assert set(targets) == {key_of(f"pool/{name}") for name in served}
 
 
 def test_what_addresses_have_opened_stays_over_changes_that_keep_the_rate() -> None:

@@ -9,35 +9,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
 from easyproxy.engine.kernel import conntrack, slots
 from easyproxy.engine.kernel.conntrack import Conntrack, Flow
+from easyproxy.engine.kernel.counts import full_backends, statistics
 from easyproxy.engine.kernel.ledger import CLEAN, Books, Ledger, Session, ends_of, where_of
 from easyproxy.engine.kernel.nft import Nft, Rules
 from easyproxy.engine.kernel.places import Places, placed
 from easyproxy.engine.kernel.poke import Poker
+from easyproxy.engine.kernel.reach import refusals
 from easyproxy.engine.kernel.ruleset import (
     MAX_CLOSING,
     NOTES,
     Layout,
     Options,
     closing,
-    key_of,
     noting,
-    refusals,
     render,
 )
 from easyproxy.engine.kernel.settings import Settings, needed
 from easyproxy.engine.seam import (
     CUTS,
-    BackendCounters,
     EndsTaker,
-    ListenerCounters,
     SessionEnd,
     SessionInfo,
     Sink,
@@ -52,8 +49,6 @@ T = TypeVar("T")
 REFRESH_S = 1.0
 _SHARE = 20
 """A look at the flows may take one part in so many of the time; with many flows there are fewer looks."""
-_REFUSALS = {"rate": "rate_limited", "full": "refused", "none": "no_backend"}
-"""Reasons by the last part of the names of a listener's counters."""
 _FULL, _RELAXED = 0.8, 0.7
 _POLL_S = 0.1
 
@@ -209,17 +204,23 @@ class KernelEngine:
         """Before a setting changes, what it was is in the kernel: the next start knows it even if we are killed now."""
         self._rules.add(noting(self._settings.notes))
 
+    def _pass_over_the_full(self) -> None:
+        """Draw others until there is room again. Rules cannot do it: their count would take in the clients that they pass on."""
+        if self._layout is not None and full_backends(self._snapshot, self._books) != self._options.full:
+            self._program(self._snapshot)
+
     def _program(self, snapshot: Snapshot) -> None:
-        layout = render(snapshot, self._options, self._layout)
+        options = replace(self._options, full=full_backends(snapshot, self._books))
+        layout = render(snapshot, options, self._layout)
         try:
             self._rules.replace(layout.text)
         except EngineError:
             if self._layout is None:
                 raise
             # Somebody may have touched our table; made anew it needs nothing of what was there.
-            layout = render(snapshot, self._options)
+            layout = render(snapshot, options)
             self._rules.replace(layout.text)
-        self._layout = layout
+        self._layout, self._options = layout, options
 
     def addresses(self) -> dict[str, str]:
         """Where each listener stands."""
@@ -246,43 +247,7 @@ class KernelEngine:
 
     def statistics(self) -> Statistics:
         """Counts of the last look, at most a second ago unless there are very many flows."""
-        books, packets = self._books, self._packets
-        names = {item.name for item in self._snapshot.listeners} | books.sessions_by_listener.keys()
-        ids = {item.id for pool in self._snapshot.pools for item in pool.backends}
-        ids |= books.sessions_by_backend.keys() | books.bytes_from_client.keys() | books.failures.keys()
-        return Statistics(
-            listeners={name: self._listener_counters(name, books, packets) for name in names},
-            backends={
-                id_: BackendCounters(
-                    sessions=books.sessions_by_backend[id_],
-                    total=packets.get(f"b{key_of(id_)}", 0),
-                    bytes_from_client=books.bytes_from_client[id_],
-                    bytes_from_backend=books.bytes_from_backend[id_],
-                    connect_errors=books.failures[id_],
-                    timeouts=books.timeouts[id_],
-                )
-                for id_ in ids
-            },
-            ends=dict(books.ends + self._turned_away()),
-        )
-
-    def _turned_away(self) -> Counter[str]:
-        """Clients that the rules have refused, by reason: there was no session of which anything could be told."""
-        ends: Counter[str] = Counter()
-        for name, packets in self._packets.items():
-            if name[0] == "l" and (reason := _REFUSALS.get(name.partition("_")[2])):
-                ends[reason] += packets
-        return ends
-
-    @staticmethod
-    def _listener_counters(name: str, books: Books, packets: Mapping[str, int]) -> ListenerCounters:
-        key = f"l{key_of(name)}"
-        return ListenerCounters(
-            sessions=books.sessions_by_listener[name],
-            accepted=packets.get(key, 0),
-            refused=packets.get(f"{key}_full", 0) + packets.get(f"{key}_rate", 0),
-            no_backend=packets.get(f"{key}_none", 0),
-        )
+        return statistics(self._snapshot, self._books, self._packets)
 
     async def sessions(self) -> list[SessionInfo]:
         """List the live sessions, after a look."""
@@ -341,6 +306,7 @@ class KernelEngine:
         while True:
             try:
                 await self._look()
+                self._pass_over_the_full()
                 await self._cut(self._ledger.too_old(time.time()), "life_timeout")
                 self._watch_fill()
             except EngineError as error:

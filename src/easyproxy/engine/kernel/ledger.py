@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from easyproxy.engine.kernel import conntrack as ct
 from easyproxy.engine.kernel.conntrack import Flow
-from easyproxy.engine.kernel.ruleset import families_of, is_any
+from easyproxy.engine.kernel.reach import families_of, is_any
 from easyproxy.engine.seam import SessionEnd, SessionInfo, Where
 from easyproxy.model import Address, Snapshot
 

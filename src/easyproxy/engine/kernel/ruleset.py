@@ -11,20 +11,19 @@ refuses or goes on to the pool's chain, which draws a slot and goes to the backe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import ceil
 
-from easyproxy.engine.kernel.slots import STRATEGIES, owners
+from easyproxy.engine.kernel.reach import FAMILIES, families_of, family_of, is_any, is_loopback
+from easyproxy.engine.kernel.slots import owners
 from easyproxy.model import Address, Backend, Listener, Pool, Rate, Snapshot
 from easyproxy.strategy.hashing import hash_name
 
 TABLE = "easyproxy"
-FAMILIES = (4, 6)
 POKE_MARK = 0x45505259
 """Packets with this mark are our own questions to a client whose session was closed; see ``poke``."""
 
-_ANY = {"": FAMILIES, "0.0.0.0": (4,), "::": (6,)}  # noqa: S104 - what a configuration may say
 _FOR_EVER_S = 432_000  # five days, the kernel's own for established flows
 _CLOSED_S = 10
 """How long the kernel remembers a flow that has ended. Its own two minutes would fill the table with the dead."""
@@ -53,11 +52,13 @@ class Options:
         source: ``masquerade`` or ``transparent``.
         is_draining: nobody is taken.
         notes: short texts that stand with the rules for whoever comes after us.
+        full: backends, by id, that have as many sessions as they may, as far as is known: the others are drawn.
     """
 
     source: str = "masquerade"
     is_draining: bool = False
     notes: tuple[str, ...] = ()
+    full: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,65 +95,12 @@ def key_of(name: str) -> str:
     return f"{hash_name(name):016x}"
 
 
-def family_of(address: Address) -> int:
-    """4 or 6."""
-    return 6 if ":" in address.host else 4
-
-
-def families_of(listener: Listener) -> tuple[int, ...]:
-    """Which clients a listener takes."""
-    return _ANY.get(listener.bind.host) or (family_of(listener.bind),)
-
-
-def is_any(listener: Listener) -> bool:
-    """Whether it listens on every address of this machine."""
-    return listener.bind.host in _ANY
-
-
-def first_tier(pool: Pool, family: int) -> list[Backend]:
-    """List the backends of the lowest priority number; only those serve."""
+def drawn(pool: Pool, family: int, full: Collection[str] = ()) -> list[Backend]:
+    """List those who get new sessions: of the backends that have room, or else of all, those of the lowest priority number."""
     able = [backend for backend in pool.backends if family_of(backend.address) == family]
+    able = [backend for backend in able if backend.id not in full] or able
     first = min((backend.priority for backend in able), default=0)
     return [backend for backend in able if backend.priority == first]
-
-
-def refusals(snapshot: Snapshot) -> list[str]:
-    """Say everything that the kernel cannot do for this snapshot, in words for an operator."""
-    found = []
-    for listener in snapshot.listeners:
-        pool = snapshot.pool_by_name.get(listener.pool)
-        if pool is None:
-            found.append(f"listener {listener.name}: there is no pool {listener.pool}")
-            continue
-        if listener.bind.path:
-            found.append(
-                f"listener {listener.name}: the kernel engine has no unix sockets; use engine: relay"
-            )
-            continue
-        families = families_of(listener)
-        for backend in pool.backends:
-            if backend.address.path:
-                why = "the kernel engine reaches no unix socket"
-            elif not backend.address.is_numeric:
-                why = f"{backend.address} was not resolved"
-            elif "%" in backend.address.host:
-                why = "the kernel engine cannot forward to a link-local address"
-            elif family_of(backend.address) not in families:
-                why = (
-                    f"listener {listener.name} takes IPv{families[0]} clients, and the kernel does not translate "
-                    f"between IPv4 and IPv6; give an IPv{families[0]} address, or use engine: relay"
-                )
-            else:
-                continue
-            found.append(f"backend {backend.id}: {why}")
-    for name in dict.fromkeys(listener.pool for listener in snapshot.listeners):
-        pool = snapshot.pool_by_name.get(name)
-        if pool is not None and pool.strategy not in STRATEGIES:
-            known = ", ".join(sorted(STRATEGIES))
-            found.append(
-                f"pool {name}: the kernel engine has no strategy {pool.strategy}; choose of {known}, or use engine: relay"
-            )
-    return list(dict.fromkeys(found))
 
 
 def render(snapshot: Snapshot, options: Options, former: Layout | None = None) -> Layout:
@@ -167,7 +115,7 @@ def render(snapshot: Snapshot, options: Options, former: Layout | None = None) -
     pools = [snapshot.pool_by_name[name] for name in dict.fromkeys(item.pool for item in snapshot.listeners)]
     for pool in pools:
         for family in FAMILIES:
-            _pool(draft, pool, family)
+            _pool(draft, pool, family, options)
     for listener in snapshot.listeners:
         for family in families_of(listener):
             _listener(draft, listener, snapshot.pool_by_name[listener.pool], family, options)
@@ -194,10 +142,20 @@ def render(snapshot: Snapshot, options: Options, former: Layout | None = None) -
         if (kind, name) not in known
     ]
     lines += draft.rules
-    # A backend that comes back goes on counting where it was.
-    kept = {item for item in known if item[0] == "counter"} | draft.objects.keys()
+    kept = {
+        item for item in known - draft.objects.keys() if _goes_on_counting(item, draft)
+    } | draft.objects.keys()
     lines += [f"delete {kind} inet {TABLE} {name}" for kind, name in sorted(known - kept)]
     return Layout("\n".join(lines) + "\n", frozenset(kept))
+
+
+def _goes_on_counting(item: tuple[str, str], draft: _Draft) -> bool:
+    """Whether what is not used now is kept: a backend that comes back has the sessions that it had."""
+    kind, name = item
+    if kind == "set" and name.startswith("n"):
+        owner = name.partition("_")[0] + "_"
+        return not any(kind == "set" and other.startswith(owner) for kind, other in draft.objects)
+    return kind == "counter"
 
 
 def noting(notes: Iterable[str]) -> str:
@@ -213,9 +171,9 @@ def _note(draft: _Draft, notes: Iterable[str]) -> None:
         draft.rule(NOTES, "return", note)
 
 
-def _pool(draft: _Draft, pool: Pool, family: int) -> None:
+def _pool(draft: _Draft, pool: Pool, family: int, options: Options) -> None:
     """Draw a slot. The chain is shared by the listeners of the pool, and so are its turns."""
-    backends = first_tier(pool, family)
+    backends = drawn(pool, family, options.full)
     if not backends:
         return
     chain = draft.chain(f"p{key_of(pool.name)}_{family}")
@@ -243,7 +201,7 @@ def _backend(draft: _Draft, backend: Backend) -> str:
         return chain
     draft.chain(chain)
     counted = draft.counter(chain)
-    if family == 6 and not _is_loopback(backend):
+    if family == 6 and not is_loopback(backend.address):
         # IPv6 has no route_localnet: packets from ::1 leave no machine, and the client would wait for ever.
         draft.rule(chain, "ip6 saddr ::1 reject with tcp reset")
     if backend.max_sessions:
@@ -283,7 +241,7 @@ def _listener(draft: _Draft, listener: Listener, pool: Pool, family: int, option
         if listener.max_sessions:
             _limit(draft, chain, key, listener.max_sessions, draft.counter(f"l{key}_full"))
         draft.rule(chain, draft.counter(f"l{key}"))
-        if first_tier(pool, family):
+        if drawn(pool, family):
             draft.rule(chain, f'ct timeout set "{_timeouts(draft, listener, pool, family)}"')
             draft.rule(chain, f"goto p{key_of(pool.name)}_{family}")
     draft.rule(chain, f"{draft.counter(f'l{key}_none')} reject with tcp reset")
@@ -390,7 +348,7 @@ def _source(draft: _Draft, snapshot: Snapshot, pool: Pool, family: int, options:
     ports = [item.bind.port for item in snapshot.listeners if item.pool == pool.name]
     ours = f'oifname != "lo" meta l4proto tcp ct status dnat ct original proto-dst {_set(ports)}'
     to = f"{ip} daddr . tcp dport {_set(f'{item.address.host} . {item.address.port}' for item in backends)}"
-    if not all(map(_is_loopback, backends)):
+    if not all(is_loopback(backend.address) for backend in backends):
         for text in _translations(pool, backends, family, options):
             draft.rule("postrouting", f"{ours} {to} {text}", pool.name)
     draft.rule(
@@ -410,10 +368,6 @@ def _translations(pool: Pool, backends: list[Backend], family: int, options: Opt
         hosts = sorted({backend.address.host for backend in backends})
         yield f"{ip} saddr {_set(hosts)} masquerade"
         yield "fib saddr type local masquerade"
-
-
-def _is_loopback(backend: Backend) -> bool:
-    return backend.address.host == "::1" or backend.address.host.startswith("127.")
 
 
 def _set(items: Iterable[object]) -> str:

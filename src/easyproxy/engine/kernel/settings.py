@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from easyproxy.engine.kernel.ruleset import family_of, is_any
+from easyproxy.engine.kernel.reach import family_of, is_any, is_loopback
 from easyproxy.errors import EngineError
-from easyproxy.model import Address, Snapshot
+from easyproxy.model import Snapshot
 
 _ROOT = Path("/proc/sys")
 
@@ -79,19 +79,15 @@ def needed(snapshot: Snapshot) -> list[Setting]:
     wanted = list(ALWAYS)
     for listener in snapshot.listeners:
         pool = snapshot.pool_by_name[listener.pool]
-        here = _is_loopback(listener.bind)
+        here = is_loopback(listener.bind)
         for backend in pool.backends:
-            there = _is_loopback(backend.address)
+            there = is_loopback(backend.address)
             if not there:
                 wanted.append(FORWARD if family_of(backend.address) == 4 else FORWARD_6)
             if family_of(backend.address) == 4 and (here != there or is_any(listener)):
                 # A listener on every address serves others without it.
                 wanted.append(replace(LOCALNET, is_needed=here or not is_any(listener)))
     return list(dict.fromkeys(wanted))
-
-
-def _is_loopback(address: Address) -> bool:
-    return address.host == "::1" or address.host.startswith("127.")
 
 
 class Settings:
