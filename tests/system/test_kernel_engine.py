@@ -348,6 +348,23 @@ async def test_a_full_backend_is_passed_over_until_it_has_room(net: Net, balance
     await until(lambda found: "a" in found)
 
 
+@pytest.mark.parametrize("remove", [clean, lambda: nft("flush", "ruleset")], ids=["clean", "flush"])
+async def test_rules_that_somebody_removes_are_there_again(
+    net: Net, balancer: Balancer, remove: Callable[[], object]
+) -> None:
+    net.serve("a")
+    balancer.serve(backend("a"))
+    await balancer.engine.sessions()
+    remove()
+    async with asyncio.timeout(20):
+        while True:
+            if Nft().exists():
+                break
+            await asyncio.sleep(0.05)
+    assert ask(net)[0] == "a"
+    assert any("somebody had removed the table" in text for text in balancer.complaints)
+
+
 def is_served(net: Net, source: str, front: str) -> bool:
     """Whether a client with this address of its own gets in."""
     with net.inside("client"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,20 @@ async def test_the_same_snapshot_again_is_no_transaction(engine: KernelEngine, r
     engine.apply(snapshot(1, A))
     engine.apply(snapshot(1, A))
     assert len(rules.transactions) == 1
+    await engine.stop()
+
+
+@pytest.mark.anyio
+async def test_a_snapshot_that_changes_no_rule_is_no_transaction(
+    engine: KernelEngine, rules: FakeRules
+) -> None:
+    """So the turns of round robin go on where they were."""
+    engine.apply(snapshot(1, A))
+    other = replace(snapshot(2, A).pools[0], retries=7)
+    engine.apply(Snapshot(2, snapshot(2).listeners, (other,)))
+    assert len(rules.transactions) == 1
+    engine.apply(snapshot(3))
+    assert len(rules.transactions) == 2
     await engine.stop()
 
 

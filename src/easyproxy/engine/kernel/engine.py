@@ -209,13 +209,27 @@ class KernelEngine:
         if self._layout is not None and full_backends(self._snapshot, self._books) != self._options.full:
             self._program(self._snapshot)
 
-    def _program(self, snapshot: Snapshot) -> None:
+    def _put_back_what_is_gone(self) -> None:
+        """Make our table anew where somebody has removed it, as every start of nftables.service does."""
+        layout = self._layout
+        if layout is None or self._packets or not any(kind == "counter" for kind, _ in layout.objects):
+            return
+        if not self._rules.exists():
+            self._program(self._snapshot, anew=True)
+            self._complain("kernel engine: somebody had removed the table inet easyproxy; it is there again")
+            self._settings.ensure(
+                needed(self._snapshot), self._write_down
+            )  # ``kernel clean`` undoes them, too
+
+    def _program(self, snapshot: Snapshot, *, anew: bool = False) -> None:
+        former = None if anew else self._layout
         options = replace(self._options, full=full_backends(snapshot, self._books))
-        layout = render(snapshot, options, self._layout)
+        layout = render(snapshot, options, former)
         try:
-            self._rules.replace(layout.text)
+            if not layout.leaves_as_it_is(former):
+                self._rules.replace(layout.text)
         except EngineError:
-            if self._layout is None:
+            if former is None:
                 raise
             # Somebody may have touched our table; made anew it needs nothing of what was there.
             layout = render(snapshot, options)
@@ -306,6 +320,7 @@ class KernelEngine:
         while True:
             try:
                 await self._look()
+                self._put_back_what_is_gone()
                 self._pass_over_the_full()
                 await self._cut(self._ledger.too_old(time.time()), "life_timeout")
                 self._watch_fill()

@@ -63,10 +63,21 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A rendered transaction, and the objects that exist after it: (kind, name) pairs."""
+    """A rendered transaction, and what stands after it.
+
+    Attributes:
+        text: the transaction.
+        objects: (kind, name) pairs.
+        rules: as they were added, in order.
+    """
 
     text: str
     objects: frozenset[tuple[str, str]] = frozenset()
+    rules: tuple[str, ...] = ()
+
+    def leaves_as_it_is(self, former: Layout | None) -> bool:
+        """Whether nothing would be otherwise after it than it is after the former one."""
+        return former is not None and (self.objects, self.rules) == (former.objects, former.rules)
 
 
 @dataclass(slots=True)
@@ -146,7 +157,7 @@ def render(snapshot: Snapshot, options: Options, former: Layout | None = None) -
         item for item in known - draft.objects.keys() if _goes_on_counting(item, draft)
     } | draft.objects.keys()
     lines += [f"delete {kind} inet {TABLE} {name}" for kind, name in sorted(known - kept)]
-    return Layout("\n".join(lines) + "\n", frozenset(kept))
+    return Layout("\n".join(lines) + "\n", frozenset(kept), tuple(draft.rules))
 
 
 def _goes_on_counting(item: tuple[str, str], draft: _Draft) -> bool:
