@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import shutil
 import signal
 import socket
@@ -241,6 +242,49 @@ async def test_closed_sessions_are_reset_on_both_sides_even_when_idle(
     ends = [report for report in balancer.reports if isinstance(report, SessionEnd)]
     assert [end.reason for end in ends] == ["backend_down"]
     assert await balancer.engine.sessions() == []
+
+
+async def test_who_waits_for_a_backend_that_went_down_is_served_by_another(
+    net: Net, balancer: Balancer
+) -> None:
+    """Behaviour 28: a connect that was not answered is forgotten, and what the client sends next is a new one."""
+    net.serve("b")
+    with net.inside("a"):
+        nft("add table inet deaf; add chain inet deaf in { type filter hook input priority 0; policy drop; }")
+    balancer.serve(backend("a"))
+    with net.inside("client"):
+        sock = socket.socket()
+    with sock:
+        sock.setblocking(False)
+        front = FRONT[4], FRONT_PORT
+        connect = asyncio.create_task(asyncio.get_running_loop().sock_connect(sock, front))
+        await asyncio.sleep(0)
+        (session,) = await balancer.engine.sessions()
+        assert (session.backend, session.state) == ("pool/a", "connecting")
+        balancer.serve(backend("b"))
+        assert await balancer.engine.close_sessions(Where(backend="pool/a"), "backend_down") == 1
+        await asyncio.wait_for(connect, 20)
+        sock.settimeout(20)
+        assert read_line(sock).startswith("b ")
+
+
+async def test_half_closed_sessions_are_reset_on_both_sides(net: Net, balancer: Balancer) -> None:
+    """Behaviour 28."""
+    with net.inside("a"):
+        server = socket.create_server((BACKEND["a", 4], PORT))
+    balancer.serve(backend("a"))
+    with server, net.connect(FRONT[4], FRONT_PORT) as client:
+        served, _ = server.accept()
+        with served:
+            client.shutdown(socket.SHUT_WR)
+            assert served.recv(1) == b""
+            (session,) = await balancer.engine.sessions()
+            assert session.state == "half_closed_by_client"
+            assert await balancer.engine.close_sessions(Where(backend="pool/a"), "backend_down") == 1
+            assert await ending(client) == "reset"
+            broken = select.poll()
+            broken.register(served, select.POLLERR)
+            assert await asyncio.to_thread(broken.poll, 20_000)
 
 
 async def test_changes_lose_no_flow_between_machines(net: Net, balancer: Balancer) -> None:
