@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from easyproxy.engine.relay.accept import Acceptor
     from easyproxy.engine.relay.core import Core
-    from easyproxy.engine.relay.waiting import Waiting
     from easyproxy.engine.relay.rate import Meter
+    from easyproxy.engine.relay.waiting import Waiting
     from easyproxy.model import Address, Backend, Listener, Pool
     from easyproxy.strategy.tiers import Tiers
 
