@@ -236,6 +236,22 @@ def test_established_sessions_go_on_in_the_new_process(begin, nginxes):
     assert sorted(ask(balancer.port()) for _ in range(3)) == ["a", "b", "c"]
 
 
+def test_a_session_that_waits_for_its_greeting_is_greeted_in_the_new_process(begin, mariadbs):
+    """Behaviour 33: a stopped server has accepted it, and goes on when the old program has gone."""
+    server = mariadbs[0]
+    balancer = begin(simple(server, check={"type": "none"}, greeting="mysql", greeting_timeout="60s"))
+    server.pause()
+    try:
+        client = socket.create_connection(("127.0.0.1", balancer.port()), 20)
+        eventually(lambda: balancer.live()[server.name] == 1, "it is connected")
+        balancer.upgrade()
+        assert balancer.live()[server.name] == 1
+    finally:
+        server.go_on()
+    with client:
+        assert client.recv(5)[4] == 10, "the protocol's version"
+
+
 def test_sigusr2_upgrades_and_so_does_the_command(begin, nginxes):
     """Behaviour 33."""
     balancer = begin(simple(*nginxes))

@@ -112,6 +112,14 @@ class MariaDb:
         )
         return 0 if rows[0][0] == "NULL" else int(rows[0][0])
 
+    def pause(self) -> None:
+        """Stop it where it stands: its kernel goes on accepting for it."""
+        self._program.send(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        self._program.send(signal.SIGCONT)
+
     @property
     def log(self) -> str:
         return self._program.text()

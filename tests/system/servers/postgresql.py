@@ -25,9 +25,16 @@ def binary(name: str) -> str:
 
 
 class PostgreSql:
-    """One PostgreSQL; everybody on this machine may log in as ``tester``."""
+    """One PostgreSQL; everybody on this machine may log in as ``tester``.
 
-    def __init__(self) -> None:
+    Args:
+        connections: how many it takes.
+        is_closed: it stays in recovery and takes nobody, as one that is starting up.
+    """
+
+    def __init__(self, *, connections: int = 200, is_closed: bool = False) -> None:
+        self._connections = connections
+        self._is_closed = is_closed
         # pytest's own folders are closed to other users.
         self.folder = Path(tempfile.mkdtemp(prefix="easyproxy-postgresql-"))
         self._program: Program | None = None
@@ -53,21 +60,32 @@ class PostgreSql:
             **({} if USER is None else {"user": USER, "group": USER, "extra_groups": []}),
         )
         assert made.returncode == 0, made.stdout + made.stderr
+        ready = "ready to accept connections"
+        if self._is_closed:
+            (data / "standby.signal").touch()
+            ready = "entering standby mode"
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._program = Program(
             [
                 binary("postgres"),
                 *("-D", str(data), "-k", str(self.folder), "-p", str(self.port)),
-                *("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"),
-                *("-c", "log_connections=off"),
+                *(
+                    "-c",
+                    "listen_addresses=127.0.0.1",
+                    "-c",
+                    "fsync=off",
+                    "-c",
+                    f"max_connections={self._connections}",
+                ),
+                *("-c", "log_connections=off", "-c", f"hot_standby={'off' if self._is_closed else 'on'}"),
             ],
             self.folder / "log.txt",
             user=USER,
             cwd=self.folder,
         )
         self._program.wait_until(
-            lambda: "ready to accept connections" in self.log and is_listening(self.port),
+            lambda: ready in self.log and is_listening(self.port),
             "PostgreSQL accepts connections",
         )
 

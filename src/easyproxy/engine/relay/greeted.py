@@ -119,6 +119,7 @@ class GreetedDial(Dial):
             if self._is_listening and self.session.dial is self:
                 self._place()
         elif self._is_postgresql and not self._sent and self._step == len(self._asked):
+            self._forgive()
             self._stand()  # the client says nothing, and that is no fault of the backend's
         else:
             limit = self.session.listener.pool.pool.greeting_timeout_s
@@ -226,10 +227,8 @@ class GreetedDial(Dial):
         assert sock is not None  # noqa: S101 - an attempt is under way
         if self._sent >= len(packet):
             return True
-        if not self._sent:  # the time that the client has taken is not the backend's
-            limit = self.session.listener.pool.pool.greeting_timeout_s
-            self._attempted_at += self.core.now - (self._deadline - limit)
-            self._deadline = self.core.now + limit
+        if not self._sent:
+            self._forgive()
             self._place()
         try:
             self._sent += sock.send(packet[self._sent :])
@@ -239,6 +238,12 @@ class GreetedDial(Dial):
             self._sent = len(packet)
             self._backend_mask |= ERR
         return self._sent == len(packet)
+
+    def _forgive(self) -> None:
+        """Begin to count the backend's time anew: what has passed was the client's."""
+        limit = self.session.listener.pool.pool.greeting_timeout_s
+        self._attempted_at += self.core.now - (self._deadline - limit)
+        self._deadline = self.core.now + limit
 
     def _hear_about_encryption(self, code: int) -> bool:
         answer = self._peek_backend()

@@ -100,9 +100,9 @@ def close_sessions(
             # One of this slice may have ended with another: a place that became free changes who waits.
             if session.state is not State.CLOSED and _matches(core, session, where):
                 if event is Event.FAILOVER and session.dial is not None:
-                    session.dial.start_over()  # nothing has been said: the next primary does as well
-                else:
-                    close.cut(core, session, event)
+                    session.dial.start_over()  # it has nobody yet: the next primary does as well
+                    continue
+                close.cut(core, session, event)
                 closed += 1
         yield
     send({"op": "closed", "request": request, "count": closed})
