@@ -135,6 +135,7 @@ class Pool:
         admit_per_s: how many of those that were held are let in per second once there is a backend; 0 is all at once.
         greeting: a backend must greet before a client is its own: ``any``, ``mysql``, ``postgresql``; empty is no greeting.
         greeting_timeout_s: within this time after the connect.
+        hedge: a backend that greets first (``any``, ``mysql``) and takes longer than usual is raced by the next candidate.
         source: local address for connections to backends, or None for the system's choice.
     """
 
@@ -148,6 +149,7 @@ class Pool:
     admit_per_s: float = 0.0
     greeting: str = ""
     greeting_timeout_s: float = 5.0
+    hedge: bool = False
     source: Address | None = None
 
 

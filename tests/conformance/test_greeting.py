@@ -108,6 +108,17 @@ async def test_what_the_client_says_first_is_said_to_the_next_one_as_well(rig: R
 
 
 @behaviour("greeting")
+async def test_a_backend_that_is_slow_to_greet_is_raced_by_the_next(rig: Rig) -> None:
+    """Slow is not ill: nothing is observed."""
+    silent, well = rig.backend("silent", is_accepting=False), rig.backend("well", greet(b"hello"))
+    rig.serve(silent, well, **in_order(greeting_timeout_s=600.0, hedge=True))
+    client = await rig.client()
+    assert await client.read(5) == b"hello"
+    assert not rig.observations()
+    await eventually(lambda: (rig.counters(silent).sessions, rig.counters(well).sessions), (0, 1))
+
+
+@behaviour("greeting")
 async def test_a_long_stream_behind_the_greeting_is_whole(rig: Rig) -> None:
     """What was looked at is moved like all the rest."""
     sent = Stream("behind the greeting", 8 * MIB)

@@ -77,6 +77,16 @@ def test_a_mariadb_that_is_stopped_accepts_by_its_backlog_and_is_left_for_the_ne
     assert balancer.backends()[mariadbs[0].name]["counters"]["connect_errors"] == 1
 
 
+def test_a_mariadb_that_hangs_is_raced_by_the_next(start, mariadbs):
+    balancer = start(in_order(*mariadbs[:2], greeting="mysql", greeting_timeout="10m", hedge=True))
+    mariadbs[0].pause()
+    try:
+        assert ask_mariadb(balancer.port()) == str(mariadbs[1].port)
+    finally:
+        mariadbs[0].go_on()
+    assert balancer.backends()[mariadbs[0].name]["counters"]["connect_errors"] == 0
+
+
 @pytest.fixture(scope="module")
 def small_postgresql() -> Iterator[PostgreSql]:
     server = PostgreSql(connections=4)

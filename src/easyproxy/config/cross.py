@@ -33,6 +33,7 @@ def problems(raw: object) -> list[Finding]:
         *_admin(raw),
         *_loops(raw),
         *_rates(raw),
+        *greeting.problems(raw),
         *kernel.problems(raw),
         *roles.problems(raw),
     ]

@@ -6,6 +6,20 @@ from easyproxy.config.raw import Finding, get, given, pools_of
 
 NO_GREETING = "none"
 GREETINGS = (NO_GREETING, "any", "mysql", "postgresql")
+_SERVER_FIRST = ("any", "mysql")
+
+
+def problems(raw: object) -> list[Finding]:
+    """Find what cannot be had."""
+    return [
+        Finding(
+            ("pools", name, "hedge"),
+            "only backends that greet before the client has spoken can race; write greeting: any or greeting: mysql, or leave"
+            " it out",
+        )
+        for name, pool in pools_of(raw).items()
+        if get(pool, "hedge") is True and get(pool, "greeting") not in _SERVER_FIRST
+    ]
 
 
 def warnings(raw: object) -> list[Finding]:

@@ -36,8 +36,9 @@ _OF_POOL = {
     "retries": "the client's own connect goes through to one backend",
     "queue_timeout": "a client that finds its backend full is refused",
     "greeting": "nobody hears what backends say",
+    "hedge": "nobody hears what backends say",
 }
-_WITHOUT = {"retries": "0", "queue_timeout": "0"}
+_WITHOUT = {"retries": "0", "queue_timeout": "0", "hedge": "false"}
 _ALWAYS = frozenset({"backlog"})  # no value of it means "without"
 
 

@@ -241,6 +241,10 @@ class PoolConfig(Settings):
     greeting_timeout: Annotated[float, Duration(least=0.001, most=3600)] = 5.0
     """Time for the greeting, after the connect."""
 
+    hedge: Annotated[bool, Switch()] = False
+    """With `greeting: any` or `mysql`: when a backend takes longer than usual to greet, try the next one beside it, and give the client
+    to the first that does. What is usual is learned."""
+
     source: Annotated[
         str | None,
         Custom(

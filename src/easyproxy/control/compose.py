@@ -141,6 +141,7 @@ def _pool(
         queue_timeout_s=config.queue_timeout,
         greeting="" if config.greeting == NO_GREETING else config.greeting,
         greeting_timeout_s=config.greeting_timeout,
+        hedge=config.hedge,
         hold_s=config.failover.hold if role == PRIMARY else 0.0,
         admit_per_s=config.failover.admit_per_second if role == PRIMARY else 0.0,
         source=Address(config.source) if config.source else None,

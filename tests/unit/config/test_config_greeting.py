@@ -36,6 +36,20 @@ def test_it_goes_into_the_snapshot(word, in_snapshot):
     assert (pool.greeting, pool.greeting_timeout_s) == (in_snapshot, 2.0)
 
 
+@pytest.mark.parametrize("greeting", ["any", "mysql"])
+def test_backends_that_greet_first_may_race(greeting):
+    config = config_with(pool={"greeting": greeting, "hedge": True}, load=True)
+    [pool] = compose(config, {"db/10.0.0.1:3306": Standing(True, Address("10.0.0.1", 1))}, 0.0).pools
+    assert pool.hedge
+
+
+@pytest.mark.parametrize("greeting", [{}, {"greeting": "none"}, {"greeting": "postgresql"}])
+def test_others_cannot_race(greeting):
+    assert message_for(config_with(pool={"hedge": True, **greeting})).startswith(
+        "pools.db.hedge: only backends that greet"
+    )
+
+
 @pytest.mark.parametrize("greeting", ["", ", greeting: none"])
 def test_a_time_out_for_nothing_is_a_warning(greeting):
     text = f"""

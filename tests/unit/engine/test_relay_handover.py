@@ -18,7 +18,6 @@ from relay_words import GREETING, PG_OK, mysql_error, pg_error, pg_startup
 from easyproxy.engine.relay import RelayEngine
 from easyproxy.engine.relay.dial import Dial
 from easyproxy.engine.relay.flow import Flow
-from easyproxy.engine.relay.greeted import GreetedDial
 from easyproxy.engine.relay.greeting import SSL_REQUEST, request
 from easyproxy.engine.relay.handover import (
     DIAL_FIELDS,
@@ -30,6 +29,7 @@ from easyproxy.engine.relay.handover import (
     SESSION_FIELDS,
     SESSION_REST,
 )
+from easyproxy.engine.relay.hedged import HedgedDial
 from easyproxy.engine.relay.pipes import Pipe
 from easyproxy.engine.relay.session import Session
 from easyproxy.engine.relay.succession import Legacy
@@ -44,7 +44,7 @@ from easyproxy.model import Address, Pool, Rate
         (Session, SESSION_FIELDS, SESSION_REST),
         (Flow, FLOW_FIELDS, FLOW_REST),
         (Dial, DIAL_FIELDS, DIAL_REST),
-        (GreetedDial, DIAL_FIELDS + GREETED_FIELDS, DIAL_REST | GREETED_REST),
+        (HedgedDial, DIAL_FIELDS + GREETED_FIELDS, DIAL_REST | GREETED_REST),
         (Pipe, ("held", "read_end", "size", "write_end"), frozenset()),
     ],
 )

@@ -302,24 +302,30 @@ class GreetedDial(Dial):
 
     def _turned_away(self, refusal: Refusal) -> None:
         """Go on to the next candidate, and keep the connection for when there is none."""
-        core, session = self.core, self.session
+        session = self.session
         backend, sock = session.backend, session.socket
         assert backend is not None  # noqa: S101 - an attempt is under way
         assert sock is not None  # noqa: S101
         self._is_listening = False
+        session.backend = session.socket = None
+        self._keep_refused(backend, sock, refusal, self._attempted_at)
+        self._next()
+
+    def _keep_refused(
+        self, backend: BackendRuntime, sock: raw_socket, refusal: Refusal, attempted_at: float
+    ) -> None:
+        core = self.core
         self._forget_refused()
         core.handlers[sock.fileno()] = None
         core.poller.forget(sock.fileno())
         self._refused = (backend, sock, self._sent)
-        session.backend = session.socket = None
         self._why = f"{backend.backend.id}: {refusal.words}"
         self._pass_over(backend.backend.id, refusal.words)
         if refusal.is_busy:  # it is well, and says so
             core.cells[backend.cell + c.B_CONNECT_ERRORS] += 1
         else:
-            failures.observe(core, backend, Outcome.FAILED, refusal.words, self._attempted_at)
+            failures.observe(core, backend, Outcome.FAILED, refusal.words, attempted_at)
         self._failed = backend
-        self._next()
 
     def _exhausted(self) -> None:
         session = self.session
@@ -363,8 +369,14 @@ class GreetedDial(Dial):
         if self._refused is not None:
             backend, sock, _ = self._refused
             self._refused = None
-            self.core.closing.append(sock.detach())
-            self.core.leaving.append(backend)
+            self._close(backend, sock)
+
+    def _close(self, backend: BackendRuntime, sock: raw_socket) -> None:
+        fd = sock.detach()
+        self.core.handlers[fd] = None
+        self.core.poller.forget(fd)
+        self.core.closing.append(fd)
+        self.core.leaving.append(backend)
 
     def release(self) -> None:
         """Leave what it waits in, and the backend that had turned the client away."""

@@ -95,6 +95,8 @@ GREETED_REST = frozenset(
         "_broke",  # the same
         "_is_listening",  # begins anew when the poller tells that it is connected
         "_refused",  # left behind: nobody hears its reason any more
+        "_aside",  # the same: the one that races it goes over
+        "_has_raced",  # so it may once more
     }
 )
 DIALECT = {"session": SESSION_FIELDS, "flow": FLOW_FIELDS, "dial": DIAL_FIELDS, "greeted": GREETED_FIELDS}
@@ -329,7 +331,9 @@ class Taker:
 
     def _dial(self, session: Session, record: list[Any]) -> Dial:
         values, failed, *greeted = record
-        kind = GreetedDial if greeted else session.listener.pool.dial
+        kind = session.listener.pool.dial
+        if greeted and not issubclass(kind, GreetedDial):
+            kind = GreetedDial
         dial = kind(self._core, session)
         for names, of_them in zip(self._names[2:], (values, *greeted), strict=False):
             for field, value in zip(names, of_them, strict=True):

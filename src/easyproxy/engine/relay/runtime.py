@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from easyproxy.engine.relay.dial import Dial
 from easyproxy.engine.relay.gate import Gate
 from easyproxy.engine.relay.greeted import GreetedDial
+from easyproxy.engine.relay.greeting import JUDGES
+from easyproxy.engine.relay.hedged import HedgedDial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,6 +71,12 @@ class BackendRuntime:
         self.may_meet_itself = not backend.address.path and backend.address.port in _LOCAL_PORTS
 
 
+def _dial_of(pool: Pool) -> type[Dial]:
+    if pool.hedge and pool.greeting in JUDGES:
+        return HedgedDial
+    return GreetedDial if pool.greeting else Dial
+
+
 class PoolRuntime:
     """One pool: its ready backends, how to choose among them, and who waits for a free place."""
 
@@ -85,6 +93,7 @@ class PoolRuntime:
         "slot",
         "source",
         "tiers",
+        "usual_s",
         "waiting",
     )
 
@@ -105,6 +114,7 @@ class PoolRuntime:
             0  # more than 0: clients have mostly spoken by the time their backend stands; see ``dial``
         )
         self.look_in = 1  # sessions until it is looked at again
+        self.usual_s = 1.0  # within which nearly every backend greets; see ``hedged``
         self.source = socket_address(pool.source) if pool.source else None
 
     def take(self, core: Core, pool: Pool, backends: dict[str, BackendRuntime], tiers: Tiers) -> None:
@@ -117,7 +127,7 @@ class PoolRuntime:
         tiers.build(pool.backends)
         self.choose = tiers.candidates
         self.source = socket_address(pool.source) if pool.source else None
-        self.dial = GreetedDial if pool.greeting else Dial
+        self.dial = _dial_of(pool)
         if self.gate is None and pool.hold_s:
             self.gate = Gate(core, self)
         if self.gate is None:
