@@ -41,9 +41,9 @@ class Rig:
         sock.listen(64)
         return sock
 
-    async def taken(self, server: socket.socket) -> socket.socket:
+    async def taken(self, server: socket.socket, within_s: float | None = 20) -> socket.socket:
         """Accept the next session at a backend."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(within_s):
             sock, _ = await self._loop.sock_accept(server)
         return self._stack.enter_context(sock)
 
