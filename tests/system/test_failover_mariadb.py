@@ -84,12 +84,12 @@ def role(balancer: RunningBalancer, name: str) -> str:
 
 
 def publish(what: str, writers: Writers, replication: Replication, record_property) -> None:
-    """Tell how long there were no writes, and how much of that after another server could have taken them."""
-    first = min((ack.at for ack in writers.acks if ack.server != A), default=replication.promoted_at)
+    """Tell how long there were no writes, and how much of that after the servers were set up anew."""
+    first = min((ack.at for ack in writers.acks if ack.server != A), default=0.0)
     figures = {
         "rows": len(writers.acks),
         "seconds_without_writes": round(writers.longest_pause_s, 2),
-        "of_these_after_the_promotion": round(first - replication.promoted_at, 2),
+        "of_these_when_the_servers_were_ready": round(max(0.0, first - replication.changed_at), 2),
     }
     for name, value in figures.items():
         record_property(name, value)

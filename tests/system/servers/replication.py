@@ -48,12 +48,12 @@ class Replication:
     """The servers ``a``, ``b`` and ``c``, by name; ``a`` is the primary at first.
 
     Attributes:
-        promoted_at: when a server was last promoted, by the monotonic clock.
+        changed_at: when a server was last promoted or made a replica, by the monotonic clock.
     """
 
     def __init__(self, template: Path, folder: Path) -> None:
         self.servers: dict[str, MariaDb] = {}
-        self.promoted_at = 0.0
+        self.changed_at = 0.0
         try:
             for number, name in enumerate(NAMES, 1):
                 server = MariaDb(name, template, folder / name, options=_options(number))
@@ -76,7 +76,7 @@ class Replication:
         self[name].sql(
             "STOP ALL SLAVES; RESET SLAVE ALL; SET GLOBAL rpl_semi_sync_master_enabled = 1; SET GLOBAL read_only = 0"
         )
-        self.promoted_at = time.monotonic()
+        self.changed_at = time.monotonic()
 
     def follow(self, name: str, primary: str) -> None:
         """Make a server a replica of another."""
@@ -88,6 +88,7 @@ class Replication:
             f" MASTER_USER = '{REPLICATOR}', MASTER_USE_GTID = slave_pos, MASTER_CONNECT_RETRY = 1;"
             "START SLAVE"
         )
+        self.changed_at = time.monotonic()
 
     def status(self, name: str) -> Mapping[str, str]:
         """Return what SHOW SLAVE STATUS says."""

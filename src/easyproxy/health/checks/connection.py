@@ -46,6 +46,8 @@ class Connection:
     writer: asyncio.StreamWriter
     deadline: float
     is_tls: bool
+    is_torn: bool = False
+    """A TLS handshake is under way or was given up. asyncio tells nobody when such a connection has closed."""
 
     async def read_some(self, limit: int = 16 * 1024) -> bytes:
         """Read what is there, at most ``limit`` bytes, ``b""`` at the end.
@@ -69,11 +71,14 @@ class Connection:
             ProbeFailed: the file of certificates cannot be used.
             TimeoutError: the handshake was not done before the deadline.
         """
+        context = _context_of(tls)
+        self.is_torn = True
         try:
             async with asyncio.timeout_at(self.deadline):
-                await self.writer.start_tls(_context_of(tls), server_hostname=_name_for(tls, target))
+                await self.writer.start_tls(context, server_hostname=_name_for(tls, target))
         except TimeoutError:
             raise TimeoutError("connected, but the TLS handshake was not done in time") from None
+        self.is_torn = False
         self.is_tls = True
 
     def certificate(self) -> bytes:
@@ -144,8 +149,9 @@ async def connect(target: Target, tls: Tls | None = None) -> AsyncIterator[Conne
     finally:
         # Nothing is owed any more. An ordinary close of a TLS transport would go on waiting in the background.
         writer.transport.abort()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        if not connection.is_torn:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
 
 def prepare(tls: Tls) -> None:
