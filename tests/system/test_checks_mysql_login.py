@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -492,3 +493,50 @@ async def test_a_node_of_galera_serves_while_it_is_synced(node):
     node.sql("SET GLOBAL wsrep_desync = OFF")
     eventually(lambda: node.sql("SHOW STATUS LIKE 'wsrep_local_state_comment'")[0][1] == "Synced", "it is in")
     assert (await facts(node)).role == "primary"
+
+
+# -- PAM: the server asks for the password itself, in a dialog or in clear text
+
+
+@pytest.fixture
+def pam_service(tmp_path) -> Iterator[str]:
+    """A service of PAM that knows our password. Needs root, which may write to PAM's folder."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root for a service of PAM")
+    judge = tmp_path / "judge"
+    judge.write_text(f'#!/bin/sh\n[ "$(tr -d "\\0")" = "{PASSWORD}" ]\n')
+    judge.chmod(0o755)
+    name = f"easyproxy-test-{os.getpid()}"
+    file = Path("/etc/pam.d", name)
+    file.write_text(
+        f"auth required pam_exec.so quiet expose_authtok {judge}\naccount required pam_permit.so\n"
+    )
+    try:
+        yield name
+    finally:
+        file.unlink()
+
+
+@pytest.mark.parametrize("plugin", ["dialog", "mysql_clear_password"])
+async def test_pam_lets_us_in_with_tls_and_is_told_nothing_without(
+    mariadb_template, authority, pam_service, tmp_path, plugin
+):
+    options = (
+        *tls_options(authority),
+        "--plugin-load-add=auth_pam_v1",
+        f"--pam-use-cleartext-plugin={'ON' if plugin == 'mysql_clear_password' else 'OFF'}",
+    )
+    server = MariaDb("pam", mariadb_template, tmp_path / "pam", options=options)
+    try:
+        server.sql(
+            f"CREATE USER asked@'%' IDENTIFIED VIA pam USING '{pam_service}';"
+            "GRANT SLAVE MONITOR ON *.* TO asked@'%'"
+        )
+        tls = {"tls": True, "tls_ca": str(authority / "ours.pem"), "server_name": "db.example"}
+        assert (await facts(server, user="asked", **tls)).role == "primary"
+        wrong = await seen(server, user="asked", password="another", **tls)  # noqa: S106 - the point
+        assert "Access denied" in wrong.detail
+        plain = await seen(server, user="asked")
+        assert "goes out only with tls: true" in plain.detail
+    finally:
+        server.stop()

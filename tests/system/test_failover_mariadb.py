@@ -170,7 +170,7 @@ def written_by(replication: Replication, name: str) -> int:
 
 
 def test_of_two_primaries_neither_gets_writes(replication, begin, record_property):
-    balancer, writers = begin(split_brain="refuse")
+    balancer, writers = begin(split_brain="refuse", hold=0)
     split(replication)
     eventually(lambda: balancer.status()["pools"][0]["writes"]["is_split"], "the split is noticed")
     assert takes_writes(balancer) == []

@@ -154,8 +154,9 @@ def test_every_setting_says_what_it_does():
             assert setting.description, f"{model.__name__}.{name}"
 
 
-def test_the_yaml_of_the_page_is_right():
-    page = PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["configuration.md", "databases.md"])
+def test_the_yaml_of_the_page_is_right(name):
+    page = PAGE.with_name(name).read_text(encoding="utf-8")
     blocks = [block.partition("```")[0] for block in page.split("```yaml\n")[1:]]
     whole = [block for block in blocks if "listeners:" in block and "pools:" in block]
     assert whole
