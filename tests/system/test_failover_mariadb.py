@@ -198,6 +198,25 @@ def test_of_two_primaries_the_one_that_has_served_keeps_its_writes(replication, 
     assert written_by(replication, "b") == 0
 
 
+def test_a_monitor_whose_password_has_changed_stops_nothing(replication, begin, tmp_path):
+    """Writes go where they went; the new password needs no reload."""
+    balancer, writers = begin()
+    replication["a"].sql(f"ALTER USER {MONITOR}@'%' IDENTIFIED BY 'another-one'")
+
+    def details() -> list[str]:
+        return [backend["last_probe"]["detail"] for backend in balancer.backends().values()]
+
+    eventually(lambda: all("alive, role unknown" in each for each in details()), "nobody lets the check in")
+    writers.wait_for(50, A, "a is written to as before")
+    assert takes_writes(balancer) == ["orders/a"]
+    assert "counts as primary as before, but its check cannot see it any more" in balancer.log()
+    (tmp_path / "password").write_text("another-one")
+    eventually(lambda: not any("unknown" in each for each in details()), "everybody lets the check in")
+    assert takes_writes(balancer) == ["orders/a"]
+    writers.stop()
+    prove(writers.acks, replication["a"], (A,))
+
+
 # -- reads
 
 

@@ -14,7 +14,16 @@ from proxy import QUICK, Settings, command, simple
 from programs import Program, run_client
 
 OLD, NEW = "hunter2-and-then-some", "hunter3-and-then-some"
-PAGES = ("status", "config", "events", "version", "reload", "explain?kind=backend&subject=one", "pools", "backends")
+PAGES = (
+    "status",
+    "config",
+    "events",
+    "version",
+    "reload",
+    "explain?kind=backend&subject=one",
+    "pools",
+    "backends",
+)
 
 
 def get(path: str, file: str) -> str:

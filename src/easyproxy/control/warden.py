@@ -58,6 +58,7 @@ class Warden:
         self._apply = apply
         self._spawn = spawn
         self._lagging: set[str] = set()
+        self._unconfirmed: set[str] = set()
         self._roles: dict[str, str] = {}
         self.posts: dict[str, Post] = {}
 
@@ -175,9 +176,24 @@ class Warden:
                     self._journal.tell(Kind.ROLE, entry.id, text)
             if entry.is_lagging != (entry.id in self._lagging):
                 self._lag_changed(entry)
+            if entry.is_unconfirmed != (entry.id in self._unconfirmed):
+                self._sight_changed(entry)
         for gone in self._roles.keys() - entries.keys():
             del self._roles[gone]
         self._lagging &= entries.keys()
+        self._unconfirmed &= entries.keys()
+
+    def _sight_changed(self, entry: Entry) -> None:
+        """Tell that a server does not let its check see any more what it is, or does again."""
+        assert entry.facts is not None  # noqa: S101 - the caller looked
+        if not entry.is_unconfirmed:
+            self._unconfirmed.discard(entry.id)
+            self._journal.tell(Kind.ROLE, entry.id, "lets its check see again what it is")
+            return
+        self._unconfirmed.add(entry.id)
+        why = dict(entry.facts.notes).get("login", "")
+        text = f"counts as {entry.role} as before, but its check cannot see it any more"
+        self._journal.tell(Kind.ROLE, entry.id, text + (f": {why}" if why else ""), level="warning")
 
     def _lag_changed(self, entry: Entry) -> None:
         assert entry.facts is not None  # noqa: S101 - the caller looked

@@ -270,8 +270,13 @@ async def test_a_primary_that_does_not_let_us_in_any_more_keeps_taking_writes():
     """The monitor's password has changed: that is no reason to take the server away from its clients."""
     lab = Lab()
     lab.says(A, "primary")
-    lab.says(A, "")
+    lab.says(A, "", notes=(("login", "access denied"),))
     assert lab.serving("rw") == ["a"]
+    lab.says(A, "primary")
+    assert [event.text for event in lab.journal.events.newest() if event.subject == A] == [
+        "counts as primary as before, but its check cannot see it any more: access denied",
+        "lets its check see again what it is",
+    ]
 
 
 async def test_what_it_was_counts_for_nothing_after_it_was_away():

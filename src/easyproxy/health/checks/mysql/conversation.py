@@ -29,12 +29,13 @@ from easyproxy.health.checks.mysql.packets import (
     tls_request,
 )
 
-BUDGET_BYTES = 4 * 1024 * 1024
+BUDGET_BYTES = 2 * 1024 * 1024
 """What one probe reads at most: a replica with many sources and long GTID sets has more to say than one would think."""
 PACKET_BYTES = 1024 * 1024
 ROUNDS = 6
 """Most packets that a server may send between its greeting and its decision."""
-COLUMNS, ROWS = 500, 2000
+COLUMNS, ROWS, VALUES = 500, 1000, 20_000
+"""Most of each that an answer may have: they are read in one go, and everybody else waits meanwhile."""
 
 ABOUT_THE_ACCOUNT = frozenset(
     {
@@ -162,8 +163,8 @@ class Conversation:
         while not is_end(packet := await self.receive()):
             if packet[0] == Kind.ERROR:
                 raise read_error(packet)
-            if len(rows) >= ROWS:
-                raise ProbeFailed(f"answers with more than {ROWS} rows")
+            if len(rows) >= min(ROWS, VALUES // count):
+                raise ProbeFailed(f"answers with more than {len(rows)} rows of {count} columns")
             rows.append(dict(zip(names, read_texts(packet, count), strict=True)))
         return rows
 
