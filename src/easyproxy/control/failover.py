@@ -110,21 +110,20 @@ def judge(
 
 def _between(claimants: Sequence[Server], current: Collection[str], split_brain: str) -> Decision:
     names = " and ".join(one.id for one in claimants)
+    serving = [one for one in claimants if one.id in current]
+    chosen: Server | None = None
+    why = ", and nothing decides between them"
+    if split_brain == FIRST:
+        chosen, why = claimants[0], "; the first of the configuration is"
+    elif split_brain == KEEP and len(serving) == 1:
+        chosen, why = serving[0], f"; {serving[0].id} stays the one"
     silent = [one for one in claimants if one.is_doubtful]
-    if silent and len(silent) < len(claimants):
+    if (chosen is None or chosen.is_doubtful) and silent and len(silent) < len(claimants):
         # One of them is probably gone, and a few probes will tell. Until then neither gets writes.
         said = f"{silent[0].id} has not confirmed it, and another says that it is the primary"
         return Decision((), f"{said}: its verdict is waited for")
-    if split_brain == FIRST:
-        return Decision(
-            (claimants[0].id,), f"{names} say that they are the primary; the first of the configuration is"
-        )
-    serving = [one for one in claimants if one.id in current]
-    if split_brain == KEEP and len(serving) == 1:
-        return Decision(
-            (serving[0].id,), f"{names} say that they are the primary; {serving[0].id} stays the one"
-        )
-    return Decision((), f"{names} say that they are the primary, and nothing decides between them", True)
+    writers = (chosen.id,) if chosen is not None else ()
+    return Decision(writers, f"{names} say that they are the primary{why}", chosen is None)
 
 
 def _why_none(servers: Sequence[Server]) -> str:

@@ -59,6 +59,14 @@ def test_while_the_old_one_is_only_silent_neither_takes_writes():
     assert "verdict is waited for" in decision.why
 
 
+def test_a_failed_probe_of_another_takes_no_writes_away_from_the_one_that_the_rule_names():
+    """A node of Galera, or a second primary, that does not answer for once."""
+    rivals = [primary(A), primary(B, is_doubtful=True), primary(C)]
+    assert judge(rivals, [A], split_brain=KEEP).writers == (A,)
+    assert judge(rivals, [C], split_brain=FIRST).writers == (A,)
+    assert judge([primary(A, is_doubtful=True), primary(B)], [B], split_brain=FIRST).writers == ()
+
+
 @pytest.mark.parametrize(
     ("split_brain", "current", "writers"),
     [
