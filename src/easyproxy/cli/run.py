@@ -59,7 +59,13 @@ Exit status: 0 ended as asked, 1 could not start (an address in use, ...), 2 wro
 @click.option(
     "--strategy", default=None, metavar="NAME", help="How a backend is chosen [default: round_robin]."
 )
-@click.option("--check", "check", default=None, metavar="TYPE", help="Health check: tcp, mysql, http, none.")
+@click.option(
+    "--check",
+    "check",
+    default=None,
+    metavar="TYPE",
+    help="Health check: tcp, http, mysql, postgresql, redis, none.",
+)
 @click.option(
     "--engine",
     default=None,

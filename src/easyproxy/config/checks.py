@@ -12,14 +12,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from easyproxy.config.bases import CaFile, CheckSettings, HostText, MaxLag
-from easyproxy.config.databases import MysqlCheckSettings
+from easyproxy.config.databases import MysqlCheckSettings, PostgresqlCheckSettings, RedisCheckSettings
 from easyproxy.config.document import shown
 from easyproxy.config.fields import Custom, Switch, Text, wrong
 
 CUSTOM_PATTERN = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 """A class of the user's own: ``package.module:Class``."""
 
-CHECK_TYPES = ("tcp", "http", "exec", "mysql", "none")
+CHECK_TYPES = ("tcp", "http", "exec", "mysql", "postgresql", "redis", "none")
 
 NO_NUL = Text(most=65536, pattern=r"[^\x00]*", form="text without NUL characters")
 
@@ -233,6 +233,8 @@ Check = Annotated[
     | Annotated[HttpCheckSettings, Tag("http")]
     | Annotated[ExecCheckSettings, Tag("exec")]
     | Annotated[MysqlCheckSettings, Tag("mysql")]
+    | Annotated[PostgresqlCheckSettings, Tag("postgresql")]
+    | Annotated[RedisCheckSettings, Tag("redis")]
     | Annotated[NoCheckSettings, Tag("none")]
     | Annotated[CustomCheckSettings, Tag("custom")],
     Discriminator(_tag),
@@ -244,6 +246,8 @@ CHECK_MODELS: dict[str, type[CheckSettings]] = {
     "http": HttpCheckSettings,
     "exec": ExecCheckSettings,
     "mysql": MysqlCheckSettings,
+    "postgresql": PostgresqlCheckSettings,
+    "redis": RedisCheckSettings,
     "none": NoCheckSettings,
     "custom": CustomCheckSettings,
 }

@@ -69,3 +69,30 @@ class MysqlCheckSettings(DatabaseCheckSettings):
 
     writable_is_primary: Annotated[bool, Switch()] = False
     """A server that takes writes is a primary even if it is set up to follow another (two that follow each other)."""
+
+
+class PostgresqlCheckSettings(DatabaseCheckSettings):
+    """Log in to PostgreSQL and learn where it stands; without a password, only begin a login."""
+
+    type: Literal["postgresql"]
+    """`postgresql`"""
+
+    user: Annotated[str, Text(least=1, most=63, pattern=r"[\x21-\x7e]+", form="a user name in ASCII")] = (
+        "easyproxy"
+    )
+    """Account to log in as. Without a password it need not exist."""
+
+    database: Annotated[
+        str, Text(least=1, most=63, pattern=r"[\x21-\x7e]+", form="a database's name in ASCII")
+    ] = "postgres"
+    """Database to log in to; which one does not matter."""
+
+
+class RedisCheckSettings(DatabaseCheckSettings):
+    """Ask Redis or Valkey with PING and INFO; log in before if there is a password."""
+
+    type: Literal["redis"]
+    """`redis`"""
+
+    user: UserName = "default"
+    """Account of the access control list; `default` is whom `requirepass` stands for."""

@@ -267,6 +267,9 @@ def _check_type(check: object) -> str:
     near = nearest(kind, CHECK_TYPES) or {
         "https": "http with tls: true",
         "mariadb": "mysql",
+        "postgres": "postgresql",
+        "pgsql": "postgresql",
+        "valkey": "redis",
         "script": "exec",
     }.get(kind)
     hint = (

@@ -15,6 +15,8 @@ from easyproxy.health.checks.base import Check, Finding, Target
 from easyproxy.health.checks.exec import ExecCheck
 from easyproxy.health.checks.http import HttpCheck
 from easyproxy.health.checks.mysql import MysqlCheck
+from easyproxy.health.checks.postgresql import PostgresqlCheck
+from easyproxy.health.checks.redis import RedisCheck
 from easyproxy.health.checks.tcp import TcpCheck
 
 __all__ = [
@@ -25,6 +27,8 @@ __all__ = [
     "Finding",
     "HttpCheck",
     "MysqlCheck",
+    "PostgresqlCheck",
+    "RedisCheck",
     "Target",
     "TcpCheck",
     "make",
@@ -35,6 +39,8 @@ CHECKS: Mapping[str, type[Check]] = {
     "http": HttpCheck,
     "exec": ExecCheck,
     "mysql": MysqlCheck,
+    "postgresql": PostgresqlCheck,
+    "redis": RedisCheck,
 }
 """The checks that come with EasyProxy, by the word that a configuration uses."""
 
