@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -97,6 +99,11 @@ class Node:
         """Run a statement as the superuser, over the unix socket."""
         return run_client(*self._psql(statement)).strip()
 
+    def set(self, name: str, value: str) -> None:
+        """Change a setting for good."""
+        self.sql(f"ALTER SYSTEM SET {name} = '{value}'")
+        self.sql("SELECT pg_reload_conf()")
+
     def promote(self) -> None:
         self.sql("SELECT pg_promote()")
 
@@ -122,6 +129,15 @@ class Node:
         """Send a signal to the postmaster alone."""
         assert self._program is not None
         self._program.send(number)
+
+    def send_all(self, number: signal.Signals) -> None:
+        """Send a signal to every process of the server."""
+        assert self._program is not None
+        # Children have sessions of their own (setsid), so a process group does not do.
+        children = Path(f"/proc/{self._program.pid}/task/{self._program.pid}/children").read_text().split()
+        for pid in (self._program.pid, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
         """End it: SIGINT is the fast shutdown, SIGKILL a crash. A crash leaves its processes to notice by themselves."""

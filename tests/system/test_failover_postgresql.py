@@ -1,0 +1,182 @@
+"""PostgreSQL fails over behind the balancer while clients write: nothing promised is lost, nobody writes to two primaries."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from eventually import comes_true
+from proxy import RunningBalancer
+from servers.postgresql_cluster import WORD, Cluster, Node
+from writing import prove, writing
+
+pytestmark = pytest.mark.anyio
+CHECK = {
+    **{"type": "postgresql", "user": "monitor", "password": WORD},
+    **{"interval": "500ms", "fast_interval": "100ms", "timeout": "500ms", "rise": 1, "fall": 2},
+}
+TIME_OUT_S = 5.0
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    cluster = Cluster()
+    try:
+        primary = cluster.primary("a")
+        cluster.standby("b", primary)
+        # What is acknowledged is on the standby too: only then can a promise outlive the primary.
+        primary.set("synchronous_standby_names", "*")
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def settings(*nodes: Node, **check: object) -> dict[str, object]:
+    return {
+        "listeners": [
+            {"bind": "127.0.0.1:0", "pool": "db", "name": "writes", "role": "primary"},
+            {"bind": "127.0.0.1:0", "pool": "db", "name": "reads", "role": "replica", "fallback": "primary"},
+        ],
+        "pools": {
+            "db": {
+                "backends": [{"name": node.name, "address": node.address} for node in nodes],
+                "check": {**CHECK, **check},
+                "failover": {"fence": True, "hold": "10s", "close_sessions": True},
+            }
+        },
+    }
+
+
+def writers_of(balancer: RunningBalancer) -> list[str]:
+    [pool] = balancer.status()["pools"]
+    return pool["writes"]["writers"]
+
+
+class Rows:
+    """A session of the application's account."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def write(self, attempt: int, number: int) -> None:
+        await self._connection.execute(
+            "INSERT INTO written VALUES ($1, $2, inet_server_port())", attempt, number, timeout=TIME_OUT_S
+        )
+
+    async def close(self) -> None:
+        self._connection.terminate()
+
+
+async def enter(port: int) -> asyncpg.Connection:
+    where = {"host": "127.0.0.1", "port": port, "user": "app", "database": "postgres"}
+    return await asyncpg.connect(**where, ssl=False, timeout=TIME_OUT_S)
+
+
+async def server_of(port: int) -> int:
+    """Say to which server a new session comes."""
+    connection = await enter(port)
+    try:
+        return await connection.fetchval("SELECT inet_server_port()")
+    finally:
+        await connection.close()
+
+
+def rows_of(node: Node) -> dict[int, int]:
+    """Return what is there: every attempt, and the port of the server that it was written to."""
+    lines = node.sql("SELECT attempt, port FROM written").splitlines()
+    return {int(attempt): int(port) for attempt, port in (line.split("|") for line in lines)}
+
+
+async def planned(old: Node, new: Node) -> None:
+    """A switch in order: the old primary sends all it has when it ends."""
+    old.stop()
+    new.promote()
+
+
+async def crash(old: Node, new: Node) -> None:
+    old.stop(signal.SIGKILL)
+    new.promote()
+
+
+async def crash_and_return(old: Node, new: Node) -> None:
+    """The timeline fork: the old primary comes back writable, and does not know better."""
+    old.stop(signal.SIGKILL)
+    new.promote()
+    old.start("ssl=on")
+
+
+async def promoted_beside(_: Node, new: Node) -> None:
+    """The new one is promoted while the old one is alive and well."""
+    new.promote()
+
+
+async def frozen(old: Node, new: Node) -> None:
+    """The old primary hangs with all its processes."""
+    old.send_all(signal.SIGSTOP)
+    new.promote()
+
+
+@pytest.mark.parametrize("fail", [planned, crash, crash_and_return, promoted_beside, frozen])
+async def test_clients_go_on_with_the_new_primary_and_nothing_promised_is_lost(
+    start, cluster, record_property, fail: Callable
+):
+    old, new = cluster.nodes
+    balancer = start(settings(old, new))
+    port = balancer.port("writes")
+
+    async def connect() -> Rows:
+        return Rows(await enter(port))
+
+    async with writing(connect) as writers:
+        await writers.progress()
+        assert writers_of(balancer) == ["db/a"]
+        await fail(old, new)
+        await comes_true(lambda: writers_of(balancer) == ["db/b"], "b takes writes")
+        await writers.progress()
+        if fail is frozen:
+            old.send_all(signal.SIGCONT)
+        if old.is_running:
+            # From here on it would take whatever it were given.
+            old.set("synchronous_standby_names", "")
+            await comes_true(
+                lambda: (a := balancer.backends()["a"])["state"] == "ready" and a["role"] == "primary",
+                "the old one says that it is the primary as well",
+            )
+        await writers.progress(50)
+        assert writers_of(balancer) == ["db/b"]
+        assert await server_of(port) == new.port
+    without_s = writers.without_writes_s()
+    record_property("time_without_writes_s", round(without_s, 3))
+    print(f"PostgreSQL, {fail.__name__}: {without_s:.2f} s without writes")  # noqa: T201 - the figure is published
+    if not old.is_running:
+        old.start("ssl=on")
+    prove(writers.acknowledged, rows_of(new), rows_of(old), (old.port, new.port))
+
+
+async def test_a_replica_that_lags_leaves_the_listener_for_reads_and_returns(start, cluster):
+    primary, replica = cluster.nodes
+    balancer = start(settings(primary, replica, max_lag="1s"))
+    reads = balancer.port("reads")
+    assert await server_of(reads) == replica.port
+    replica.sql("SELECT pg_wal_replay_pause()")
+    primary.sql("CREATE TABLE later (n int)")
+    await comes_true(lambda: "serves as a replica no more" in balancer.log(), "the replica lags too far")
+    assert await server_of(reads) == primary.port
+    assert "paused" in str(balancer.backends()["b"])
+    replica.sql("SELECT pg_wal_replay_resume()")
+    await comes_true(lambda: "serves as a replica again" in balancer.log(), "the replica is back")
+    assert await server_of(reads) == replica.port
+
+
+async def test_the_password_of_the_check_is_nowhere_to_be_seen(start, cluster, tmp_path: Path):
+    secret = tmp_path / "monitor"
+    secret.write_text(WORD + "\n")
+    check = {"password": None, "password_file": str(secret)}
+    config = settings(*cluster.nodes)
+    config["pools"]["db"]["check"] = {k: v for k, v in {**CHECK, **check}.items() if v is not None}
+    balancer = start(config)
+    assert balancer.backends()["a"]["role"] == "primary"
+    assert WORD not in str(balancer.status()) + balancer.log() + balancer.file.read_text()
