@@ -222,6 +222,15 @@ async def test_what_cannot_end_stays_in_conflict_until_somebody_decides(nginxes)
         await comes_true(lambda: balancer.overrides()[0].conflict, "it cannot end")
         assert "already in this pool" in balancer.overrides()[0].conflict
         assert set(states(balancer)) == {"a", "x"}
+        # Something else changes: that is no decision.
+        await balancer.override("a", Action.WEIGHT, ANN, value=3)
+        assert "should have ended" in balancer.overrides()[0].conflict
+        assert kinds(balancer, "p/b").count("override_conflict") == 1
+        assert "override_settled" not in kinds(balancer, "p/b")
+        # What stood in its way goes: it ends after all.
+        await balancer.override("x", Action.REMOVE, ANN)
+        await comes_true(lambda: set(states(balancer)) == {"a", "b"}, "it has ended")
+        assert [override.action for override in balancer.overrides()] == [Action.WEIGHT]
 
 
 # -- reloads

@@ -189,6 +189,12 @@ def described(override: Json) -> str:
     return printable({"remove": "removed"}.get(override["action"], override["action"]))
 
 
+def _ends(until: float, now: float) -> str:
+    if not until:
+        return "-"
+    return f"in {span(until - now)}" if until > now else "overdue"
+
+
 def _listing(overrides: list[Json], now: float) -> Iterator[str]:
     if not overrides:
         yield "No overrides: the configuration file is in force as it is."
@@ -200,7 +206,7 @@ def _listing(overrides: list[Json], now: float) -> Iterator[str]:
             described(item),
             printable(item["author"]["who"]),
             span(now - item["at"]) + " ago",
-            f"in {span(item['until'] - now)}" if item["until"] else "-",
+            _ends(item["until"], now),
             printable(item["author"]["why"]) or "-",
         )
         for item in overrides

@@ -211,14 +211,15 @@ def said(filed: Config, backend: str, action: Action) -> Value:
     return found.weight if action is Action.WEIGHT else mapping_of(found)
 
 
-def meet(filed: Config, overrides: Overrides, *, is_new_file: bool = True) -> Met:
+def meet(filed: Config, overrides: Overrides, *, is_new_file: bool = True, now: float = 0.0) -> Met:
     """Let the overrides meet a file, and say what becomes of each.
 
     The file says what it said: the override stays. It now says what the operator wanted: the override is fulfilled
     and goes. It says something third: the override stays in force, in conflict, until somebody decides. Drains,
     maintenances and weights of a backend that is gone dissolve, because nothing is left that they could hold; and so does
     an addition whose address a new file has under another name. In the same file that is a contradiction
-    (:func:`effective`), and nobody's override goes because of somebody else's.
+    (:func:`effective`), and nobody's override goes because of somebody else's. One whose time was over before ``now``
+    (seconds since the epoch) and that could not end stays in conflict: it is not the file that it contradicts.
     """
     in_file = backends_of(filed)
     left: list[Override] = []
@@ -226,7 +227,8 @@ def meet(filed: Config, overrides: Overrides, *, is_new_file: bool = True) -> Me
     existence = [one for one in overrides if _SLOT[one.action] == "existence"]
     hidden = {one.backend for one in existence if one.action is Action.REMOVE}
     for override in existence:
-        kept, note = _meet_existence(filed, in_file, override, hidden if is_new_file else in_file.keys())
+        among = hidden if is_new_file else in_file.keys()
+        kept, note = _meet_existence(filed, in_file, override, among, now)
         left += [kept] if kept else []
         notes += [note] if note else []
     there = in_file.keys() - {one.backend for one in left if one.action is Action.REMOVE}
@@ -241,7 +243,7 @@ def meet(filed: Config, overrides: Overrides, *, is_new_file: bool = True) -> Me
             text = f"{words(override)} is over: there is no backend {override.backend} any more"
             notes.append(Note(Kind.OVERRIDE_DISSOLVED, override, text))
         elif override.action is Action.WEIGHT:
-            kept, note = _three_ways(override, said(filed, override.backend, override.action))
+            kept, note = _three_ways(override, said(filed, override.backend, override.action), now)
             left += [kept] if kept else []
             notes += [note] if note else []
         else:
@@ -251,7 +253,11 @@ def meet(filed: Config, overrides: Overrides, *, is_new_file: bool = True) -> Me
 
 
 def _meet_existence(
-    filed: Config, in_file: Mapping[str, BackendConfig], override: Override, hidden: Collection[str]
+    filed: Config,
+    in_file: Mapping[str, BackendConfig],
+    override: Override,
+    hidden: Collection[str],
+    now: float,
 ) -> tuple[Override | None, Note | None]:
     pool = override.backend.partition("/")[0]
     if pool not in filed.pools:
@@ -262,7 +268,7 @@ def _meet_existence(
         if twin:
             text = f"{words(override)} is over: the file has that address now, as {twin}"
             return None, Note(Kind.OVERRIDE_DISSOLVED, override, text)
-    return _three_ways(override, said(filed, override.backend, override.action))
+    return _three_ways(override, said(filed, override.backend, override.action), now)
 
 
 def _twin(filed: Config, override: Override, hidden: Collection[str]) -> str:
@@ -276,12 +282,12 @@ def _twin(filed: Config, override: Override, hidden: Collection[str]) -> str:
     return ""
 
 
-def _three_ways(override: Override, now: Value) -> tuple[Override | None, Note | None]:
+def _three_ways(override: Override, says: Value, now: float) -> tuple[Override | None, Note | None]:
     """Compare what the file said, what the operator wanted, and what the file says now."""
     pool = override.backend.partition("/")[0]
-    base, wanted, present = (_normal(pool, value) for value in (override.base, override.value, now))
+    base, wanted, present = (_normal(pool, value) for value in (override.base, override.value, says))
     if present == base:
-        if not override.conflict:
+        if not override.conflict or expired((override,), now):
             return override, None
         text = f"{words(override)} is in conflict no longer: the file says again {_shown(base)}"
         return replace(override, conflict=""), Note(Kind.OVERRIDE_SETTLED, override, text)

@@ -290,7 +290,7 @@ class Reloading:
         )  # fmt: skip
 
     def _compare(self, source: Source, loaded: Loaded) -> Plan:
-        met = meet(loaded.config, tuple(self._balancer.overrides()))
+        met = meet(loaded.config, tuple(self._balancer.overrides()), now=time.time())
         try:
             then = effective(loaded.config, met.overrides)
         except ConfigError as error:

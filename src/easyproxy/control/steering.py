@@ -68,6 +68,7 @@ class Steering:
         self._keeper = keeper
         self._set_aside: tuple[Config, o.Overrides] | None = None  # what was in force before the last file
         self._taken_away: set[str] = set()  # by operators, since then
+        self._overdue: tuple[Config, o.Overrides] | None = None  # with these in force, what is late cannot end
 
     @property
     def effective(self) -> Config:
@@ -124,7 +125,7 @@ class Steering:
         async with self.lock:
             before, former = self.filed, self.overrides
             wanted, returned = self._with_those_set_aside(filed)
-            met = o.meet(filed, wanted)
+            met = o.meet(filed, wanted, now=time.time())
             try:
                 o.effective(filed, met.overrides)
             except ConfigError as error:
@@ -295,23 +296,34 @@ class Steering:
             return found
 
     async def expire(self) -> None:
-        """End those whose time is over, and write again what could not be written."""
+        """End those whose time is over, and write again what could not be written.
+
+        One without which the configuration would contradict itself waits, in conflict, until something else changes.
+        """
         now = time.time()
-        if o.expired(self.overrides, now):
+        if o.expired(self.overrides, now) and not self._is_overdue():
             async with self.lock:
                 for override in o.expired(self.overrides, now):
                     try:
                         await self._take_away([override], Kind.OVERRIDE_EXPIRED, None)
                     except RefusedError as error:
                         await self._cannot_expire(override, str(error))
+                self._overdue = self.filed, self.overrides
         elif self._keeper.is_owing:
             async with self.lock:
                 await self._keeper.save(self.overrides)
 
+    def _is_overdue(self) -> bool:
+        """Whether it was tried in vain already with what is in force."""
+        tried = self._overdue
+        return tried is not None and tried[0] is self.filed and tried[1] is self.overrides
+
     async def _cannot_expire(self, override: Override, why: str) -> None:
         """Keep what cannot end, in conflict, so that somebody decides."""
         conflict = f"it should have ended at {stamp(override.until)}, but without it: {why}"
-        marked = replace(override, until=0.0, conflict=conflict)
+        if conflict == override.conflict:
+            return
+        marked = replace(override, conflict=conflict)
         self.overrides = tuple(marked if one.id == override.id else one for one in self.overrides)
         text = f"{o.words(override)} stays in force: {conflict}"
         self._journal.notes((o.Note(Kind.OVERRIDE_CONFLICT, marked, text),))
@@ -333,7 +345,7 @@ class Steering:
 
     async def _change(self, wanted: o.Overrides) -> tuple[tuple[o.Note, ...], list[Change]]:
         """Put other overrides in force with the same file."""
-        met = o.meet(self.filed, wanted, is_new_file=False)
+        met = o.meet(self.filed, wanted, is_new_file=False, now=time.time())
         try:
             changes = await self._enforce(self.filed, met.overrides)
         except ConfigError as error:

@@ -14,7 +14,9 @@ export function inShort({ action, value, base }) {
   return { drain: "drain", maintenance: "maintenance", remove: "removed" }[action] ?? words(action);
 }
 
-export const left = (override, now) => (override.until ? `${span(override.until - now)} left` : "");
+export const left = ({ until }, now) => (until ? (until > now ? `${span(until - now)} left` : "overdue") : "");
+
+const ends = ({ until }, now) => (until ? (until > now ? `in ${span(until - now)}` : "overdue") : "when forgotten");
 
 /** A button in a cell that takes the change of its row back. */
 function forgetCell() {
@@ -51,7 +53,7 @@ export function changes(parent) {
       { head: "Change", make: () => over(whatCell()) },
       { head: "By", text: ({ override }) => authored(override.author).replace(/^by /, "") || "–" },
       { head: "Since", text: ({ override }) => clock(override.at) },
-      { head: "Ends", text: ({ override, now }) => (override.until ? `in ${span(override.until - now)}` : "when forgotten") },
+      { head: "Ends", text: ({ override, now }) => ends(override, now) },
       { head: "Forget", hideHead: true, className: "act", make: () => over(forgetCell()) },
     ],
     keyOf: ({ override }) => override.id,
