@@ -9,8 +9,7 @@ from pathlib import Path
 
 import click
 
-from easyproxy.config.document import MAX_BYTES
-from easyproxy.config.load import Loaded, examine
+from easyproxy.config.load import Loaded, examine, read_lines
 from easyproxy.config.schema import Config
 from easyproxy.errors import ConfigError, Problem
 from easyproxy.needs import lacking
@@ -55,7 +54,7 @@ def _lacking(config: Config) -> list[Problem]:
 def _print_text(
     file: Path, loaded: Loaded | None, errors: tuple[Problem, ...], warnings: tuple[Problem, ...]
 ) -> None:
-    lines = _lines(file)
+    lines = read_lines(file)
     for problem in errors:
         _print_problem(problem, click.style("error", fg="red", bold=True), lines)
     for problem in warnings:
@@ -113,16 +112,6 @@ def _excerpt(problem: Problem, lines: list[str]) -> list[str]:
 def _safe(text: str) -> str:
     """Replace what a terminal would obey; each character by one, so that the caret stays below its place."""
     return "".join(char if char.isprintable() else " " if char == "\t" else "?" for char in text)
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        with file.open("rb") as source:
-            text = source.read(MAX_BYTES).decode("utf-8-sig", "replace")
-    except (OSError, ValueError):
-        return []
-    # Only what the readers count as the end of a line.
-    return text.replace("\r\n", "\n").split("\n")
 
 
 def _print_json(file: Path, failed: bool, errors: tuple[Problem, ...], warnings: tuple[Problem, ...]) -> None:

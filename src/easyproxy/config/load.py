@@ -97,6 +97,16 @@ def read_source(path: str | Path) -> Source:
     return Source(name, form, _text(path, name))
 
 
+def read_lines(path: str | Path) -> list[str]:
+    """Return the lines of a file to quote from, numbered as problems number them; none where it cannot be read."""
+    try:
+        text = _data(path).decode("utf-8-sig", "replace")
+    except (OSError, ValueError):
+        return []
+    # Only what the readers count as the end of a line.
+    return text.replace("\r\n", "\n").split("\n")
+
+
 def loads(text: str, format: str, name: str = "", *, strategies: frozenset[str] | None = None) -> Config:  # noqa: A002 - the word that callers expect
     """Read a configuration from a text.
 

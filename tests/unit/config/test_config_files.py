@@ -13,7 +13,7 @@ from config_samples import config_with
 from easyproxy.cli.check import command as check
 from easyproxy.cli.schema import command as schema
 from easyproxy.config import json_schema, reference
-from easyproxy.config.load import examine, load, loads, read_token
+from easyproxy.config.load import examine, load, loads, read_lines, read_token
 from easyproxy.errors import ConfigError
 from easyproxy.model import Address
 
@@ -64,6 +64,7 @@ def test_a_directory_is_a_config_error(tmp_path):
 def test_nobody_waits_for_the_writer_of_a_fifo(tmp_path):
     os.mkfifo(tmp_path / "a.yaml")
     assert "no regular file" in refusal(tmp_path / "a.yaml")
+    assert read_lines(tmp_path / "a.yaml") == []
 
 
 def test_a_name_that_no_file_can_have_is_a_config_error():
