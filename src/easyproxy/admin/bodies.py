@@ -29,7 +29,7 @@ class Line(Text):
             "type": "string",
             **bounds,
             "maxLength": self.most,
-            "pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$",
+            "pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$",
         }
 
 

@@ -27,8 +27,9 @@ from easyproxy.config.words import (
 
 JsonSchema = dict[str, Any]
 
-# C0, DEL, C1 and the line ends of Unicode: they break logs and tables, and terminals obey some of them.
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# C0, DEL, C1, the line ends of Unicode and what turns text round (https://trojansource.codes): they break logs and
+# tables, or show something else than what is there, and terminals obey some of them.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def wrong(message: str) -> PydanticCustomError:

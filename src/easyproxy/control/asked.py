@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 LONGEST_TTL_S = 3650 * 86400.0
 _MOST_WHO, _MOST_WHY = 128, 1000
-# Control characters break logs and tables and halves of surrogate pairs break files; neither says who or why.
-_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+# Control characters break logs and tables, or turn what follows round, and halves of surrogate pairs break files; neither says who or why.
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
 def clean(author: Author) -> Author:
@@ -32,8 +32,8 @@ def clean(author: Author) -> Author:
 def is_shown_whole(text: str) -> bool:
     r"""Whether nothing in a text would break a log, a table or a file.
 
-    >>> is_shown_whole("db 1"), is_shown_whole("db\n1")
-    (True, False)
+    >>> is_shown_whole("db 1"), is_shown_whole("db\n1"), is_shown_whole("db\u202e1")
+    (True, False, False)
     """
     return _UNFIT.search(text) is None
 

@@ -118,6 +118,7 @@ f:17:10: workers: 'atuo' is not known here; did you mean auto?
         (config_with(listener={"client_burst": -1}), "-1 is out of range; 0 to 1000000"),
         (config_with(listener={"name": 10}), '10 is not text here; put it in quotes: "10"'),
         (config_with(listener={"name": "a\nb"}), "holds the control character"),
+        (config_with(listener={"name": "a\u202eb"}), "holds the control character"),
         (config_with(listener={"name": "\ud800"}), "half of a surrogate pair"),
         (config_with(listener={"user_timeout": "400d"}), "out of range; 100ms to 24d (or 0 for"),
         (config_with(listener={"weight": 1}), "there is no setting 'weight' in a listener; it belongs to a backend"),
