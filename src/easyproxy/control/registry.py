@@ -156,7 +156,7 @@ class Registry:
                 if known is not None and known.config.address == backend.address:
                     entry.address = known.address
                     entry.rising_since = known.rising_since
-                    if entry.is_checked and known.is_checked:
+                    if entry.is_checked == known.is_checked:
                         entry.verdict = known.verdict
                         entry.is_returning = known.is_returning
                         entry.seen = known.seen
@@ -176,8 +176,14 @@ class Registry:
             and known.is_checked == entry.is_checked
         )
 
-    def replace(self, config: Config, entries: dict[str, Entry]) -> None:
-        """Put another configuration in force, with entries made by :meth:`entries_for`."""
+    def replace(self, config: Config, entries: dict[str, Entry], now: float) -> None:
+        """Put another configuration in force, with entries made by :meth:`entries_for`.
+
+        Those that nobody has looked at are as they are since ``now``, in seconds since the epoch.
+        """
+        for entry in entries.values():
+            if not entry.verdict.since:
+                entry.verdict = replace(entry.verdict, since=now)
         self.config = config
         self.entries = entries
 

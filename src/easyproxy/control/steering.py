@@ -102,8 +102,9 @@ class Steering:
         if given is not None or met.overrides != found:
             self._keeper.owe()
         config = o.effective(self.filed, self.overrides)
-        self._registry.replace(config, self._registry.entries_for(config))
-        for change in self._registry.take_stances(o.stances(self.overrides), time.time()):
+        now = time.time()
+        self._registry.replace(config, self._registry.entries_for(config), now)
+        for change in self._registry.take_stances(o.stances(self.overrides), now):
             stance = self._registry.entries[change.backend].stance
             self._changed(change, stance.author if stance else None)
         if self.overrides:
@@ -165,12 +166,12 @@ class Steering:
         await self._lookout.look_at(trial, new)
         old = self._registry.config, self._registry.entries
         entries = {**self._registry.entries_for(config), **new}
-        self._registry.replace(config, {key: entries[key] for key in trial.entries})
+        self._registry.replace(config, {key: entries[key] for key in trial.entries}, now)
         changes = self._registry.take_stances(stances, now)
         try:
             self._apply()
         except BaseException:
-            self._registry.replace(*old)
+            self._registry.replace(*old, now)
             raise
         self.filed, self.overrides = filed, overrides
         self._lookout.watch()

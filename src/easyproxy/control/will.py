@@ -49,7 +49,7 @@ def inherit_verdicts(registry: Registry, verdicts: Mapping[str, Plain]) -> None:
         if known is None or known["address"] != str(entry.config.address):
             continue
         entry.stance_since = known["stance_since"] if entry.stance is not None else 0.0
-        if entry.is_checked and known["is_checked"]:
+        if entry.is_checked == known["is_checked"]:
             _inherit(entry, known)
 
 

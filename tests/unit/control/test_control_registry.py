@@ -153,7 +153,7 @@ def test_a_reload_keeps_what_is_known_of_backends_that_stay_where_they_were():
     entries = lab.registry.entries_for(fresh)
     assert [entry.state for entry in entries.values()] == ["ready", "down", "checking"]
     assert lab.registry.snapshot(lab.now).version == version, "nothing is in force before replace()"
-    lab.registry.replace(fresh, entries)
+    lab.registry.replace(fresh, entries, lab.now)
     assert lab.ready() == ["10.0.0.1:1"]
     lab.see(UP, "p/10.0.0.2:1", times=2)
     assert [backend.weight for backend in lab.registry.snapshot(lab.now).pools[0].backends] == [1, 5]
@@ -173,9 +173,21 @@ def test_a_reload_that_takes_the_check_away_or_brings_one():
     lab.see(REFUSED)
     without = lab.registry.entries_for(config(check={"type": "none"}))
     assert [entry.state for entry in without.values()] == ["ready", "ready"]
-    lab.registry.replace(config(check={"type": "none"}), without)
+    lab.registry.replace(config(check={"type": "none"}), without, lab.now)
     again = lab.registry.entries_for(config())
     assert [entry.state for entry in again.values()] == ["checking", "checking"]
+
+
+def test_a_backend_that_nobody_looks_at_is_ready_since_it_came():
+    unchecked = config("10.0.0.1:1", check={"type": "none"})
+    lab = Lab(unchecked)
+    lab.registry.replace(unchecked, lab.registry.entries_for(unchecked), 50.0)
+    more = config("10.0.0.1:1", "10.0.0.2:1", check={"type": "none"})
+    lab.registry.replace(more, lab.registry.entries_for(more), 60.0)
+    assert [(entry.state, entry.since) for entry in lab.registry.entries.values()] == [
+        ("ready", 50.0),
+        ("ready", 60.0),
+    ]
 
 
 # -- composition
@@ -330,7 +342,7 @@ def test_the_same_stance_again_changes_nothing_and_a_reload_keeps_it():
     lab.registry.take_stances(stance(Action.DRAIN), 50.0)
     assert lab.registry.take_stances(stance(Action.DRAIN), 70.0) == []
     fresh = config("10.0.0.1:1", "10.0.0.3:1")
-    lab.registry.replace(fresh, lab.registry.entries_for(fresh))
+    lab.registry.replace(fresh, lab.registry.entries_for(fresh), lab.now)
     assert lab.registry.entries["p/10.0.0.1:1"].state == "draining"
     assert lab.registry.entries["p/10.0.0.1:1"].since == 5.0, "when the operator said so"
     [change] = lab.registry.take_stances(stance(Action.MAINTENANCE, at=71.0), 72.0)

@@ -258,7 +258,7 @@ async def test_a_pool_without_listeners_for_writes_has_no_post_any_more():
     lab = Lab()
     lab.says(A, "primary")
     other = config({"name": "rw", "bind": "127.0.0.1:1", "pool": "db"})
-    lab.registry.replace(other, lab.registry.entries_for(other))
+    lab.registry.replace(other, lab.registry.entries_for(other), 1.0)
     lab.apply()
     assert lab.warden.posts == {}
     assert lab.serving("rw") == ["a"], (
