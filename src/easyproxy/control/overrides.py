@@ -198,6 +198,36 @@ def _changed(backends: list[BackendConfig], name: str, override: Override) -> li
     return [*backends, added]
 
 
+def fitting(filed: Config, overrides: Overrides) -> tuple[Overrides, tuple[tuple[Override, str], ...]]:
+    """Part overrides into those that go with a file, and the others, each with what it contradicts.
+
+    What goes together is asked of all of them at once, because one may need another: all backends of a pool may be
+    removed where one was added. Only where they do not go together they are laid one by one, as long as one still goes.
+    """
+    kept: Overrides = ()
+    waiting = tuple({(one.backend, _SLOT[one.action]): one for one in overrides}.values())
+    if not _contradiction(filed, waiting):
+        return waiting, ()
+    while True:
+        refused = []
+        for override in waiting:
+            if why := _contradiction(filed, lay(kept, override)):
+                refused.append((override, why))
+            else:
+                kept = lay(kept, override)
+        if len(refused) in (0, len(waiting)):
+            return kept, tuple(refused)
+        waiting = tuple(override for override, _ in refused)
+
+
+def _contradiction(filed: Config, overrides: Overrides) -> str:
+    try:
+        effective(filed, meet(filed, overrides).overrides)
+    except (ConfigError, RefusedError) as error:
+        return str(error)
+    return ""
+
+
 # -- meeting a file
 
 

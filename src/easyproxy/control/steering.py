@@ -86,16 +86,10 @@ class Steering:
         late = o.expired(found, time.time())
         for override in late:
             self._journal.expired(override)
-        kept: o.Overrides = ()
-        for override in o.without(found, (one.id for one in late)):
-            try:
-                met = o.meet(self.filed, o.lay(kept, override))
-                o.effective(self.filed, met.overrides)
-            except (ConfigError, RefusedError) as error:
-                text = f"{o.words(override)} does not go with the file any more and is dropped: {error}"
-                self._journal.tell(Kind.OVERRIDE_DISSOLVED, override.backend, text, level="error")
-            else:
-                kept = o.lay(kept, override)
+        kept, refused = o.fitting(self.filed, o.without(found, (one.id for one in late)))
+        for override, why in refused:
+            text = f"{o.words(override)} does not go with the file any more and is dropped: {why}"
+            self._journal.tell(Kind.OVERRIDE_DISSOLVED, override.backend, text, level="error")
         met = o.meet(self.filed, kept)
         self._journal.notes(met.notes)
         self.overrides = met.overrides

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 from hypothesis import given
@@ -134,6 +135,25 @@ def test_those_whose_time_is_over_expire():
         laid("c", Action.DRAIN),
     )
     assert o.expired((early, late, never), 10.0) == (early,)
+
+
+def test_overrides_that_need_each_other_go_with_the_file_in_any_order():
+    """All backends of the file were replaced by another one; it was added after the first removal."""
+    away = laid("a", Action.REMOVE), laid("b", Action.REMOVE, number=2)
+    added = laid("c", Action.ADD, backend("c"), number=3)
+    for overrides in permutations((*away, added)):
+        assert o.fitting(filed(), overrides) == (overrides, ())
+    [alone], [(refused, why)] = o.fitting(filed(), away)
+    assert (alone, refused) == away
+    assert "at least one is needed" in why
+
+
+def test_what_does_not_go_with_the_file_is_parted_from_what_does():
+    broken = laid("d", Action.ADD, {"name": "other"}, number=9)
+    renamed = laid("c", Action.ADD, {"name": "c", "address": ADDRESS["a"]}, number=2)
+    away = laid("a", Action.REMOVE, number=3)
+    kept, [(refused, _why)] = o.fitting(filed(), (broken, renamed, away))
+    assert (kept, refused) == ((renamed, away), broken)
 
 
 # -- meeting a file
