@@ -122,7 +122,7 @@ class AdminServer:
                 access_log=False,
                 proxy_headers=False,  # what X-Forwarded-For says proves nothing
                 server_header=False,
-                backlog=_BACKLOG,
+                backlog=1,  # asyncio accepts so many in a row, also while each fails for want of descriptors
                 timeout_keep_alive=int(PATIENCE_S),
                 timeout_graceful_shutdown=1,
                 h11_max_incomplete_event_size=_REQUEST_BYTES,
@@ -135,6 +135,8 @@ class AdminServer:
             up.cancel()
             sock.close()
             await self._task  # raises what went wrong
+        else:
+            sock.listen(_BACKLOG)
 
     async def stop(self) -> None:
         """Finish what is being answered (a second at most), close everything. Stopping twice is harmless.

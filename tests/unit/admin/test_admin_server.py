@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
+import resource
 import signal
 import socket
 import stat
@@ -124,6 +127,33 @@ async def test_more_connections_than_the_limit_are_closed_at_once(monkeypatch):
             one.close()
         for _, one in idle:
             await one.wait_closed()
+
+
+async def test_when_descriptors_run_out_clients_wait_and_the_log_is_not_flooded():
+    """Behaviour 39."""
+    loop = asyncio.get_running_loop()
+    handler, told = loop.get_exception_handler(), []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with AdminServer(Scene(), LOOPBACK) as server:
+        clients = [socket.socket() for _ in range(10)]
+        os.close(lowest_free := os.dup(0))
+        loop.set_exception_handler(lambda _loop, context: told.append(context["exception"]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+        try:
+            for client in clients:
+                client.setblocking(False)
+                await loop.sock_connect(client, ("127.0.0.1", server.address.port))
+            async with asyncio.timeout(10):
+                while not told:
+                    await asyncio.sleep(0.01)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            loop.set_exception_handler(handler)
+        assert [error.errno for error in told] == [errno.EMFILE]
+        for client in clients:
+            await loop.sock_sendall(client, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await loop.sock_recv(client, 100)).startswith(b"HTTP/1.1 200 OK")
+            client.close()
 
 
 @pytest.mark.parametrize(
