@@ -8,7 +8,7 @@ We never need to know a sequence number. Needs CAP_NET_RAW; without it a session
 from __future__ import annotations
 
 import contextlib
-import os
+import random
 import socket
 import struct
 from collections.abc import Iterable
@@ -56,8 +56,8 @@ class Poker:
 
 def packet(source: _Place, target: _Place) -> bytes:
     """Make the whole IP packet: an empty acknowledgement with numbers that fit no window but by a rare chance."""
-    sequence, acknowledged = struct.unpack(">II", os.urandom(8))
-    segment = struct.pack(">HHIIBBHHH", source[1], target[1], sequence, acknowledged, 5 << 4, _ACK, 0, 0, 0)
+    numbers = random.getrandbits(64)
+    segment = struct.pack(">HHQBBHHH", source[1], target[1], numbers, 5 << 4, _ACK, 0, 0, 0)
     pseudo = source[0] + target[0]
     pseudo += struct.pack(">BBH", 0, 6, 20) if len(source[0]) == 4 else struct.pack(">IHBB", 20, 0, 0, 6)
     segment = segment[:16] + struct.pack(">H", _checksum(pseudo + segment)) + segment[18:]
@@ -68,7 +68,5 @@ def packet(source: _Place, target: _Place) -> bytes:
 
 
 def _checksum(data: bytes) -> int:
-    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    return 0xFFFF - total
+    # A sum in ones' complement (RFC 1071) is one modulo 65,535.
+    return 0xFFFF - int.from_bytes(data, "big") % 0xFFFF
