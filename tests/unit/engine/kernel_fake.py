@@ -75,6 +75,9 @@ class FakeRules:
         rules = self.table.rules.get(chain, []) if self.table is not None else []
         return [found[1] for text in rules if (found := re.search(r'comment "(.*)"$', text))]
 
+    def objects(self) -> frozenset[tuple[str, str]]:
+        return frozenset(self.table.objects) if self.table is not None else frozenset()
+
     def exists(self) -> bool:
         return self.table is not None
 

@@ -12,7 +12,7 @@ from easyproxy.engine.kernel import KernelEngine
 from easyproxy.engine.kernel import engine as module
 from easyproxy.engine.kernel.nft import NO_PRIVILEGE, explain
 from easyproxy.engine.kernel.poke import packet
-from easyproxy.engine.kernel.ruleset import NOTES, key_of
+from easyproxy.engine.kernel.ruleset import EDITION, NOTES, key_of, noting
 from easyproxy.engine.kernel.settings import FORWARD, Settings
 from easyproxy.engine.seam import ListenerCounters, Where
 from easyproxy.errors import EngineError
@@ -101,6 +101,25 @@ async def test_a_table_that_somebody_has_touched_is_made_anew(engine: KernelEngi
     assert rules.exists()
     await engine.stop()
     assert not rules.exists()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_of_this_edition", [True, False])
+async def test_what_a_former_run_has_counted_goes_on_where_it_has_the_same_meaning(
+    rules: FakeRules, monkeypatch: pytest.MonkeyPatch, is_of_this_edition: bool
+) -> None:
+    monkeypatch.setattr(module, "needed", lambda _snapshot: [])
+    limited = replace(A, max_sessions=5)
+    former = KernelEngine(rules=rules)
+    former.apply(snapshot(1, limited))
+    await former.leave_to_successor()
+    if not is_of_this_edition:
+        rules.add(noting(["edition=0"]))
+    engine = KernelEngine(rules=rules)
+    engine.apply(snapshot(1, limited, strategy="maglev"))
+    count_is_new = f"add set inet easyproxy n{key_of('pool/a')}_5" in rules.transactions[-1]
+    assert count_is_new is not is_of_this_edition
+    await engine.stop()
 
 
 @pytest.mark.anyio
@@ -202,7 +221,7 @@ async def test_what_settings_were_stands_with_the_rules(
         engine = KernelEngine(rules=rules, manage_sysctl=True)
         engine.apply(snapshot(1, A))
         engine.apply(snapshot(2))
-        assert rules.comments(NOTES) == ["net.ipv4.ip_forward=0"]
+        assert rules.comments(NOTES) == [EDITION, "net.ipv4.ip_forward=0"]
         assert value(forwarding) == "1"
         await end(engine)
     assert value(forwarding) == "0"

@@ -23,6 +23,7 @@ from easyproxy.engine.kernel.places import Places, placed
 from easyproxy.engine.kernel.poke import Poker
 from easyproxy.engine.kernel.reach import refusals
 from easyproxy.engine.kernel.ruleset import (
+    EDITION,
     MAX_CLOSING,
     NOTES,
     Layout,
@@ -87,6 +88,7 @@ class KernelEngine:
         self._ledger = Ledger()
         self._layout: Layout | None = None
         self._has_found_rules = False
+        self._found: Layout | None = None
         self._asked: Snapshot | None = None
         self._snapshot = Snapshot(0)
         self._sink: Sink = lambda _report: None
@@ -189,7 +191,7 @@ class KernelEngine:
             if problems:
                 raise EngineError(". ".join(problems))
             if self._layout is None:
-                self._settings.adopt(self._rules.comments(NOTES))
+                self._find()
             missing = self._settings.ensure(needed(numeric), self._write_down)
             self._options = replace(self._options, notes=self._settings.notes)
             self._program(numeric)
@@ -199,6 +201,12 @@ class KernelEngine:
         self._ledger.know(numeric)
         for text in missing:
             self._complain_once(f"kernel engine: {text}")
+
+    def _find(self) -> None:
+        """Take over what a former run has left in the kernel: what settings were, and counts that are to go on."""
+        notes = self._rules.comments(NOTES)
+        self._settings.adopt(notes)
+        self._found = Layout("", self._rules.objects()) if EDITION in notes else None
 
     def _write_down(self) -> None:
         """Before a setting changes, what it was is in the kernel: the next start knows it even if we are killed now."""
@@ -222,7 +230,7 @@ class KernelEngine:
             )  # ``kernel clean`` undoes them, too
 
     def _program(self, snapshot: Snapshot, *, anew: bool = False) -> None:
-        former = None if anew else self._layout
+        former = None if anew else self._layout or self._found
         options = replace(self._options, full=full_backends(snapshot, self._books))
         layout = render(snapshot, options, former)
         try:
@@ -234,7 +242,7 @@ class KernelEngine:
             # Somebody may have touched our table; made anew it needs nothing of what was there.
             layout = render(snapshot, options)
             self._rules.replace(layout.text)
-        self._layout, self._options = layout, options
+        self._layout, self._found, self._options = layout, None, options
 
     def addresses(self) -> dict[str, str]:
         """Where each listener stands."""

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from typing import Any, Protocol
 
-from easyproxy.engine.kernel.ruleset import TABLE
+from easyproxy.engine.kernel.ruleset import KINDS, TABLE
 from easyproxy.errors import EngineError
 
 _PLACE = re.compile(r"^[^:\n]*:(\d+):\d+(?:-\d+)?: Error: (.*)$", re.MULTILINE)
@@ -39,6 +39,9 @@ class Rules(Protocol):
 
     def comments(self, chain: str) -> list[str]:
         """Read the comments of the rules of a chain of ours; empty where there is none."""
+
+    def objects(self) -> frozenset[tuple[str, str]]:
+        """Read what our table has beside rules: (kind, name) pairs; empty where there is none."""
 
     def exists(self) -> bool:
         """Whether there is a table of ours."""
@@ -76,6 +79,13 @@ class Nft:
         if done.returncode:
             return []
         return [item["comment"] for item in _items(done.stdout, "rule") if "comment" in item]
+
+    def objects(self) -> frozenset[tuple[str, str]]:
+        """List the table without the elements of its sets, which may be very many."""
+        done = _run("-j", "-t", "list", "table", "inet", TABLE)
+        if done.returncode:
+            return frozenset()
+        return frozenset((kind, item["name"]) for kind in KINDS for item in _items(done.stdout, kind))
 
     def exists(self) -> bool:
         """Ask for the table. Raises EngineError without nft or the privilege."""

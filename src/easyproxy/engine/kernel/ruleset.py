@@ -34,6 +34,10 @@ MAX_CLIENTS = 65_536
 """Addresses of clients whose rates are followed at the same time, for each listener and family."""
 NOTES = "notes"
 """A chain that no packet meets: what comments of its rules say lives as long as our rules, also when we are killed."""
+KINDS = ("chain", "counter", "set", "ct timeout")
+"""Of objects that stand in the table beside its rules."""
+EDITION = "edition=1"
+"""The note of a table whose objects we may go on with. Raise it when what an object is changes and its name does not."""
 _HOOKS = {
     "prerouting": "type nat hook prerouting priority dstnat;",
     "output": "type nat hook output priority -100;",
@@ -140,7 +144,7 @@ def render(snapshot: Snapshot, options: Options, former: Layout | None = None) -
     draft.rule("before", 'iifname != "lo" ip daddr 127.0.0.0/8 meta l4proto tcp ct status & dnat == 0 drop')
     draft.rule("pokes", f"meta mark {POKE_MARK:#x} notrack")
     draft.chain(NOTES)
-    _note(draft, options.notes)
+    _note(draft, (EDITION, *options.notes))
     lines = [f"add table inet {TABLE}"]
     if former is None:
         lines += [f"delete table inet {TABLE}", f"add table inet {TABLE}"]
