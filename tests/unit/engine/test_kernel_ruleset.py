@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from easyproxy.engine.kernel import ruleset
 from easyproxy.engine.kernel.reach import refusals
 from easyproxy.engine.kernel.ruleset import Options, closing, key_of, render
 from easyproxy.engine.kernel.slots import HASH_SLOTS, owners
@@ -96,6 +97,18 @@ def test_what_a_backend_has_is_still_counted_when_it_comes_back() -> None:
     assert "set inet" not in without.text + again.text
     other = backend("b", "10.0.0.2:3306", max_sessions=4)
     assert "delete set inet" in render(snapshot(A, other), Options(), without).text
+
+
+def test_counts_of_backends_that_never_come_back_do_not_gather_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ruleset, "MAX_UNUSED", 20)
+    former, most = None, 0
+    for number in range(50):
+        former = render(snapshot(backend(f"b{number}", "10.0.0.2:1", max_sessions=2)), Options(), former)
+        most = max(most, len(former.objects))
+    assert most < 50
+    assert ("set", f"n{key_of('pool/b49')}_2") in former.objects
 
 
 @pytest.mark.parametrize(

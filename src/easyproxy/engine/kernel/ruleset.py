@@ -32,6 +32,8 @@ MAX_CLOSING = 30_000
 """How many closed sessions at once have their backends told in transparent mode."""
 MAX_CLIENTS = 65_536
 """Addresses of clients whose rates are followed at the same time, for each listener and family."""
+MAX_UNUSED = 4096
+"""Counts of backends and listeners that are not there now, and may come back; where more have gathered, all are dropped."""
 NOTES = "notes"
 """A chain that no packet meets: what comments of its rules say lives as long as our rules, also when we are killed."""
 KINDS = ("chain", "counter", "set", "ct timeout")
@@ -157,20 +159,20 @@ def render(snapshot: Snapshot, options: Options, former: Layout | None = None) -
         if (kind, name) not in known
     ]
     lines += draft.rules
-    kept = {
-        item for item in known - draft.objects.keys() if _goes_on_counting(item, draft)
-    } | draft.objects.keys()
+    kept = _unused(known, draft) | draft.objects.keys()
     lines += [f"delete {kind} inet {TABLE} {name}" for kind, name in sorted(known - kept)]
     return Layout("\n".join(lines) + "\n", frozenset(kept), tuple(draft.rules))
 
 
-def _goes_on_counting(item: tuple[str, str], draft: _Draft) -> bool:
-    """Whether what is not used now is kept: a backend that comes back has the sessions that it had."""
-    kind, name = item
-    if kind == "set" and name.startswith("n"):
-        owner = name.partition("_")[0] + "_"
-        return not any(kind == "set" and other.startswith(owner) for kind, other in draft.objects)
-    return kind == "counter"
+def _unused(known: frozenset[tuple[str, str]], draft: _Draft) -> set[tuple[str, str]]:
+    """Say what nobody uses now and what is kept all the same: a backend that comes back has the sessions that it had."""
+    counting = {name.partition("_")[0] for kind, name in draft.objects if kind == "set"}
+    unused = {
+        (kind, name)
+        for kind, name in known - draft.objects.keys()
+        if kind == "counter" or (kind == "set" and name[0] == "n" and name.partition("_")[0] not in counting)
+    }
+    return unused if len(unused) <= MAX_UNUSED else set()
 
 
 def noting(notes: Iterable[str]) -> str:
