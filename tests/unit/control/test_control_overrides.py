@@ -249,7 +249,10 @@ def test_what_is_overdue_stays_in_conflict_while_the_file_says_what_it_said():
     override = laid("b", Action.REMOVE, until=10.0, conflict="it should have ended, but without it: ...")
     assert o.meet(filed(), (override,), now=11.0) == o.Met((override,))
     settled = o.meet(filed(), (override,), now=9.0)
-    assert (settled.overrides[0].conflict, [note.kind for note in settled.notes]) == ("", [Kind.OVERRIDE_SETTLED])
+    assert (settled.overrides[0].conflict, [note.kind for note in settled.notes]) == (
+        "",
+        [Kind.OVERRIDE_SETTLED],
+    )
 
 
 def test_an_addition_to_a_pool_that_is_gone_dissolves():
