@@ -43,6 +43,8 @@ class Session:
     idle_limit_s: float
     flow: Flow
     is_ended: bool = False
+    turn: int = 0
+    """The look that has seen it last."""
 
     @property
     def client(self) -> str:
@@ -72,6 +74,7 @@ class Ledger:
         self._backends: dict[tuple[str, _Place], str] = {}
         self._life: dict[str, float] = {}
         self._sessions: dict[tuple[int, bytes], Session] = {}
+        self._turn = 0
         self._totals = Books()
         self.forgotten: list[Flow] = []
         """Of the last look: flows that the kernel gave up for their silence, whose ends may not know yet."""
@@ -99,22 +102,25 @@ class Ledger:
 
         ``has`` is asked about a flow that is missing without having ended.
         """
-        seen: dict[tuple[int, bytes], Session] = {}
+        # What stays is not put into another dict: so many new keys would set off the garbage collector, which then walks
+        # over all sessions, and everybody in this process waits.
+        sessions, self._turn = self._sessions, self._turn + 1
         ended: list[SessionEnd] = []
         by_listener: Counter[str] = Counter()
         by_backend: Counter[str] = Counter()
         for flow in flows:
             key = (flow.id, flow.tuple)
-            session = self._sessions.get(key)
+            session = sessions.get(key)
             if session is None:
                 session = self._recognise(flow, now)
                 if session is None:
                     continue
+                sessions[key] = session
                 self._count(session.backend, flow, None)
             else:
                 self._count(session.backend, flow, session.flow)
                 session.flow = flow
-            seen[key] = session
+            session.turn = self._turn
             if flow.state in ct.ENDED:
                 if not session.is_ended:
                     ended.append(self._end(session, now, *_how(flow)))
@@ -123,10 +129,9 @@ class Ledger:
                 by_listener[session.listener] += 1
                 by_backend[session.backend] += 1
         self.forgotten = []
-        for key, session in self._sessions.items():
-            if key not in seen and not session.is_ended:
+        for key, session in [item for item in sessions.items() if item[1].turn != self._turn]:
+            if not session.is_ended:
                 if has(session.flow):
-                    seen[key] = session
                     by_listener[session.listener] += 1
                     by_backend[session.backend] += 1
                     continue
@@ -134,7 +139,7 @@ class Ledger:
                 if reason in SILENCES:
                     self.forgotten.append(session.flow)
                 ended.append(self._end(session, now, reason, detail))
-        self._sessions = seen
+            del sessions[key]
         return self._books(by_listener, by_backend), ended
 
     def matching(self, where: Where) -> list[Session]:
