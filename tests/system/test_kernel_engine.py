@@ -498,13 +498,13 @@ async def test_missing_settings_are_named_with_the_command(net: Net) -> None:
 
 
 _PROGRAM = f"""
-import asyncio
+import asyncio, sys
 from easyproxy.engine.kernel import KernelEngine
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
 async def main():
     engine = KernelEngine(manage_sysctl=True)
     await engine.start(lambda report: None)
-    backend = Backend("pool/a", "a", Address("{BACKEND["a", 4]}", {PORT}))
+    backend = Backend("pool/a", "a", Address("{BACKEND["a", 4]}", {PORT}), max_sessions=int(sys.argv[1]))
     engine.apply(Snapshot(1, (Listener("front", Address("{FRONT[4]}", {FRONT_PORT}), "pool"),),
         (Pool("pool", backends=(backend,)),)))
     print("ready", flush=True)
@@ -513,10 +513,11 @@ asyncio.run(main())
 """
 
 
-def started(net: Net) -> subprocess.Popen[str]:
+def started(net: Net, max_sessions: int = 0) -> subprocess.Popen[str]:
     """Start a program with an engine in the balancer's namespace."""
+    words = [sys.executable, "-c", _PROGRAM, str(max_sessions)]
     with net.inside("balancer"):
-        program = subprocess.Popen([sys.executable, "-c", _PROGRAM], stdout=subprocess.PIPE, text=True)
+        program = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert program.stdout is not None
     assert program.stdout.readline() == "ready\n"
     return program
@@ -546,6 +547,20 @@ async def test_sessions_go_on_while_the_balancer_is_killed_and_started_again(net
             assert "net.ipv4.ip_forward=0" in restored
             assert sysctl("net.ipv4.ip_forward") == "0"
             assert not Nft().exists()
+
+
+async def test_a_limit_holds_for_the_sessions_that_a_killed_balancer_has_left(net: Net) -> None:
+    net.serve("a")
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(started(net, 2))
+        for _ in range(2):
+            read_line(stack.enter_context(net.connect(FRONT[4], FRONT_PORT)))
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        second = stack.enter_context(started(net, 2))
+        with pytest.raises(ConnectionRefusedError):
+            ask(net)
+        second.send_signal(signal.SIGKILL)
 
 
 async def test_settings_that_a_killed_balancer_has_made_are_put_back_by_the_next(net: Net) -> None:

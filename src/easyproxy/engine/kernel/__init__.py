@@ -1,7 +1,8 @@
 """The kernel engine: nftables forwards packets, and this program only says where.
 
-What the rest of EasyProxy uses stands here. The way through: ``engine`` takes a snapshot, ``slots`` and ``ruleset`` turn it into
-text, ``nft`` puts that in force; ``conntrack`` reads flows, ``ledger`` says what they mean; ``poke`` ends them promptly.
+What the rest of EasyProxy uses stands here. The way through: ``engine`` takes a snapshot, ``reach`` says what cannot be had,
+``slots`` and ``ruleset`` turn it into text, ``nft`` puts that in force; ``conntrack`` reads flows, ``ledger`` says what they mean,
+``counts`` tells it; ``poke`` ends them promptly.
 """
 
 from __future__ import annotations
