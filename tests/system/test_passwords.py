@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from eventually import eventually
-from proxy import QUICK, Settings, command, simple
+from proxy import QUICK, RunningBalancer, Settings, command, simple
 
 from programs import Program, run_client
 
@@ -40,6 +40,11 @@ def get(path: str, file: str) -> str:
         connection.close()
 
 
+def detail(balancer: RunningBalancer, name: str) -> str:
+    probe = balancer.backends()[name]["last_probe"]
+    return probe["detail"] if probe else ""
+
+
 def configuration(mariadb, **where: str) -> Settings:
     check = {"type": "mysql", "user": "nobody", **QUICK, **where}
     return simple(mariadb, check=check) | {"log": {"level": "debug"}}
@@ -57,11 +62,7 @@ def test_nothing_that_the_program_says_or_shows_holds_the_password(start, mariad
     }[place]
     words = {"WORD_OLD": OLD, "WORD_NEW": NEW} if place == "password_env" else {}
     balancer = start(configuration(server, **{place: old}), env=words)
-    detail = eventually(
-        lambda: probe["detail"] if (probe := balancer.backends()[server.name]["last_probe"]) else "",
-        "it was probed",
-    )
-    assert "Access denied for user 'nobody'" in detail
+    eventually(lambda: "Access denied for user 'nobody'" in detail(balancer, server.name), "it was refused")
     changed = tmp_path / "changed.json"
     changed.write_text(json.dumps(balancer.complete(configuration(server, **{place: new}))))
     said = [
