@@ -95,6 +95,6 @@ def test_a_file_that_is_wrong_elsewhere_is_told_without_the_password(tmp_path):
         path = tmp_path / name
         path.write_text(text)
         with Program(command("check", str(path)), tmp_path / f"{name}.txt") as program:
-            assert program.ended() == 2
+            assert program.ended() == 2, program.text()
             assert OLD not in program.text()
             assert name in program.text()
