@@ -123,4 +123,4 @@ def test_the_examples_in_the_docstrings_are_true(module):
 
 
 def test_the_lexicon_has_no_more_checks_than_are_documented():
-    assert set(CHECKS) == {"tcp", "http", "exec", "mysql"}
+    assert set(CHECKS) == {"tcp", "http", "exec", "mysql", "postgresql", "redis"}

@@ -108,7 +108,7 @@ def prepare(password: str) -> bytes:
     mapped = "".join(
         " " if stringprep.in_table_c12(letter) else letter
         for letter in password
-        if not stringprep.in_table_b1(letter)
+        if stringprep.in_table_c12(letter) or not stringprep.in_table_b1(letter)  # U+200B is in both
     )
     normal = unicodedata.normalize("NFKC", mapped)
     runs_left = [stringprep.in_table_d1(letter) for letter in normal]
