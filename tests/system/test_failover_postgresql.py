@@ -15,8 +15,14 @@ from writing import prove, writing
 
 pytestmark = pytest.mark.anyio
 CHECK = {
-    **{"type": "postgresql", "user": "monitor", "password": WORD},
-    **{"interval": "500ms", "fast_interval": "100ms", "timeout": "500ms", "rise": 1, "fall": 2},
+    "type": "postgresql",
+    "user": "monitor",
+    "password": WORD,
+    "interval": "500ms",
+    "fast_interval": "100ms",
+    "timeout": "500ms",
+    "rise": 1,
+    "fall": 2,
 }
 TIME_OUT_S = 5.0
 

@@ -10,16 +10,20 @@ import pytest
 from eventually import comes_true, eventually
 from proxy import RunningBalancer
 from redis.asyncio import Redis
-from redis.backoff import NoBackoff
 from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from servers.redis_replication import RedisNode
 from writing import prove, writing
 
 pytestmark = pytest.mark.anyio
 CHECK = {
-    **{"type": "redis", "interval": "500ms", "fast_interval": "100ms", "timeout": "500ms"},
-    **{"rise": 1, "fall": 2},
+    "type": "redis",
+    "interval": "500ms",
+    "fast_interval": "100ms",
+    "timeout": "500ms",
+    "rise": 1,
+    "fall": 2,
 }
 TIME_OUT_S = 5.0
 Nodes = list[RedisNode]
@@ -89,6 +93,8 @@ class Rows:
         self._replicas = replicas
 
     async def write(self, attempt: int, number: int) -> None:
+        if not self._replicas:
+            raise RedisError("the primary has no replica, so nothing that it says is a promise")
         async with self._client.pipeline(transaction=False) as batch:
             batch.set(f"row:{attempt}", f"{self._port}:{number}")
             batch.wait(self._replicas, int(TIME_OUT_S * 1000 / 2))
@@ -106,8 +112,6 @@ async def connect_to(port: int) -> Rows:
     try:
         server = int((await client.info("server"))["tcp_port"])
         replicas = int((await client.info("replication"))["connected_slaves"])
-        if not replicas:
-            raise RedisError("the primary has no replica, so nothing that it says is a promise")
     except BaseException:
         await client.aclose()
         raise
@@ -156,7 +160,7 @@ async def promoted_beside(nodes: Nodes) -> None:
 async def test_clients_go_on_with_the_new_primary_and_nothing_promised_is_lost(
     start, nodes, record_property, fail: Callable
 ):
-    old, new, third = nodes
+    old, new, _ = nodes
     balancer = start(settings(nodes, split_brain="keep"))
     port = balancer.port("writes")
     async with writing(lambda: connect_to(port)) as writers:

@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 from eventually import eventually
-from servers.postgresql import USER, binary
 
 from programs import Program, free_port, run_client
+from servers.postgresql import USER, binary
 
 AS_USER = {} if USER is None else {"user": USER, "group": USER, "extra_groups": []}
 WORD = "hunter2-hunter2"
