@@ -33,7 +33,7 @@ class Writer:
     client: int
     connect: Callable[[], Awaitable[Session]]
     acknowledged: dict[int, int] = field(default_factory=dict)  # attempt: row
-    acknowledged_at: list[float] = field(default_factory=list)
+    acknowledged_at: dict[int, float] = field(default_factory=dict)
     last_error: str = ""
 
     async def run(self) -> None:
@@ -54,7 +54,7 @@ class Writer:
                     await asyncio.sleep(0.02)
                 else:
                     self.acknowledged[attempt] = number
-                    self.acknowledged_at.append(time.monotonic())
+                    self.acknowledged_at[attempt] = time.monotonic()
                     number += 1
         finally:
             if session is not None:
@@ -71,6 +71,10 @@ class Writers:
     def acknowledged(self) -> dict[int, int]:
         return {attempt: number for one in self._writers for attempt, number in one.acknowledged.items()}
 
+    @property
+    def acknowledged_at(self) -> dict[int, float]:
+        return {attempt: at for one in self._writers for attempt, at in one.acknowledged_at.items()}
+
     async def progress(self, rows: int = 20) -> None:
         """Wait until each of them has got so many more rows acknowledged."""
         wanted = [(one, len(one.acknowledged) + rows) for one in self._writers]
@@ -82,7 +86,7 @@ class Writers:
 
     def without_writes_s(self) -> float:
         """Return the longest time in which none of them got anything acknowledged."""
-        times = sorted(at for one in self._writers for at in one.acknowledged_at)
+        times = sorted(self.acknowledged_at.values())
         return max(later - earlier for earlier, later in pairwise(times))
 
 
@@ -98,6 +102,25 @@ async def writing(connect: Callable[[], Awaitable[Session]], clients: int = 2) -
             task.cancel()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(end, asyncio.CancelledError) for end in ends), ends
+
+
+def publish(
+    what: str,
+    writers: Writers,
+    survivor: Mapping[int, int],
+    port: int,
+    ready_at: float,
+    record: Callable[[str, object], None],
+) -> None:
+    """Tell how long nothing was written, and how much of that after the servers had been set up anew. It is not judged."""
+    first = min(at for attempt, at in writers.acknowledged_at.items() if survivor.get(attempt) == port)
+    figures = {
+        "seconds_without_writes": round(writers.without_writes_s(), 2),
+        "of_these_when_the_servers_were_ready": round(max(0.0, first - ready_at), 2),
+    }
+    for name, value in figures.items():
+        record(name, value)
+    print(f"{what}: {figures}")  # noqa: T201 - this is how it is published
 
 
 def prove(
