@@ -132,20 +132,23 @@ async def test_more_connections_than_the_limit_are_closed_at_once(monkeypatch):
 async def test_when_descriptors_run_out_clients_wait_and_the_log_is_not_flooded():
     """Behaviour 39."""
     loop = asyncio.get_running_loop()
-    handler, told = loop.get_exception_handler(), []
+    handler, told, is_told = loop.get_exception_handler(), [], asyncio.Event()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def tell(_loop, context) -> None:
+        told.append(context["exception"])
+        is_told.set()
+
     async with AdminServer(Scene(), LOOPBACK) as server:
         clients = [socket.socket() for _ in range(10)]
         os.close(lowest_free := os.dup(0))
-        loop.set_exception_handler(lambda _loop, context: told.append(context["exception"]))
+        loop.set_exception_handler(tell)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
         try:
             for client in clients:
                 client.setblocking(False)
                 await loop.sock_connect(client, ("127.0.0.1", server.address.port))
-            async with asyncio.timeout(10):
-                while not told:
-                    await asyncio.sleep(0.01)
+            await asyncio.wait_for(is_told.wait(), 10)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             loop.set_exception_handler(handler)
