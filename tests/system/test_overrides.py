@@ -382,7 +382,7 @@ async def test_overrides_survive_a_restart_of_the_program(start, nginxes, tmp_pa
 
 def test_a_hostile_state_file_keeps_the_program_from_nothing(start, nginxes, tmp_path):
     state = tmp_path / "state.json"
-    state.write_text('{"format": "something else"}')
+    state.write_text('{"format": "easyproxy overrides"}')
     program = start(simple(*nginxes) | {"state_file": str(state)})
     assert {ask(program.port()) for _ in range(3)} == {"a", "b", "c"}
     assert "is no state file of this version" in program.log()

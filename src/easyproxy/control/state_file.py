@@ -1,12 +1,14 @@
 """The state file: overrides survive a restart. Reading and writing it, and nothing else.
 
 Written whole and atomically (a temporary file in the same directory, fsync, rename(2)), mode 0600, only when something
-has changed. A file that cannot be understood is moved aside, never deleted and never written over.
+has changed. One that cannot be understood is moved aside, never deleted and never written over; what somebody else has put
+there (a device, another program's file) is left where it is.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -63,7 +65,7 @@ class StateFile:
             StateFileError: it cannot be read, or is not one of ours. In the second case it was moved aside.
         """
         try:
-            text = _text(self.path)
+            data = _data(self.path)
         except FileNotFoundError:
             return ()
         except OSError as error:
@@ -72,12 +74,18 @@ class StateFile:
                 f"{self.path} cannot be read: {error.strerror or error}; overrides of the last run are not in "
                 "force, and new ones will not survive a restart"
             ) from None
-        except ValueError as error:
-            raise StateFileError(self._move_aside(str(error))) from None
         try:
-            found = parse(text)
+            if len(data) > MAX_BYTES:
+                raise ValueError(f"it is larger than {MAX_BYTES // 1024**2} MiB")  # noqa: TRY301
+            found = parse(data.decode("utf-8"))  # UnicodeDecodeError is a ValueError
         except ValueError as error:
-            raise StateFileError(self._move_aside(str(error))) from None
+            if _was_ours(data):
+                raise StateFileError(self._move_aside(str(error))) from None
+            self._is_barred = True
+            raise StateFileError(
+                f"{self.path} is no state file: {error}; it is left as it is, so overrides of the last run are not in "
+                "force, and new ones will not survive a restart; name another place as state_file"
+            ) from None
         self._written = found
         return found
 
@@ -95,7 +103,7 @@ class StateFile:
             return False
         if self._is_barred:
             raise StateFileError(
-                f"{self.path} is not ours to write: it could be neither read nor moved aside"
+                f"{self.path} is not ours to write: it is no state file, or could be neither read nor moved aside"
             )
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
@@ -249,15 +257,17 @@ def _value(value: object) -> int | dict[str, object] | None:
 # -- the disk
 
 
-def _text(path: Path) -> str:
+def _data(path: Path) -> bytes:
     # Not through a link that somebody left there, and without waiting for the writer of a FIFO (open(2)).
     with open(path, "rb", opener=_open) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is no regular file")
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"it is larger than {MAX_BYTES // 1024**2} MiB")
-    return data.decode("utf-8")  # UnicodeDecodeError is a ValueError
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read(MAX_BYTES + 1)
+
+
+def _was_ours(data: bytes) -> bool:
+    """Whether a crash, another version or an editor may have left this of a state file."""
+    return FORMAT.encode() in data or not data.strip(b"\0") or render(()).encode().startswith(data)
 
 
 def _open(path: str, flags: int) -> int:

@@ -88,10 +88,10 @@ def changed(**fields) -> str:
     [
         "",
         "{",
-        "null",
-        "[]",
-        "[" * 100_000,
-        '{"some": "thing else"}',
+        "\0" * 4096,  # what a file system may leave after a crash
+        render(ALL)[:-30],
+        render(ALL)[:15],
+        render(ALL) + "[" * 100_000,
         json.dumps({**DOCUMENT, "version": 2}),
         json.dumps({**DOCUMENT, "overrides": {}}),
         json.dumps({**DOCUMENT, "overrides": [5]}),
@@ -128,8 +128,21 @@ def test_what_is_no_state_file_is_moved_aside_and_told(place, text):
     assert StateFile(place).read() == (DRAIN,)
 
 
+@pytest.mark.parametrize(
+    "data", [b"null", b"[]", b"[" * 100_000, b'{"some": "thing else"}', b"root:x:0:0:\n", b"\xff\xfe"]
+)
+def test_what_somebody_else_has_put_there_is_left_alone(place, data):
+    place.write_bytes(data)
+    file = StateFile(place)
+    with pytest.raises(StateFileError, match="left as it is"):
+        file.read()
+    with pytest.raises(StateFileError, match="not ours"):
+        file.write((DRAIN,))
+    assert [one.read_bytes() for one in place.parent.iterdir()] == [data]
+
+
 def test_bytes_that_are_no_text_and_files_that_are_too_large_are_moved_aside(place):
-    place.write_bytes(b"\xff\xfe\x00")
+    place.write_bytes(render(ALL).encode() + b"\xff\xfe\x00")
     with pytest.raises(StateFileError, match="lies at"):
         StateFile(place).read()
     with place.open("wb") as file:
@@ -139,11 +152,15 @@ def test_bytes_that_are_no_text_and_files_that_are_too_large_are_moved_aside(pla
     assert len(list(place.parent.iterdir())) == 2, "one does not take the place of the other"
 
 
-def test_a_fifo_holds_up_no_start(place):
+def test_a_fifo_holds_up_no_start_and_no_device_is_moved(place):
+    """As root: ``state_file: /dev/null`` must not take that away from everybody."""
     os.mkfifo(place)
+    file = StateFile(place)
     with pytest.raises(StateFileError, match="no regular file"):
-        StateFile(place).read()
-    assert not place.exists()
+        file.read()
+    with pytest.raises(StateFileError, match="not ours"):
+        file.write((DRAIN,))
+    assert place.is_fifo()
 
 
 def test_a_link_is_neither_followed_nor_written_over(place, tmp_path):
