@@ -33,6 +33,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+STREAM = "/api/stream"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITE = frozenset({"same-origin", "none"})  # none: typed, or from a bookmark
 
@@ -106,6 +107,9 @@ class Guard:
             await send(message)
 
         refusal = self._refuse(scope["method"], scope["path"], Headers(scope=scope))
+        if scope["method"] == "HEAD" and scope["path"] != STREAM:
+            # RFC 9110, section 9.3.2: as GET, without the body, which uvicorn leaves away. A stream would have no end.
+            scope = {**scope, "method": "GET"}
         await (refusal or self._app)(scope, receive, send_with_headers)
 
     def _refuse(self, method: str, path: str, headers: Headers) -> Response | None:

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from easyproxy.admin.replies import StatusReply, refusal, refusals, status_reply
+from easyproxy.admin.security import STREAM
 from easyproxy.control.operations import Event, Operations
 from easyproxy.control.status import Status
 
@@ -246,7 +247,7 @@ def add_stream(router: APIRouter, stream: Stream) -> None:
     """Add the route."""
 
     @router.get(
-        "/api/stream",
+        STREAM,
         summary="Server-sent events: `status` when it has changed, `event` as it happens",
         description="`data` of a `status` is what `GET /api/status` answers, `data` of an `event` is one row of "
         "`GET /api/events`. With `Last-Event-ID` the events after it come first. A comment is sent where nothing "

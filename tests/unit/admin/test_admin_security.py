@@ -49,6 +49,20 @@ async def test_names_and_addresses_of_loopback_are_accepted(admin, host):
 
 
 @pytest.mark.anyio
+async def test_head_is_answered_as_get_without_the_body(guarded):
+    """RFC 9110, section 9.3.2: monitors ask so."""
+    for path in ("/", "/healthz", "/static/base.css"):
+        whole, head = await ask(guarded, path), await ask(guarded, path, method="HEAD")
+        assert (head.status, head.body) == (200, "")
+        assert head.headers["Content-Length"] == whole.headers["Content-Length"]
+    assert (await ask(guarded, "/api/status", method="HEAD")).status == 401
+    secret = {"Authorization": f"Bearer {TOKEN}"}
+    assert (await ask(guarded, "/api/status", method="HEAD", **secret)).status == 200
+    assert (await ask(guarded, "/api/stream", method="HEAD", **secret)).status == 405, "it would not end"
+    assert (await ask(guarded, "/api/drain", method="HEAD", **secret)).status == 405
+
+
+@pytest.mark.anyio
 async def test_further_names_are_accepted_when_configured():
     async with AdminServer(Scene(), LOOPBACK, hosts=["lb.example"]) as server:
         assert (await ask(server.address, "/api/status", host="LB.example:80")).status == 200
