@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -154,7 +155,8 @@ def _from_options(
     if options["admin"]:
         raw["admin"] = "off" if options["admin"] == "off" else {"bind": options["admin"]}
     if options["workers"]:
-        raw["workers"] = int(options["workers"]) if options["workers"].isdigit() else options["workers"]
+        is_number = re.fullmatch("-?[0-9]{1,9}", options["workers"])
+        raw["workers"] = int(options["workers"]) if is_number else options["workers"]
     return from_dict(raw, strategies=RelayEngine.strategies)
 
 

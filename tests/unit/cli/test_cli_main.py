@@ -52,6 +52,15 @@ def test_help_imports_nothing_heavy(arguments):
     assert done.stderr == "[]\n"
 
 
+@pytest.mark.parametrize("workers", ["-3", "0", "\u00b2", "9" * 20])
+def test_a_number_of_workers_that_cannot_be_is_refused_in_words(workers):
+    arguments = ["run", "--listen", "127.0.0.1:0", "--backend", "127.0.0.1:1", "--workers", workers]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert result.output.startswith("workers: ")
+    assert "without quotes" not in result.output
+
+
 def test_the_shell_completes_commands():
     result = CliRunner().invoke(
         main,
