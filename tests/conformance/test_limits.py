@@ -55,7 +55,7 @@ async def test_beyond_max_sessions_of_a_listener_clients_wait_in_the_backlog(rig
     for client in clients:
         await client.read(5)
     waiting = [await rig.client() for _ in range(6)]
-    await stays(lambda: (len(backend.connections), rig.listener().sessions), (4, 4))
+    await stays(lambda: (len(backend.connections), rig.listener().accepted), (4, 4))
     await waiting[0].send(b"sent while waiting")
     for client in clients:
         client.close()
