@@ -50,9 +50,8 @@ def summarise(status: Status) -> Headline:
     dead = [pool for pool in unserved if all(backend.state != "checking" for backend in pool.backends)]
     if dead:
         return _critical(dead, len(status.pools))
-    unwritten = [pool for pool in status.pools if pool not in unserved and _is_unwritten(pool)]
-    if unwritten:
-        return _without_primary(unwritten)
+    if (about_writes := _about_writes([pool for pool in status.pools if pool not in unserved])) is not None:
+        return about_writes
     if unserved:
         return Headline(
             Level.CHECKING,
@@ -68,6 +67,14 @@ def summarise(status: Status) -> Headline:
     if held:
         return Headline(Level.OK, _held(held, len(backends)), _served(len(status.pools)))
     return Headline(Level.OK, _all_ready(len(backends)), _served(len(status.pools)))
+
+
+def _about_writes(pools: list[PoolStatus]) -> Headline | None:
+    unwritten = [pool for pool in pools if _is_unwritten(pool)]
+    if unwritten:
+        return _without_primary(unwritten)
+    rivals = [pool for pool in pools if any(backend.is_rival for backend in pool.backends)]
+    return _with_rivals(rivals[0]) if rivals else None
 
 
 def _is_unwritten(pool: PoolStatus) -> bool:
@@ -91,6 +98,18 @@ def _without_primary(pools: list[PoolStatus]) -> Headline:
     held = f" {_count(first.writes.held, 'client')} held." if first.writes.held else ""
     why = first.writes.why
     return Headline(Level.CRITICAL, title, f"Nobody takes writes: {why}.{held}")
+
+
+def _with_rivals(pool: PoolStatus) -> Headline:
+    """A server does not know that it is the primary no more."""
+    assert pool.writes is not None  # noqa: S101 - rivals are of those who take writes
+    too_many = " and ".join(backend.name for backend in pool.backends if backend.is_rival)
+    writers = " and ".join(backend.name for backend in pool.backends if backend.takes_writes)
+    return Headline(
+        Level.WARNING,
+        f"Pool {pool.name} has two primaries",
+        f"Writes go to {writers} alone; {too_many} gets none, though it says that it is the primary.",
+    )
 
 
 def _critical(dead: list[PoolStatus], pools: int) -> Headline:

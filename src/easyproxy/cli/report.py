@@ -143,10 +143,12 @@ def _role(backend: Json) -> str:
     parts = [backend["role"] or "-"]
     if backend["takes_writes"]:
         parts.append("writes")
+    if backend["is_rival"]:
+        parts.append("no writes")
     if backend["lag"]:
         parts.append(backend["lag"])
     text = printable(", ".join(parts))
-    return click.style(text, fg="yellow") if backend["is_lagging"] else text
+    return click.style(text, fg="yellow") if backend["is_lagging"] or backend["is_rival"] else text
 
 
 def _backend(backend: Json, now: float) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ class Kind(StrEnum):
     PRIMARY = "primary"
     PRIMARY_LOST = "primary_lost"
     SPLIT_BRAIN = "split_brain"
+    SECOND_PRIMARY = "second_primary"
     ROLE = "role"
     REPLICA_LAG = "replica_lag"
     OVERRIDE_SET = "override_set"

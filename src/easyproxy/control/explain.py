@@ -61,7 +61,7 @@ def explain_backend(
     backend = next(one for pool in status.pools for one in pool.backends if one.id == entry.id)
     state = "ready" if backend.state == "ready" else backend.state
     since = f" since {clock(backend.since, now)}" if backend.since else ""
-    headline = f"{entry.id} is {_in(state)}{since}: {backend.reason}"
+    headline = f"{entry.id} is {_in(state)}{since}: {_why(backend)}"
     lines = []
     for override in overrides:
         until = f", until {clock(override.until, now)}" if override.until else ""
@@ -84,6 +84,14 @@ def explain_backend(
         lines.append(f"its verdict is changing: {entry.verdict.streak} of {needed} needed in a row")
     lines += _traffic(backend, now)
     return Explanation("backend", entry.id, headline, tuple(lines), events=events)
+
+
+def _why(backend: BackendStatus) -> str:
+    """Say why it is in its state; of one that is well and has a role the newest probe says what it is now."""
+    probe = backend.last_probe
+    if backend.role and backend.state == "ready" and probe is not None and probe.outcome == "success":
+        return probe.detail
+    return backend.reason
 
 
 def _role(backend: BackendStatus, status: Status, now: float) -> list[str]:

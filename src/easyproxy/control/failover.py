@@ -47,11 +47,13 @@ class Decision:
         writers: ids; more than one only without a fence.
         why: in words.
         is_split: several say that they are the primary, and nothing decides between them.
+        rivals: who also says that it is the primary, has just confirmed it, and gets no writes.
     """
 
     writers: tuple[str, ...]
     why: str
     is_split: bool = False
+    rivals: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class Post:
         since: when ``writers`` last changed, in seconds since the epoch.
         why: in words.
         is_split: several servers say that they are the primary, and nothing decides.
+        rivals: who says so too, while another takes writes.
         closing: whose sessions are being closed.
     """
 
@@ -72,6 +75,7 @@ class Post:
     since: float = 0.0
     why: str = ""
     is_split: bool = False
+    rivals: tuple[str, ...] = ()
     closing: set[str] = field(default_factory=set)
 
 
@@ -89,7 +93,7 @@ def judge(
 
     >>> a, b = Server("p/a", True, "primary", timeline=1), Server("p/b", True, "primary", timeline=2)
     >>> judge([a, b], ["p/a"])
-    Decision(writers=('p/b',), why='p/b is on timeline 2, p/a on 1', is_split=False)
+    Decision(writers=('p/b',), why='p/b is on timeline 2, p/a on 1', is_split=False, rivals=('p/a',))
     """
     claimants = [server for server in servers if server.claims]
     if not claimants:
@@ -104,7 +108,8 @@ def judge(
         rivals = [one for one in claimants if one.timeline == newest]
         if len(rivals) == 1:
             behind = ", ".join(f"{one.id} on {one.timeline}" for one in claimants if one is not rivals[0])
-            return Decision((rivals[0].id,), f"{rivals[0].id} is on timeline {newest}, {behind}")
+            why = f"{rivals[0].id} is on timeline {newest}, {behind}"
+            return Decision((rivals[0].id,), why, rivals=_but(rivals[0], claimants))
     return _between(rivals, current, split_brain)
 
 
@@ -122,8 +127,15 @@ def _between(claimants: Sequence[Server], current: Collection[str], split_brain:
         # One of them is probably gone, and a few probes will tell. Until then neither gets writes.
         said = f"{silent[0].id} has not confirmed it, and another says that it is the primary"
         return Decision((), f"{said}: its verdict is waited for")
-    writers = (chosen.id,) if chosen is not None else ()
-    return Decision(writers, f"{names} say that they are the primary{why}", chosen is None)
+    text = f"{names} say that they are the primary{why}"
+    if chosen is None:
+        return Decision((), text, is_split=True)
+    # With the first of the configuration it is usual that all of them say so (Galera).
+    return Decision((chosen.id,), text, rivals=() if split_brain == FIRST else _but(chosen, claimants))
+
+
+def _but(chosen: Server, claimants: Sequence[Server]) -> tuple[str, ...]:
+    return tuple(one.id for one in claimants if one is not chosen and not one.is_doubtful)
 
 
 def _why_none(servers: Sequence[Server]) -> str:

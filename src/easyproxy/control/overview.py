@@ -149,6 +149,7 @@ def _backend(
         role=facts.role,
         role_since=entry.role_since,
         takes_writes=entry.id in post.writers,
+        is_rival=entry.id in post.rivals,
         lag_s=facts.lag_s if 0 <= facts.lag_s < float("inf") else None,
         lag=lag_words(facts.lag_s) if facts.role == REPLICA else "",
         is_lagging=entry.is_lagging,

@@ -35,6 +35,7 @@ class BackendStatus:
         role: ``primary`` or ``replica``, as the server says; empty where its check does not ask.
         role_since: seconds since the epoch.
         takes_writes: clients of listeners with ``role: primary`` go to it now.
+        is_rival: it says that it is the primary, and another one takes the writes.
         lag_s: of a replica, in seconds; None where it is not known, or where it does not follow at all.
         lag: the same in words; empty for others than replicas.
         is_lagging: it is too far behind to serve as a replica.
@@ -66,6 +67,7 @@ class BackendStatus:
     role: str = ""
     role_since: float = 0.0
     takes_writes: bool = False
+    is_rival: bool = False
     lag_s: float | None = None
     lag: str = ""
     is_lagging: bool = False

@@ -101,6 +101,10 @@ class Warden:
         if (allowed, decision.is_split) != (post.writers, post.is_split):
             self._settle(name, post, replace(decision, writers=allowed))
         post.why = decision.why
+        if fresh_rivals := set(decision.rivals) - set(post.rivals):
+            text = f"{' and '.join(sorted(fresh_rivals))} gets no writes, though it says that it is the primary: {decision.why}"
+            self._journal.tell(Kind.SECOND_PRIMARY, name, text, level="warning")
+        post.rivals = decision.rivals
         post.former = (post.former if rules.close_sessions else set()) | set(allowed)
         if fresh := owed - post.closing:
             post.closing |= fresh

@@ -96,6 +96,7 @@ def posts_from(plain: Mapping[str, Plain]) -> dict[str, Post]:
                 **_known(Post, item),
                 "writers": tuple(item["writers"]),
                 "former": set(item["former"]),
+                "rivals": tuple(item.get("rivals", ())),
                 "closing": set(),
             }
         )

@@ -11,6 +11,7 @@ from easyproxy.control.status import WritesStatus
 UP = backend("a")
 DOWN = backend("b", "down", "connection refused")
 NEW = backend("c", "checking", "no probe yet")
+RIVAL = backend("b", role="primary", is_rival=True)
 HELD = backend("d", "draining", "drained by anna")
 SHUT = backend("e", "maintenance", "in maintenance")
 NONE = pool(name="x")
@@ -48,6 +49,8 @@ SPLIT = WritesStatus((), 0.0, "two say so", is_split=True, held=0)
         ((replace(pool(UP), writes=WRITTEN),), "ok", "The backend is ready"),
         ((replace(pool(UP), writes=UNWRITTEN),), "critical", "Pool web has no primary"),
         ((replace(pool(UP), writes=SPLIT),), "critical", "Pool web has two primaries"),
+        ((replace(pool(UP, RIVAL), writes=WRITTEN),), "warning", "Pool web has two primaries"),
+        ((replace(pool(UP, RIVAL, DOWN), writes=WRITTEN),), "warning", "Pool web has two primaries"),
         ((replace(pool(DOWN), writes=UNWRITTEN),), "critical", "No backend is ready"),
     ],
 )

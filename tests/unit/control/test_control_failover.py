@@ -85,6 +85,15 @@ def test_two_primaries_without_timelines_are_what_the_rule_says(split_brain, cur
     assert decision.is_split is not bool(writers)
 
 
+@pytest.mark.parametrize(
+    ("rule", "rivals"),
+    [("keep", (B,)), ("first", ())],
+)
+def test_who_says_so_too_is_a_rival_unless_that_is_usual(rule, rivals):
+    assert judge([primary(A), primary(B)], [A], split_brain=rule).rivals == rivals
+    assert judge([primary(A), primary(B, is_doubtful=True)], [A], split_brain=rule).rivals == ()
+
+
 def test_equal_timelines_decide_nothing():
     assert judge([primary(A, timeline=2), primary(B, timeline=2)], [A]).is_split
     three = [primary(A, timeline=1), primary(B, timeline=2), primary(C, timeline=2)]

@@ -178,6 +178,11 @@ async def test_the_old_primary_that_comes_back_on_an_older_timeline_gets_nothing
     await lab.settled()
     assert lab.serving("rw") == ["b"]
     assert Kind.SPLIT_BRAIN not in dict(lab.told())
+    lab.says(A, "primary", timeline=1)
+    assert lab.told().count((Kind.SECOND_PRIMARY, "db")) == 1
+    assert lab.warden.posts["db"].rivals == (A,)
+    lab.says(A, "replica", timeline=2)
+    assert lab.warden.posts["db"].rivals == ()
 
 
 async def test_sessions_that_came_along_from_a_predecessor_are_closed_though_ours_were_closed_before():

@@ -133,7 +133,7 @@ export function backendRow() {
     role.hidden = !backend.role;
     setText(role, roleOf(backend));
     role.classList.toggle("writes", backend.takes_writes);
-    role.classList.toggle("lagging", backend.is_lagging);
+    role.classList.toggle("lagging", backend.is_lagging || backend.is_rival);
     setAttribute(role, "title", roleTitle(backend));
     setText(address, backend.address);
     address.hidden = backend.address === backend.name;

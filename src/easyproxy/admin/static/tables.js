@@ -12,6 +12,11 @@ const limited = (listener) =>
     : count(listener.counters.sessions);
 
 /** Its name, below it what is not usual: another address, another engine, a limit for each client. */
+const poolOf = ({ pool, role, fallback }) => {
+  if (!role) return pool;
+  return fallback ? `${pool} (${role}, else ${fallback})` : `${pool} (${role})`;
+};
+
 function listenerCell() {
   const name = h("b");
   const address = h("span", { class: "mono quiet" });
@@ -37,7 +42,7 @@ export function listeners(parent) {
     caption: "Listeners",
     columns: [
       { head: "Listener", make: listenerCell },
-      { head: "Pool", text: (listener) => listener.pool },
+      { head: "Pool", text: poolOf },
       { head: "Sessions", text: limited, className: "number" },
       { head: "Accepted", text: (listener) => count(listener.counters.accepted), className: "number" },
       { head: "Turned away", text: (listener) => count(turnedAway(listener)), className: "number" },
