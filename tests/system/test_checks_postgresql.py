@@ -104,6 +104,10 @@ async def test_without_tls_a_password_that_is_not_shown_is_enough(primary, user)
     assert (await found(primary, account(user))).facts.role == "primary"
 
 
+async def test_where_no_password_is_asked_for_any_is_enough(primary):
+    assert (await found(primary, account("trusted"))).facts.role == "primary"
+
+
 async def test_a_password_is_not_shown_without_tls(primary):
     finding = await found(primary, account("clear"))
     assert "wants to read the password, which needs tls: true" in finding.detail

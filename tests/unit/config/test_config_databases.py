@@ -89,3 +89,41 @@ def test_max_lag_without_a_listener_of_replicas_is_a_warning():
     assert f"{found.path}: {found.message}" == (
         "pools.db.check.max_lag: it has no effect: no listener of this pool has role: replica"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "user", "database"), [("postgresql", "easyproxy", "postgres"), ("redis", "default", None)]
+)
+def test_the_other_databases_have_the_same_settings(kind, user, database):
+    settings = config_with(
+        check={"type": kind, "password_file": "/run/secrets/monitor", "interval": "1s", "max_lag": "5s"},
+        load=True,
+    )
+    check = settings.pools["db"].check
+    made = make(kind, check.options())
+    assert (check.max_lag, made.user, made.password_file) == (5, user, "/run/secrets/monitor")
+    assert getattr(made, "database", None) == database
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"type": "postgresql", "database": "a b"}, "a database's name in ASCII"),
+        ({"type": "postgresql", "user": "x" * 64}, "has 64 characters; 1 to 63 are allowed"),
+        ({"type": "postgresql", "databse": "x"}, "did you mean database?"),
+        ({"type": "redis", "user": ""}, "0 characters"),
+        ({"type": "redis", "database": "0"}, "database"),
+        ({"type": "postgres"}, "did you mean postgresql?"),
+        ({"type": "valkey"}, "did you mean redis?"),
+    ],
+)
+def test_what_is_wrong_with_the_other_databases_is_told(settings, words):
+    assert words in message_for(config_with(check=settings))
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "redis"])
+def test_a_check_made_by_a_program_refuses_what_the_protocol_cannot_carry(kind):
+    with pytest.raises(ValueError, match="user is"):
+        make(kind, {"user": ""})
+    with pytest.raises(ValueError, match="give one of password"):
+        make(kind, {"password": WORD, "password_env": "X"})
