@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from eventually import eventually
+from proxy import name_of
 
 from programs import Program, free_port, run_client
 from servers.postgresql import USER, binary
@@ -67,8 +68,11 @@ class Node:
         self.address = f"127.0.0.1:{self.port}"
         self.socket = folder / f".s.PGSQL.{self.port}"
         self._program: Program | None = None
+        self._orphans: list[int] = []
 
     def start(self, *options: str, patience: bool = True) -> None:
+        # It refuses to start while processes of a killed postmaster hold the shared memory.
+        eventually(lambda: not any(map(name_of, self._orphans)), f"what was left of {self.name} has ended")
         settings = [
             *("listen_addresses=127.0.0.1", "fsync=off", "max_connections=40", "wal_keep_size=128MB"),
             *("shared_buffers=16MB", "wal_retrieve_retry_interval=200ms", "max_wal_senders=10"),
@@ -133,17 +137,22 @@ class Node:
     def send_all(self, number: signal.Signals) -> None:
         """Send a signal to every process of the server."""
         assert self._program is not None
-        # Children have sessions of their own (setsid), so a process group does not do.
-        children = Path(f"/proc/{self._program.pid}/task/{self._program.pid}/children").read_text().split()
-        for pid in (self._program.pid, *map(int, children)):
+        for pid in (self._program.pid, *self._children()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+    def _children(self) -> list[int]:
+        """Return its processes: they have sessions of their own (setsid), so a process group does not do."""
+        assert self._program is not None
+        tasks = Path(f"/proc/{self._program.pid}/task/{self._program.pid}/children")
+        return [int(pid) for pid in tasks.read_text().split()]
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
         """End it: SIGINT is the fast shutdown, SIGKILL a crash. A crash leaves its processes to notice by themselves."""
         if self._program is None:
             return
         if self._program.process.poll() is None:
+            self._orphans = self._children()
             self._program.send(signal.SIGCONT)
             self._program.send(number)
         self._program.ended()
