@@ -381,6 +381,26 @@ def test_a_worker_of_the_successor_that_dies_at_the_last_moment_costs_no_session
     assert sorted(ask(port) for _ in range(3)) == ["a", "b", "c"]
 
 
+def test_names_of_sessions_stay_unique_when_a_worker_dies_during_an_upgrade(begin, nginxes):
+    balancer = begin({**simple(*nginxes), "workers": 1})
+    [worker] = balancer.workers()
+    of_the_next = (
+        "global client",
+        "import socket",
+        f"os.kill({worker}, signal.SIGKILL)",
+        f"client = socket.create_connection(('127.0.0.1', {balancer.port()}))",  # waits for the next worker
+        "client.sendall(b'GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n')",
+        "assert client.recv(1)",
+    )
+    balancer.install(*at("ready", *of_the_next))
+    balancer.upgrade()
+    with Visit(balancer.port()) as visit:
+        visit.ask()
+        names = [each["id"] for each in balancer.sessions()]
+    assert len(names) == len(set(names)) == 2
+    post(balancer.admin, "/api/close", {"listener": "l"})  # the end need not wait for a client of its own
+
+
 def test_a_program_that_is_gone_and_a_wrong_configuration_are_told_and_change_nothing(begin, nginxes):
     """Behaviours 31 and 33."""
     balancer = begin(simple(*nginxes))

@@ -76,6 +76,18 @@ async def test_a_dead_worker_is_replaced_while_the_programs_threads_are_all_busy
             await asyncio.gather(*busy)
 
 
+async def test_workers_of_two_programs_never_have_the_same_generation():
+    """Sessions are named by it, and keep their names in an upgrade."""
+    async with relay(workers=1) as old, relay(workers=1) as new:
+        first, second = old.engine._crew, new.engine._crew
+        promised = first.promise_generation()
+        first.restarts += 1  # a worker dies during the upgrade
+        assert first._generation + first.restarts > promised
+        second.begin_at(first.next_generation)
+        second.restarts += 1
+        assert second._generation + second.restarts > first._generation + first.restarts
+
+
 async def test_a_program_with_many_open_files_can_embed_the_engine():
     """select(2) ends at descriptor 1023."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -108,8 +108,18 @@ class Crew:
 
     @property
     def next_generation(self) -> int:
-        """A number that no worker of this crew has had."""
+        """A number that no worker of this crew has had, nor one that it was promised to."""
         return self._generation + self.restarts + 1
+
+    def promise_generation(self) -> int:
+        """Give a successor's workers a number that none of this crew will have, whoever dies meanwhile."""
+        promised = self.next_generation
+        self._generation += 1
+        return promised
+
+    def begin_at(self, generation: int) -> None:
+        """Give workers that are hired from now on this number, or a higher one."""
+        self._generation = max(self._generation, generation - self.restarts - 1)
 
     def members(self) -> list[Member]:
         """Return the living workers."""

@@ -49,7 +49,8 @@ class HandingOver:
 
     def totals(self) -> tally.Totals:
         """Return all that was counted, for a successor that goes on counting."""
-        return tally.totals(self._counters, self._slots.by_key)
+        counted = tally.totals(self._counters, self._slots.by_key)
+        return {**counted, "generation": self._crew.next_generation}
 
     def inherit(self, former: tally.Totals) -> None:
         """Go on from what a former process had counted; once, after the first snapshot."""
@@ -80,7 +81,7 @@ class HandingOver:
 
     def legacy(self) -> list[tuple[Frame, list[int]]]:
         """Say what a successor begins with."""
-        return legacy(self._sockets, self._tickets, self._rates.tables, generation=self._crew.next_generation)
+        return legacy(self._sockets, self._tickets, self._rates.tables, generation=self._crew.promise_generation())
 
     def keys(self) -> list[str]:
         """Name everything whose sessions may be handed over."""
@@ -119,6 +120,7 @@ class HandingOver:
         assert self._snapshot is not None  # noqa: S101 - as above
         self._hello["dormant"] = self._is_dormant = False
         self.inherit(totals)
+        self._crew.begin_at(totals.get("generation", 0))
         for group in self._sockets.values():
             own(group)
         sessions = await self._succession.wake()

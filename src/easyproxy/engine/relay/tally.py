@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.ranges import BYTES, CONNECT, LENGTH
@@ -36,12 +36,14 @@ class Totals(TypedDict):
         slots: every field by key (``backend:pool/name``).
         ends: by reason.
         layout: says whether the distributions of both have the same ranges.
+        generation: a number for workers that are hired from now on: no former one has named sessions with it.
     """
 
     slots: dict[str, list[int]]
     ends: dict[str, int]
     lost_reports: int
     layout: str
+    generation: NotRequired[int]
 
 
 def statistics(
