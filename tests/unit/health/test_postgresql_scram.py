@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from easyproxy.health.checks.postgresql.scram import MOST_ITERATIONS, Scram, prepare
+from easyproxy.health.checks.postgresql.scram import MOST_ITERATIONS, Keys, Scram, prepare
 
 NONCE = "rOprNGfwEbeRWgbNEkqO"
 SERVER_FIRST = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
@@ -30,6 +30,29 @@ def test_the_example_of_the_rfc_is_followed(exchange):
         b"p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
     )
     exchange.verify(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
+
+
+def test_a_salt_that_was_seen_before_is_not_hashed_again():
+    keys = Keys()
+    long = SERVER_FIRST.replace(b"i=4096", b"i=30000")
+    proofs = []
+    for _ in range(2):
+        scram = Scram("pencil", NONCE, keys)
+        scram.challenge(long)
+        proofs.append((scram.is_long, scram.final()))
+    assert [is_long for is_long, _ in proofs] == [True, False]
+    assert proofs[0][1] == proofs[1][1]
+    other = Scram("pen", NONCE, keys)
+    other.challenge(long)
+    assert other.is_long
+    assert b"pencil" not in repr(vars(keys)).encode()
+
+
+def test_a_server_that_has_another_salt_every_time_fills_nothing():
+    keys = Keys()
+    for number in range(2500):
+        keys.salted(b"pencil", b"%d" % number, 1)
+    assert len(keys._known) <= 1000
 
 
 @pytest.mark.parametrize("shown", [b"v=AAAA", b"v=", b"e=other-error", b"", b"v=\xff", b"v=***"])

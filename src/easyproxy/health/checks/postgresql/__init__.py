@@ -17,6 +17,7 @@ from easyproxy.health.checks.database import DatabaseCheck, LoginRefusedError, a
 from easyproxy.health.checks.postgresql.conversation import Challenge, Conversation
 from easyproxy.health.checks.postgresql.discretion import Discretion
 from easyproxy.health.checks.postgresql.messages import NAME_BYTES, Method, ServerError
+from easyproxy.health.checks.postgresql.scram import Keys
 from easyproxy.health.checks.postgresql.standing import QUESTION, Progress, judge
 
 _NOT_NOW = "55000"
@@ -37,6 +38,7 @@ class PostgresqlCheck(DatabaseCheck):
 
     database: str = "postgres"
     _discretion: Discretion = field(default_factory=Discretion, init=False, repr=False, compare=False)
+    _keys: Keys = field(default_factory=Keys, init=False, repr=False, compare=False)
     _progress: dict[str, Progress] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -66,7 +68,7 @@ class PostgresqlCheck(DatabaseCheck):
         return alive("", trouble) if trouble and isinstance(found, str) else found
 
     async def _converse(self, connection: Connection, target: Target, password: str | None) -> str | Finding:
-        conversation = Conversation(connection, is_private=bool(target.address.path))
+        conversation = Conversation(connection, self._keys, is_private=bool(target.address.path))
         server, now = str(target.address), asyncio.get_running_loop().time()
         if self._tls is not None:
             if not await conversation.ask_for_tls():

@@ -27,7 +27,7 @@ from easyproxy.health.checks.postgresql.messages import (
     startup,
     text,
 )
-from easyproxy.health.checks.postgresql.scram import FEW_ITERATIONS, NAME, Scram
+from easyproxy.health.checks.postgresql.scram import NAME, Keys, Scram
 
 BUDGET_BYTES = 64 * 1024
 """What one probe reads at most; a login and our query take about one."""
@@ -39,9 +39,10 @@ Challenge = tuple[Method, bytes]
 
 
 class Conversation:
-    """Messages over ``connection``. ``is_private``: nobody else can read them, even without TLS."""
+    """Messages over ``connection``. ``is_private``: nobody else can read them, even without TLS; ``keys``: of logins before."""
 
-    def __init__(self, connection: Connection, *, is_private: bool) -> None:
+    def __init__(self, connection: Connection, keys: Keys, *, is_private: bool) -> None:
+        self._keys = keys
         self._connection = connection
         self._intake = Intake(connection, BUDGET_BYTES)
         self._is_private = is_private
@@ -144,13 +145,12 @@ class Conversation:
         if NAME.encode() not in offered.split(b"\0"):
             names = ", ".join(plain(name, 30) for name in offered.split(b"\0")[:4] if name)
             raise LoginRefusedError(f"wants a login by {names}, which this check does not do")
-        scram = Scram(password, secrets.token_urlsafe(18))
+        scram = Scram(password, secrets.token_urlsafe(18), self._keys)
         first = scram.first()
         self._send(b"p", text(NAME) + struct.pack("!i", len(first)) + first)
         try:
             scram.challenge(await self._sasl(Method.SASL_CONTINUE))
-            is_long = scram.iterations > FEW_ITERATIONS
-            self._send(b"p", await asyncio.to_thread(scram.final) if is_long else scram.final())
+            self._send(b"p", await asyncio.to_thread(scram.final) if scram.is_long else scram.final())
             scram.verify(await self._sasl(Method.SASL_FINAL))
         except ValueError as error:
             raise ProbeFailed(f"the login by {NAME} fails: {error}") from None

@@ -19,6 +19,7 @@ MOST_ITERATIONS = 1_000_000
 FEW_ITERATIONS = 20_000
 """So many take a few milliseconds; more do not belong into an event loop."""
 
+_MOST_KEYS = 1000
 _HEADER = "n,,"  # this client does not do channel binding (RFC 5802, section 7)
 _PROHIBITED = (
     stringprep.in_table_a1,
@@ -34,15 +35,47 @@ _PROHIBITED = (
 )
 
 
+class Keys:
+    """What hashing has given for each password and salt; RFC 5802 (section 3) allows to keep that.
+
+    An account has the same salt until its password is changed, so a probe hashes once, and not 4096 times every second. The
+    passwords themselves are not kept.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, bytes] = {}
+
+    @staticmethod
+    def _place(password: bytes, salt: bytes, iterations: int) -> bytes:
+        return _hmac(b"%d:" % iterations + salt, password)
+
+    def knows(self, password: bytes, salt: bytes, iterations: int) -> bool:
+        """Whether :meth:`salted` has its answer ready."""
+        return self._place(password, salt, iterations) in self._known
+
+    def salted(self, password: bytes, salt: bytes, iterations: int) -> bytes:
+        """Return the hashed password; may take as long as ``iterations`` say."""
+        place = self._place(password, salt, iterations)
+        found = self._known.get(place)
+        if found is None:
+            found = hashlib.pbkdf2_hmac("sha256", password, salt, iterations)
+            if len(self._known) >= _MOST_KEYS:  # a server that has another salt every time fills nothing
+                self._known.clear()
+            self._known[place] = found
+        return found
+
+
 class Scram:
     """One exchange: ``first``, ``challenge``, ``final``, ``verify``, in this order.
 
     Args:
         password: as it is; prepared here.
         nonce: printable ASCII without commas, never used before.
+        keys: what exchanges before have hashed.
     """
 
-    def __init__(self, password: str, nonce: str) -> None:
+    def __init__(self, password: str, nonce: str, keys: Keys | None = None) -> None:
+        self._keys = keys or Keys()
         self._password = prepare(password)
         self._nonce = nonce
         self._bare = f"n=,r={nonce}"  # PostgreSQL takes the name from the startup message
@@ -75,9 +108,15 @@ class Scram:
         if not 1 <= self.iterations <= MOST_ITERATIONS:
             raise ValueError(f"it wants the password hashed {self.iterations} times")
 
+    @property
+    def is_long(self) -> bool:
+        """Whether :meth:`final` takes so long that it does not belong into an event loop."""
+        is_known = self._keys.knows(self._password, self._salt, self.iterations)
+        return self.iterations > FEW_ITERATIONS and not is_known
+
     def final(self) -> bytes:
         """Return the proof. Takes as long as ``iterations`` say, about a second for MOST_ITERATIONS."""
-        salted = hashlib.pbkdf2_hmac("sha256", self._password, self._salt, self.iterations)
+        salted = self._keys.salted(self._password, self._salt, self.iterations)
         without_proof = f"c={base64.b64encode(_HEADER.encode()).decode()},r={self._server_nonce}"
         whole = f"{self._bare},{self._server_first},{without_proof}".encode()
         client_key = _hmac(salted, b"Client Key")
