@@ -81,7 +81,9 @@ class HandingOver:
 
     def legacy(self) -> list[tuple[Frame, list[int]]]:
         """Say what a successor begins with."""
-        return legacy(self._sockets, self._tickets, self._rates.tables, generation=self._crew.promise_generation())
+        return legacy(
+            self._sockets, self._tickets, self._rates.tables, generation=self._crew.promise_generation()
+        )
 
     def keys(self) -> list[str]:
         """Name everything whose sessions may be handed over."""
