@@ -38,6 +38,10 @@ Three rules hold in all of it:
 - Whatever is cut short never looks like a clean end: both sides get a reset.
 - A side that had its FIN before the other one broke is owed every byte: its reset waits until they are acknowledged.
 
+A session that is closed `between_transactions` is none that is cut: nothing is under way in either direction. Both sides are told in their protocol's words as
+far as that has any (PostgreSQL: the error 57P01 to the client, Terminate to the backend; MySQL: COM_QUIT to the backend), and get a FIN
+([decision 9](decisions/0009-between-transactions.md)).
+
 ## The table
 
 """

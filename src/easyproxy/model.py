@@ -137,6 +137,9 @@ class Pool:
         greeting_timeout_s: within this time after the connect.
         hedge: a backend that greets first (``any``, ``mysql``) and takes longer than usual is raced by the next candidate.
         source: local address for connections to backends, or None for the system's choice.
+        conversation: the protocol whose transactions are followed, so that sessions that are to leave end between two of them:
+            ``mysql``, ``postgresql``; empty is none.
+        keeps: with a ``conversation``, the ids of the backends, ready or not, whose sessions are not to leave.
     """
 
     name: str
@@ -151,6 +154,8 @@ class Pool:
     greeting_timeout_s: float = 5.0
     hedge: bool = False
     source: Address | None = None
+    conversation: str = ""
+    keeps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

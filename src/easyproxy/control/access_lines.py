@@ -43,6 +43,7 @@ TERMINATION = {
     "life_timeout": "P*",
     "operator": "K*",
     "drained": "K*",
+    "between_transactions": "K*",
     "backend_down": "D*",
     "failover": "D*",
     "lagging": "D*",

@@ -27,6 +27,7 @@ ENDINGS = {
     "backend_down": "we cut it: its backend went down, and close_sessions_on_down is set",
     "failover": "we cut it: another server is the primary now",
     "lagging": "we cut it: its replica fell too far behind",
+    "between_transactions": "we closed it between two transactions: it was to leave",
     "drained": "we cut it: it was still there when the time for draining was over",
     "internal_error": "a mistake in EasyProxy; the log holds where",
 }

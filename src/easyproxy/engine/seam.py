@@ -101,7 +101,12 @@ class SessionEnd:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """One live session, on demand. Times in seconds; ``connect_s`` is negative while no backend stands."""
+    """One live session, on demand. Times in seconds; ``connect_s`` is negative while no backend stands.
+
+    Attributes:
+        transaction: where the pool has ``drain: between_transactions``, whether one is open: ``none``, ``open``, ``busy`` (a
+            request or the login is under way), or ``unknown: `` and why; else empty.
+    """
 
     id: str
     listener: str
@@ -116,6 +121,7 @@ class SessionInfo:
     engine: str = "relay"
     connect_s: float = -1.0
     tried: tuple[Attempt, ...] = ()
+    transaction: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import pytest
 from relay_rig import Rig, backend, relay, until
 from relay_words import GREETING, PG_OK, mysql_error, pg_error, pg_startup
 
+import speech as s
 from easyproxy.engine.relay import RelayEngine
 from easyproxy.engine.relay.dial import Dial
 from easyproxy.engine.relay.flow import Flow
@@ -591,3 +592,45 @@ async def test_a_worker_without_room_for_the_descriptors_says_so_and_the_session
         for client, remote in pairs:
             await old.send(client, b"on")
             assert await old.read(remote, 2) == b"on"
+
+
+@pytest.mark.anyio
+async def test_what_is_known_of_a_transaction_goes_along():
+    """One session is handed over in the middle of an answer, one in a transaction, one that nobody could follow."""
+    async with scene() as (old, server, plain):
+        pool = replace(plain, conversation="postgresql", keeps=("p/a",))
+        old.apply(pool)
+
+        async def say(rig: Rig, speaker: socket.socket, hearer: socket.socket, what: bytes) -> None:
+            await rig.send(speaker, what)
+            assert await rig.read(hearer, len(what)) == what
+
+        pairs = []
+        for _ in range(3):
+            client = await old.client()
+            await old.send(client, s.STARTUP)
+            remote = await old.taken(server)
+            assert await old.read(remote, len(s.STARTUP)) == s.STARTUP
+            pairs.append((client, remote))
+        middle, open_, unknown = pairs
+        answer = s.row(b"1") + s.complete() + s.ready()
+        for client, remote in (middle, open_):
+            await say(old, remote, client, s.LET_IN)
+            await say(old, client, remote, s.query(b"BEGIN"))
+        await say(old, middle[1], middle[0], answer[:-3])
+        await say(old, open_[1], open_[0], s.ready(b"T"))
+        await say(old, *reversed(unknown), b"what?")
+        async with successor(old, pool, workers=1) as new:
+            await hand_over(old, new)
+            new.apply(replace(pool, keeps=()))
+            known = [session.transaction for session in await new.engine.sessions()]
+            assert known == ["busy", "open", "unknown: what it says is not understood"]
+            await say(new, middle[1], middle[0], answer[-3:])
+            await say(new, *open_, s.query(b"COMMIT"))
+            await say(new, *reversed(open_), s.ready())
+            for client, remote in (middle, open_):
+                assert b"C57P01\0" in await new.read(client)
+                assert await new.read(remote) == s.TERMINATE
+            await say(new, *unknown, b"still there")
+            assert new.engine.statistics().ends["between_transactions"] == 2
+            assert not new.complaints

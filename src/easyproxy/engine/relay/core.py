@@ -70,6 +70,8 @@ class Core:
         self.leaving: list[BackendRuntime] = []  # whose places become free when ``closing`` is closed
         self.paused: list[Acceptor] = []
         self.declined: list[tuple[float, Acceptor]] = []  # and when it accepts again
+        self.follows = False  # the conversation of a session was ever followed
+        self.is_leaving = False  # every session is to end that can: nobody is taken in any more
         self.is_starved = False  # clients wait for a descriptor to reach a backend with: no more are taken in
         self.reports: list[dict[str, Any]] = []
         self.recent_ends: deque[Row] = deque(maxlen=REMEMBERED_ENDS)

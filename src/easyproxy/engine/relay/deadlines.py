@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from easyproxy.engine.relay import close
+from easyproxy.engine.relay import close, polite
 from easyproxy.engine.relay.keepalive import arm_keepalive
 from easyproxy.engine.relay.session import Event, Session, State
 
@@ -26,6 +26,8 @@ def expire(core: Core, session: Session) -> None:
         return
     if session.dial is not None:
         session.dial.expired()
+        return
+    if session.conversation is not None and polite.is_leaving(core, session) and polite.part(core, session):
         return
     if not session.armed:
         session.armed = True

@@ -18,7 +18,7 @@ import socket
 from _socket import socket as raw_socket
 from typing import TYPE_CHECKING
 
-from easyproxy.engine.relay import close, failures
+from easyproxy.engine.relay import close, failures, polite
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.failures import EXHAUSTED, OURS
 from easyproxy.engine.relay.flow import TAIL_UNSURE, Flow
@@ -293,9 +293,14 @@ class Dial(Waiting):
         if self._failed is not None and self._failed is not backend:
             cells[self._failed.cell + c.B_RETRIES] += 1
         client_fd, listener = session.client_fd, session.listener
-        client = session.client_socket
-        outbound = Flow(core, session, client, sock, cell + c.B_FROM_CLIENT)
-        inbound = Flow(core, session, sock, client, cell + c.B_FROM_BACKEND)
+        client, protocol = session.client_socket, listener.pool.pool.conversation
+        if protocol:
+            # Part of it may have been heard before the backend stood.
+            conversation = session.conversation or polite.conversation_of(protocol)
+            outbound, inbound = polite.follow(core, session, conversation, cell)
+        else:
+            outbound = Flow(core, session, client, sock, cell + c.B_FROM_CLIENT)
+            inbound = Flow(core, session, sock, client, cell + c.B_FROM_BACKEND)
         outbound.back, inbound.back = inbound, outbound
         outbound.writes_until_nodelay = 2
         if listener.is_unix:

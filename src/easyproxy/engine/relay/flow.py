@@ -24,7 +24,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay.core import BUFFER_BYTES
@@ -63,6 +63,19 @@ _MORE = getattr(socket, "MSG_MORE", 0)
 _splice: Callable[..., int] = getattr(os, "splice", None)  # type: ignore[assignment] # used where core.can_splice
 
 
+class Source(Protocol):
+    """What a flow needs of the socket that it reads."""
+
+    def recv_into(self, buffer: bytearray, /) -> int:
+        """Read into a buffer (recv(2)); return how much."""
+
+    def setsockopt(self, level: int, option: int, value: int, /) -> None:
+        """Set an option (setsockopt(2))."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+
+
 class Flow:
     """One direction. Owns a leased pipe while bytes are in it; the session owns the sockets."""
 
@@ -90,7 +103,7 @@ class Flow:
     ) -> None:
         self.core = core
         self.session = session
-        self.source = source
+        self.source: Source = source
         self.target = target
         self.cell = cell  # where the backend's bytes in this direction are counted
         self.back: Flow | None = None  # the opposite direction, as long as the session lives

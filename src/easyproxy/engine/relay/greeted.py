@@ -15,7 +15,7 @@ import errno
 import socket
 from typing import TYPE_CHECKING
 
-from easyproxy.engine.relay import close, failures
+from easyproxy.engine.relay import close, failures, polite
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.dial import Dial, release_ack
 from easyproxy.engine.relay.flow import TAIL_UNSURE
@@ -286,17 +286,30 @@ class GreetedDial(Dial):
         self._backend_mask &= ~IN
         return True
 
-    def _take_from_client(self) -> None:
-        """Take out of the client's socket what the backend has been sent already."""
+    def _take_from_client(self) -> bytes:
+        """Take out of the client's socket what the backend has been sent already, and return it."""
+        said = b""
         while self._sent > 0:
             try:
-                taken = len(self.session.client_socket.recv(self._sent))
+                taken = self.session.client_socket.recv(self._sent)
             except OSError:  # broken: its own event follows
-                taken = 0
+                taken = b""
             if not taken:
                 break
-            self._sent -= taken
+            said += taken
+            self._sent -= len(taken)
         self._sent = 0
+        return said
+
+    def _recall(self, said: bytes) -> None:
+        """Let the session's conversation hear what was said before its flows are there."""
+        conversation = polite.conversation_of(self.session.listener.pool.pool.conversation)
+        for code in self._asked:
+            conversation.from_client(memoryview(request(code)))
+            conversation.from_backend(memoryview(NO_ENCRYPTION))
+        if said:
+            conversation.from_client(memoryview(said))
+        self.session.conversation = conversation
 
     # -- the end of it
 
@@ -348,7 +361,9 @@ class GreetedDial(Dial):
         self._is_listening = False
         self._forget_refused()
         told = 8 * len(self._asked) + self._sent
-        self._take_from_client()
+        said = self._take_from_client()
+        if session.listener.pool.pool.conversation:
+            self._recall(said)
         mask, self.client_mask, client_mask = self._backend_mask | IN, 0, self.client_mask
         fd = sock.fileno()
         super()._connected(fd, OUT, self._broke)

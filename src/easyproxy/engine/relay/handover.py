@@ -17,8 +17,9 @@ from dataclasses import asdict, fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from easyproxy.engine.relay import close
+from easyproxy.engine.relay import close, polite
 from easyproxy.engine.relay import counters as c
+from easyproxy.engine.relay.conversation import CONVERSATIONS
 from easyproxy.engine.relay.dial import Dial
 from easyproxy.engine.relay.flow import Flow
 from easyproxy.engine.relay.greeted import GreetedDial
@@ -51,6 +52,7 @@ SESSION_REST = frozenset(
         "dial",  # a record of its own
         "inbound",  # the same
         "outbound",  # the same
+        "conversation",  # what it knows, behind the other parts of the record
         "tick",  # as the time at which the taker has to look at it
     }
 )
@@ -171,6 +173,7 @@ def session_to_record(
 ) -> None:
     """Write one session into a batch; ``again`` holds the ids of the flows that gave way with work left."""
     outbound, inbound, dial, sock = session.outbound, session.inbound, session.dial, session.socket
+    conversation = session.conversation
     batch.fds.append(session.client_fd)
     if sock is not None:
         batch.fds.append(sock.fileno())
@@ -186,6 +189,7 @@ def session_to_record(
             None if dial is None else _dial_record(dial, runtimes),
             None if outbound is None else _flow_record(outbound, batch, again),
             None if inbound is None else _flow_record(inbound, batch, again),
+            *([[conversation.protocol, conversation.to_plain()]] if conversation is not None else ()),
         ]
     )
 
@@ -269,7 +273,9 @@ class Taker:
                 self._changed.add(number)
             return here
         slot = self._slot(f"listener:{listener.name}")
-        return ListenerRuntime(listener, slot, self._core.counters.base(slot), pool)
+        gone = ListenerRuntime(listener, slot, self._core.counters.base(slot), pool)
+        gone.is_leaving = True
+        return gone
 
     def _slot(self, key: str) -> int:
         slot = self._slots.get(key)
@@ -279,7 +285,9 @@ class Taker:
 
     def session_from_record(self, record: list[Any], fds: list[int], blob: memoryview) -> tuple[Given, int]:
         """Make a session; takes its descriptors from the front of ``fds``. Return it and how much of the blob it took."""
-        name, state, listener_number, backend_number, family, due, values, dial, outbound, inbound = record
+        name, state, listener_number, backend_number, family, due, values, dial, outbound, inbound, *more = (
+            record
+        )
         core = self._core
         listener, backend = self._runtimes[listener_number], self._runtimes.get(backend_number)
         if not isinstance(listener, ListenerRuntime) or isinstance(backend, ListenerRuntime):
@@ -297,11 +305,7 @@ class Taker:
         used = 0
         again: tuple[Flow, ...] = ()
         if session.socket is not None and backend is not None and outbound is not None:
-            client, sock = session.client_socket, session.socket
-            flows = (
-                Flow(core, session, client, sock, backend.cell + c.B_FROM_CLIENT),
-                Flow(core, session, sock, client, backend.cell + c.B_FROM_BACKEND),
-            )
+            flows = self._flows(session, session.socket, backend.cell, more)
             flows[0].back, flows[1].back = flows[1], flows[0]
             session.outbound, session.inbound = flows
             for flow, flow_record in zip(flows, (outbound, inbound), strict=True):
@@ -314,6 +318,17 @@ class Taker:
         else:
             raise HandoverError(f"session {name} is {state}, but without what that takes")
         return Given(session, due, again, listener_number in self._changed), used
+
+    def _flows(self, session: Session, sock: raw_socket, cell: int, more: list[Any]) -> tuple[Flow, Flow]:
+        core, client = self._core, session.client_socket
+        if more and more[0][0] in CONVERSATIONS:
+            conversation = polite.conversation_of(more[0][0])
+            conversation.take_plain(more[0][1])
+            return polite.follow(core, session, conversation, cell)
+        return (
+            Flow(core, session, client, sock, cell + c.B_FROM_CLIENT),
+            Flow(core, session, sock, client, cell + c.B_FROM_BACKEND),
+        )
 
     def _fill(self, flow: Flow, record: list[Any], fds: list[int], blob: memoryview) -> int:
         values, broken, pending, pipe, _again = record

@@ -66,7 +66,9 @@ class InForce:
             runtime for listener in snapshot.listeners if (runtime := self._take_listener(listener, slots))
         ]
         for name in self.listeners.keys() - {listener.name for listener in snapshot.listeners}:
-            self._stop(self.listeners.pop(name))
+            runtime = self.listeners.pop(name)
+            runtime.is_leaving = True
+            self._stop(runtime)
             self._meters.pop(name, None)
         for name in self.pools.keys() - {pool.name for pool in snapshot.pools}:
             for dial in self.pools.pop(name).in_line:
@@ -131,7 +133,7 @@ class InForce:
         for backend in pool.backends:
             known = runtime.backends.get(backend.id)
             if known is not None and known.backend.address == backend.address:
-                known.backend = backend
+                known.backend, known.is_leaving = backend, False
                 backends[backend.id] = known
             else:
                 slot = slots[f"backend:{backend.id}"]

@@ -57,7 +57,17 @@ def socket_address(address: Address) -> tuple[int, SocketAddress]:
 class BackendRuntime:
     """One backend: where to connect, and where to count."""
 
-    __slots__ = ("address", "backend", "cell", "family", "is_proven", "may_meet_itself", "pool", "slot")
+    __slots__ = (
+        "address",
+        "backend",
+        "cell",
+        "family",
+        "is_leaving",
+        "is_proven",
+        "may_meet_itself",
+        "pool",
+        "slot",
+    )
 
     def __init__(self, backend: Backend, slot: int, cell: int, pool: PoolRuntime) -> None:
         self.backend = backend
@@ -65,6 +75,7 @@ class BackendRuntime:
         self.cell = cell  # index of the first of this worker's cells
         self.pool = pool
         self.family, self.address = socket_address(backend.address)
+        self.is_leaving = False  # its sessions are to end between two transactions
         self.is_proven = False  # a client's connect has succeeded since the last failure
         # A connect to a port of this machine on which nobody listens can be answered by itself, when the system
         # happens to choose that very port as the local one (simultaneous open, RFC 9293 section 3.5).
@@ -88,6 +99,7 @@ class PoolRuntime:
         "early",
         "gate",
         "is_shut",
+        "keeps",
         "look_in",
         "pool",
         "slot",
@@ -104,6 +116,7 @@ class PoolRuntime:
         self.backends: dict[str, BackendRuntime] = {}
         self.choose: Callable[[str], Iterator[Backend]] = lambda _client: iter(())
         self.tiers: Tiers | None = None
+        self.keeps = frozenset(pool.keeps)
         self.waiting: dict[Waiting, None] = {}  # for a place, in the order of their coming
         self.is_shut = (
             True  # nobody gets to a backend: there is none, or others have come before; see ``gate``
@@ -122,6 +135,7 @@ class PoolRuntime:
         if pool.greeting != self.pool.greeting:
             self.early = 0
         self.pool = pool
+        self.keeps = frozenset(pool.keeps)
         self.backends = backends
         self.tiers = tiers
         tiers.build(pool.backends)
@@ -160,7 +174,7 @@ class PoolRuntime:
 class ListenerRuntime:
     """One listener: its settings, its pool, and where to count."""
 
-    __slots__ = ("acceptor", "cell", "further", "is_unix", "listener", "meter", "pool", "slot")
+    __slots__ = ("acceptor", "cell", "further", "is_leaving", "is_unix", "listener", "meter", "pool", "slot")
 
     def __init__(self, listener: Listener, slot: int, cell: int, pool: PoolRuntime) -> None:
         self.listener = listener
@@ -169,5 +183,6 @@ class ListenerRuntime:
         self.pool = pool
         self.is_unix = bool(listener.bind.path)
         self.meter: Meter | None = None  # where the listener has a client_rate
+        self.is_leaving = False  # as of a backend
         self.acceptor: Acceptor | None = None
         self.further: tuple[Acceptor, ...] = ()  # on sockets that a predecessor with more workers has left

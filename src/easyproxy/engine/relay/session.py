@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from _socket import socket
 
+    from easyproxy.engine.relay.conversation import Conversation
     from easyproxy.engine.relay.dial import Dial
     from easyproxy.engine.relay.flow import Flow
     from easyproxy.engine.relay.runtime import BackendRuntime, ListenerRuntime
@@ -62,6 +63,7 @@ class Event(StrEnum):
     FAILOVER = "failover"  # another server is the primary now
     LAGGING = "lagging"  # the replica fell too far behind
     DRAINED = "drained"
+    BETWEEN_TRANSACTIONS = "between_transactions"  # it was to leave, and no transaction was open
     INTERNAL_ERROR = "internal_error"  # a mistake in EasyProxy; the log holds where
 
 
@@ -70,7 +72,7 @@ class Ending(IntEnum):
 
     KEEP = 0
     FIN = 1  # shutdown(SHUT_WR): all bytes before it, then EOF
-    CLOSE = 2  # both directions have ended: close(2)
+    CLOSE = 2  # nothing more is to come in either direction: close(2)
     RESET = 3  # RST, once what was sent is acknowledged, within a second
     RESET_WHEN_SENT = (
         4  # the same for a side that is owed everything: it had its FIN before the other side broke
@@ -131,6 +133,10 @@ TABLE: dict[tuple[State, Event], Transition] = {
         for state in (State.HALF_CLOSED_BY_CLIENT, State.HALF_CLOSED_BY_BACKEND)
         for event in (*_DURING, Event.HALF_CLOSED_TIMEOUT)
     },
+    # Nothing is under way in either direction, and both have been told in their own protocol's words: see ``polite``.
+    (State.RELAYING, Event.BETWEEN_TRANSACTIONS): Transition(
+        State.CLOSED, Ending.CLOSE, Ending.CLOSE, Event.BETWEEN_TRANSACTIONS.value
+    ),
     # The first to end gives a clean session its reason.
     (State.HALF_CLOSED_BY_CLIENT, Event.BACKEND_FIN): Transition(
         State.CLOSED, Ending.CLOSE, Ending.CLOSE, Event.CLIENT_FIN.value
@@ -153,8 +159,8 @@ _CONNECTING = State.CONNECTING  # looking it up on the Enum costs a call (Python
 NEWCOMER = -1
 """Instead of a place in the timer wheel: who has come since the last tick gets one with the next."""
 
-CLEAN = frozenset({Event.CLIENT_FIN.value, Event.BACKEND_FIN.value})
-"""Reasons of sessions that ended as both sides wished."""
+CLEAN = frozenset({Event.CLIENT_FIN.value, Event.BACKEND_FIN.value, Event.BETWEEN_TRANSACTIONS.value})
+"""Reasons of sessions that ended in good order: nothing that was under way is lost."""
 
 REASONS = tuple(sorted({transition.reason for transition in TABLE.values()} - {""}))
 """Every reason with which a session can end; the index is its place in the shared counters."""
@@ -178,6 +184,7 @@ class Session:
         "client_fd",
         "client_socket",
         "connected_at",
+        "conversation",
         "dial",
         "host",
         "inbound",
@@ -211,6 +218,7 @@ class Session:
         self.outbound: Flow | None = None  # client to backend
         self.inbound: Flow | None = None  # backend to client
         self.dial: Dial | None = None  # while CONNECTING
+        self.conversation: Conversation | None = None  # followed where the pool says so
         # Backends that were passed over, and why; None is the usual case.
         self.tried: dict[str, str] | None = None
 

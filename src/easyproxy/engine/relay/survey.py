@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay.ends import BACKEND, HOST, LISTENER
+from easyproxy.engine.relay.polite import at_the_deadline, transaction_of
 from easyproxy.engine.relay.session import Event, Session, State
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def _describe(core: Core, session: Session) -> Frame:
         "worker": core.index,
         "connect_s": session.connected_at - session.accepted_at if session.connected_at else -1.0,
         "tried": list(session.tried.items()) if session.tried else [],
+        "transaction": transaction_of(session),
     }
 
 
@@ -95,6 +97,7 @@ def close_sessions(
 ) -> Iterator[None]:
     """Close every session that matches, and send how many those were."""
     closed = 0
+    is_drained = event is Event.DRAINED
     for sessions in _slices(core):
         for session in sessions:
             # One of this slice may have ended with another: a place that became free changes who waits.
@@ -102,7 +105,7 @@ def close_sessions(
                 if event is Event.FAILOVER and session.dial is not None:
                     session.dial.start_over()  # it has nobody yet: the next primary does as well
                     continue
-                close.cut(core, session, event)
+                close.cut(core, session, event, at_the_deadline(session) if is_drained else "")
                 closed += 1
         yield
     send({"op": "closed", "request": request, "count": closed})

@@ -38,6 +38,7 @@ def snapshot_from(plain: Plain) -> Snapshot:
                 **{
                     **pool,
                     "source": Address(**pool["source"]) if pool["source"] else None,
+                    "keeps": tuple(pool["keeps"]),
                     "backends": tuple(
                         Backend(**{**backend, "address": Address(**backend["address"])})
                         for backend in pool["backends"]

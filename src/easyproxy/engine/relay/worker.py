@@ -14,7 +14,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from easyproxy.engine.relay import close, deadlines
+from easyproxy.engine.relay import close, deadlines, polite
 from easyproxy.engine.relay.accept import MOMENT_S, Acceptor
 from easyproxy.engine.relay.channel import Channel
 from easyproxy.engine.relay.core import Core
@@ -296,11 +296,19 @@ class Worker:
     def _do_snapshot(self, frame: Frame, _fds: list[int]) -> None:
         for runtime in self.in_force.replace(snapshot_from(frame["snapshot"]), frame["slots"]):
             self._jobs.append(look_again(self.core, runtime))
+        self._see_off()
 
     def _do_drain(self, _frame: Frame, _fds: list[int]) -> None:
         self.in_force.stop_accepting()
-        self._is_draining = True
+        self._is_draining = self.core.is_leaving = True
+        self._see_off()
         self._send({"op": "deaf"})
+
+    def _see_off(self) -> None:
+        """Let go who is to leave now, where conversations are followed at all."""
+        pools = self.in_force.pools.values()
+        if self.core.follows or any(runtime.pool.conversation for runtime in pools):
+            self._jobs.append(polite.see_off(self.core, self.in_force))
 
     def _do_stop(self, _frame: Frame, _fds: list[int]) -> None:
         self._is_running = False
@@ -373,6 +381,7 @@ class Worker:
         taken = sum(taking.begin() for taking in self._takings)
         self._takings.clear()
         self.in_force.wake()
+        self._see_off()
         self._send({"op": "awake", "sessions": taken})
 
     # -- work on many sessions, in slices
