@@ -16,6 +16,7 @@ from easyproxy.config.load import from_dict, load, read_token
 from easyproxy.config.schema import STATE_OFF, Config
 from easyproxy.control.access_log import AccessLog
 from easyproxy.control.desk import Desk
+from easyproxy.control.drains import Drains
 from easyproxy.control.events import Kind
 from easyproxy.control.journal import Journal, log
 from easyproxy.control.keeping import Keeper
@@ -123,6 +124,7 @@ class Balancer(Desk):
         self._warden = Warden(
             self._registry, self.engine, self._journal, apply=self._apply, spawn=self._spawn
         )
+        self._drains = Drains(self._registry, self.engine, self._journal, spawn=self._spawn)
         self._teller = Teller(
             self._registry,
             self.engine,
@@ -171,6 +173,7 @@ class Balancer(Desk):
         self._spawn(self._every(SLOW_START_STEP_S, self._follow_slow_start))
         self._spawn(self._every(1.0, self._journal.flush))
         self._spawn(self._every(1.0, self._steering.expire))
+        self._spawn(self._every(1.0, lambda: self._drains.expire(time.monotonic())))
         self._spawn(self._every(LOOK_EVERY_S, self._follow_file))
         if heir is None:
             self._journal.tell(Kind.STARTED, "", _started_words(self.status()))
@@ -310,6 +313,7 @@ class Balancer(Desk):
         if self._is_serving:
             self._warden.look()
             self.engine.apply(self._registry.snapshot(time.monotonic(), self._warden.writers()))
+            self._drains.look(time.monotonic())
 
     # -- what goes on by itself
 

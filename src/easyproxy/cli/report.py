@@ -222,7 +222,8 @@ def client_table(clients: Sequence[Json]) -> list[str]:
 
 
 def session_table(sessions: Sequence[Json]) -> list[str]:
-    """Render live sessions as a table."""
+    """Render live sessions as a table; whether a transaction is open where anybody follows that."""
+    follows = any(session["transaction"] for session in sessions)
     rows = [
         (
             printable(session["id"]),
@@ -234,11 +235,12 @@ def session_table(sessions: Sequence[Json]) -> list[str]:
             span(session["idle_s"]),
             size(session["bytes_from_client"]),
             size(session["bytes_from_backend"]),
+            *((printable(session["transaction"] or "-"),) if follows else ()),
         )
         for session in sessions
     ]
     headings = ("ID", "CLIENT", "LISTENER", "BACKEND", "STATE", "AGE", "IDLE", "SENT", "RECEIVED")
-    return table(headings, rows, right=frozenset({5, 6, 7, 8}))
+    return table((*headings, *(("TRANSACTION",) if follows else ())), rows, right=frozenset({5, 6, 7, 8}))
 
 
 def _section(title: str, items: list[Json], rows: int | None, render: Any) -> Iterator[str]:  # noqa: ANN401 - a function

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel
 
-from easyproxy.config import greeting, kernel, roles
+from easyproxy.config import drain, greeting, kernel, roles
 from easyproxy.config.document import Path, path_text, shown
 from easyproxy.config.rates import LONGEST_REFILL_S, rate_of
 from easyproxy.config.raw import Finding, address_of, backend_address, get, items, pools_of
@@ -36,6 +36,7 @@ def problems(raw: object) -> list[Finding]:
         *greeting.problems(raw),
         *kernel.problems(raw),
         *roles.problems(raw),
+        *drain.problems(raw),
     ]
 
 
@@ -65,7 +66,13 @@ def warnings(raw: object) -> list[Finding]:
         if get(listener, "client_burst") not in (None, 0)
         and get(listener, "client_rate") in (None, 0, "0", "none")
     ]
-    return [*found, *greeting.warnings(raw), *kernel.warnings(raw), *roles.warnings(raw)]
+    return [
+        *found,
+        *greeting.warnings(raw),
+        *kernel.warnings(raw),
+        *roles.warnings(raw),
+        *drain.warnings(raw),
+    ]
 
 
 def _listener_pools(raw: object) -> Iterator[Finding]:

@@ -97,6 +97,12 @@ def _served(raw: object) -> dict[str, Path]:
     return served
 
 
+def kernel_pools(raw: object) -> dict[str, tuple[Path, bool]]:
+    """Name the pools that such listeners use: the first of these, and whether no listener of another engine uses it."""
+    only = _only_kernel(raw)
+    return {name: (path, name in only) for name, path in _served(raw).items()}
+
+
 def _only_kernel(raw: object) -> set[str]:
     others = {
         get(listener, "pool")

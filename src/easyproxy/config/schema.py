@@ -26,6 +26,7 @@ from easyproxy.config.addresses import BackendAddress, ListenAddress
 from easyproxy.config.bases import Settings
 from easyproxy.config.checks import Check, TcpCheckSettings
 from easyproxy.config.document import shown
+from easyproxy.config.drain import PROTOCOLS, SESSIONS_END, WHEN
 from easyproxy.config.fields import (
     Custom,
     Duration,
@@ -215,6 +216,36 @@ class FailoverConfig(Settings):
     what the old primary makes of it."""
 
 
+class DrainConfig(Settings):
+    """How sessions end that are to leave: because their backend is drained or gone, their listener is gone, or the balancer stops.
+
+    `between_transactions` alone is the same as a mapping with `when` alone.
+    """
+
+    when: Annotated[str, Word(WHEN)] = SESSIONS_END
+    """`sessions_end`: by themselves. `between_transactions`: each is closed as soon as its stream shows that no transaction is open and
+    no request is under way, which costs the relay some work for every session; encrypted and compressed ones cannot be followed, and
+    stay until the deadline. What a session keeps besides (temporary tables, locks, settings) is lost with it, as with any end."""
+
+    protocol: Annotated[str | None, Word(PROTOCOLS)] = None
+    """What clients and backends speak; by default what the check or the `greeting` tells."""
+
+    deadline: Annotated[float, Duration(least=0.1, most=30 * 86400, zero="no deadline", none=True)] = 0.0
+    """When a backend or a listener has been left by new sessions for so long, those that are still there are closed; 0 or `none` waits
+    for ever. When the balancer stops, `drain_timeout` holds instead."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return {"when": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
+        """Allow the bare word."""
+        text = {"enum": list(WHEN), "description": "When they end, alone."}
+        return {"anyOf": [text, handler(core)]}
+
+
 class PoolConfig(Settings):
     """A named set of backends with one strategy and one health check."""
 
@@ -269,6 +300,9 @@ class PoolConfig(Settings):
 
     failover: FailoverConfig = Field(default_factory=FailoverConfig)
     """What happens when another server becomes the primary, for listeners with `role: primary`."""
+
+    drain: DrainConfig = Field(default_factory=DrainConfig)
+    """How sessions end that are to leave: by themselves (`sessions_end`) or `between_transactions`, and until when."""
 
     check: Check = Field(default_factory=TcpCheckSettings)
     """The health check of every backend; by default a `tcp` check. A type alone (`check: mysql`) takes its defaults."""

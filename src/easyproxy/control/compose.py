@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from easyproxy.config.drain import BETWEEN_TRANSACTIONS, PROTOCOLS
 from easyproxy.config.greeting import NO_GREETING
 from easyproxy.control.roles import FALLBACK_PRIORITY, PRIMARY, REPLICA, use_of, uses_of
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
@@ -31,6 +32,7 @@ class Standing:
         rising_since: when it came back from being down, in seconds of the caller's clock; 0 for no slow start.
         role: what it says that it is; empty where it does not say.
         is_lagging: as a replica it is too far behind to serve.
+        keeps_sessions: its sessions are not to leave: no operator drains it.
     """
 
     is_ready: bool
@@ -38,6 +40,7 @@ class Standing:
     rising_since: float = 0.0
     role: str = ""
     is_lagging: bool = False
+    keeps_sessions: bool = True
 
 
 def backend_id(pool: str, backend: BackendConfig) -> str:
@@ -132,6 +135,8 @@ def _pool(
         )
     else:
         backends = tuple(backend for backend, _ in ready)
+    conversation = conversation_of(config)
+    kept = (backend_id(name, backend) for backend in config.backends)
     return Pool(
         name=use_name,
         strategy=config.strategy,
@@ -145,7 +150,17 @@ def _pool(
         hold_s=config.failover.hold if role == PRIMARY else 0.0,
         admit_per_s=config.failover.admit_per_second if role == PRIMARY else 0.0,
         source=Address(config.source) if config.source else None,
+        conversation=conversation,
+        keeps=tuple(key for key in kept if standings[key].keeps_sessions) if conversation else (),
     )
+
+
+def conversation_of(config: PoolConfig) -> str:
+    """Name the protocol in which a pool's sessions are followed; empty where they are not."""
+    if config.drain.when != BETWEEN_TRANSACTIONS:
+        return ""
+    named = (config.drain.protocol, config.check.type, config.greeting)
+    return next((protocol for protocol in named if protocol in PROTOCOLS), "")
 
 
 def _rank(standing: Standing, role: str, fallback: str, *, takes_writes: bool) -> int | None:

@@ -183,6 +183,8 @@ def explain_session(
         lines.append(
             f"so far {moved}; {session.state}, {span(session.age_s)} old, idle for {span(session.idle_s)}"
         )
+        if session.transaction:
+            lines.append(f"transaction: {session.transaction}")
         headline = f"session {session.id} is {session.state}"
     if session.backend:
         headline += f", backend {session.backend}"

@@ -286,7 +286,12 @@ class Registry:
         """What the composition needs to know of a backend."""
         entry = self.entries[backend]
         return Standing(
-            entry.state == "ready", entry.address, entry.rising_since, entry.role, entry.is_lagging
+            entry.state == "ready",
+            entry.address,
+            entry.rising_since,
+            entry.role,
+            entry.is_lagging,
+            keeps_sessions=entry.stance is None,
         )
 
     def snapshot(self, now: float, writers: Collection[str] = ()) -> Snapshot:

@@ -35,7 +35,7 @@ export function sessions(parent, heading) {
       },
       { head: "Listener", text: (session) => session.listener },
       { head: "Backend", text: (session) => session.backend || "none yet" },
-      { head: "State", text: (session) => words(session.state) },
+      { head: "State", text: (session) => words(session.state) + (session.transaction ? `, transaction: ${session.transaction}` : "") },
       { head: "Age", text: (session) => span(session.age_s), className: "number" },
       { head: "Idle", text: (session) => span(session.idle_s), className: "number" },
       { head: "Sent", text: (session) => size(session.bytes_from_client), className: "number" },

@@ -1,0 +1,131 @@
+"""Until when a backend or a listener may keep its sessions: the deadline of a drain, with a clock of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from easyproxy.config.load import from_dict
+from easyproxy.control.compose import compose
+from easyproxy.control.drains import Drains
+from easyproxy.control.events import Kind
+from easyproxy.control.journal import Journal
+from easyproxy.control.operations import Action, Author, Override
+from easyproxy.control.registry import Registry
+from easyproxy.engine.seam import Where
+from easyproxy.errors import EngineError
+
+pytestmark = pytest.mark.anyio
+
+
+def config(*backends: str, listeners=("l",), **drain):
+    made = [{"name": name, "address": f"10.0.0.{number}:1"} for number, name in enumerate(backends, 1)]
+    return from_dict(
+        {
+            "listeners": [
+                {"name": name, "bind": f"127.0.0.1:{number}", "pool": "db"}
+                for number, name in enumerate(listeners, 9000)
+            ],
+            "pools": {"db": {"check": {"type": "none"}, "backends": made, "drain": drain}},
+        }
+    )
+
+
+class Lab:
+    """A registry, and an engine that notes what it is asked to close."""
+
+    def __init__(self, *backends: str, **more) -> None:
+        self.registry, self.journal = Registry(config(*backends, **more)), Journal()
+        self.closed: list[tuple[Where, str]] = []
+        self.refuses = False
+        self.tasks: list[asyncio.Task] = []
+        self.drains = Drains(self.registry, self, self.journal, spawn=self.spawn)
+        self.drains.look(0)
+
+    def spawn(self, work) -> None:
+        self.tasks.append(asyncio.ensure_future(work))
+
+    async def close_sessions(self, where, reason="operator"):
+        if self.refuses:
+            raise EngineError("no answer")
+        self.closed.append((where, reason))
+        return 2
+
+    async def at(self, now: float) -> list[str]:
+        """Let it become so late; return whose sessions have been closed so far."""
+        self.drains.expire(now)
+        await asyncio.gather(*self.tasks)
+        assert {reason for _, reason in self.closed} <= {"drained"}
+        return [where.backend or where.listener for where, _ in self.closed]
+
+    def drained(self, *names: str) -> None:
+        stances = {
+            f"db/{name}": Override(name, f"db/{name}", Action.DRAIN, Author("ann"), 0.0) for name in names
+        }
+        self.registry.take_stances(stances, 0.0)
+
+
+async def test_a_drained_backend_has_until_the_deadline_and_is_closed_once():
+    lab = Lab("a", "b", deadline="5m")
+    lab.drained("a")
+    lab.drains.look(100)
+    lab.drains.look(200)  # whatever else changes meanwhile
+    assert await lab.at(399) == []
+    assert await lab.at(400) == ["db/a"]
+    assert await lab.at(1000) == ["db/a"]
+    lab.drains.look(2000)
+    assert await lab.at(9000) == ["db/a"]
+    [event] = lab.journal.events.newest()
+    assert (event.kind, event.subject) == (Kind.SESSIONS_CLOSED, "db/a")
+    assert event.text == "2 sessions closed: the drain's deadline of 5 min is over"
+
+
+async def test_one_that_is_ready_again_keeps_its_sessions_and_has_all_the_time_anew():
+    lab = Lab("a", "b", deadline="5m")
+    lab.drained("a")
+    lab.drains.look(100)
+    lab.drained()
+    lab.drains.look(200)
+    assert await lab.at(1000) == []
+    lab.drained("a")
+    lab.drains.look(1000)
+    assert await lab.at(1299) == []
+    assert await lab.at(1300) == ["db/a"]
+
+
+async def test_backends_and_listeners_that_a_reload_takes_away_have_the_same():
+    lab = Lab("a", "b", listeners=("l", "m"), deadline="5m")
+    fresh = config("b", "c")
+    lab.registry.replace(fresh, lab.registry.entries_for(fresh), 0.0)
+    lab.drains.look(100)
+    assert await lab.at(399) == []
+    assert sorted(await lab.at(400)) == ["db/a", "m"], "by what held when they were there"
+
+
+async def test_without_a_deadline_nobody_is_closed():
+    lab = Lab("a", "b")
+    lab.drained("a")
+    lab.drains.look(100)
+    assert await lab.at(1e9) == []
+
+
+async def test_an_engine_that_does_not_answer_is_told_of():
+    lab = Lab("a", "b", deadline="1s")
+    lab.refuses = True
+    lab.drained("a")
+    lab.drains.look(100)
+    assert await lab.at(200) == []
+    assert "still open at the deadline of the drain: no answer" in lab.journal.events.newest()[-1].text
+
+
+def test_a_snapshot_names_who_keeps_its_sessions_where_they_are_followed():
+    fresh = config("a", "b", when="between_transactions", protocol="mysql")
+    registry = Registry(fresh)
+    registry.take_stances({"db/a": Override("a", "db/a", Action.MAINTENANCE, Author("ann"), 0.0)}, 0.0)
+    [pool] = registry.snapshot(0.0).pools
+    assert (pool.conversation, pool.keeps) == ("mysql", ("db/b",))
+    plain = config("a", "b")
+    standings = {name: registry.standing(name) for name in registry.entries}
+    [pool] = compose(plain, standings, 0.0).pools
+    assert (pool.conversation, pool.keeps) == ("", ())
