@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from programs import Program, free_port, is_listening
+from servers.certificate import certify
 
 USER = "postgres" if os.geteuid() == 0 else None
 
@@ -29,10 +30,12 @@ class PostgreSql:
 
     Args:
         connections: how many it takes.
+        has_tls: it encrypts for those who ask, with a certificate that nobody trusts.
         is_closed: it stays in recovery and takes nobody, as one that is starting up.
     """
 
-    def __init__(self, *, connections: int = 200, is_closed: bool = False) -> None:
+    def __init__(self, *, connections: int = 200, has_tls: bool = False, is_closed: bool = False) -> None:
+        self._has_tls = has_tls
         self._connections = connections
         self._is_closed = is_closed
         # pytest's own folders are closed to other users.
@@ -79,6 +82,7 @@ class PostgreSql:
                     f"max_connections={self._connections}",
                 ),
                 *("-c", "log_connections=off", "-c", f"hot_standby={'off' if self._is_closed else 'on'}"),
+                *self._tls_settings(),
             ],
             self.folder / "log.txt",
             user=USER,
@@ -88,6 +92,15 @@ class PostgreSql:
             lambda: ready in self.log and is_listening(self.port),
             "PostgreSQL accepts connections",
         )
+
+    def _tls_settings(self) -> list[str]:
+        if not self._has_tls:
+            return []
+        key, certificate = certify(self.folder)
+        for file in (key, certificate):
+            if USER is not None:
+                shutil.chown(file, USER, USER)
+        return ["-c", "ssl=on", "-c", f"ssl_cert_file={certificate}", "-c", f"ssl_key_file={key}"]
 
     @property
     def log(self) -> str:
