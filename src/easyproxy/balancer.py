@@ -22,6 +22,7 @@ from easyproxy.control.journal import Journal, log
 from easyproxy.control.keeping import Keeper
 from easyproxy.control.lookout import Lookout
 from easyproxy.control.operations import RefusedError
+from easyproxy.control.overrides import STANCES
 from easyproxy.control.registry import Registry
 from easyproxy.control.reloading import Reloading
 from easyproxy.control.state_file import StateFile
@@ -304,6 +305,8 @@ class Balancer(Desk):
         self._journal.change(change, author)
         if change.state == change.was:
             return
+        if self._is_serving and change.state in STANCES.values():
+            self._spawn(self._drains.tell_who_stays(change.backend))
         try:
             self._on_change(change)
         except Exception:  # noqa: BLE001 - a user's function may raise anything

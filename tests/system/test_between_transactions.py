@@ -95,6 +95,8 @@ def test_postgresql_clients_leave_between_their_transactions(start, postgresql, 
         assert transactions(balancer) == ["none", "open", "unknown: it is encrypted"]
         drain(balancer, "db")
         eventually(lambda: ends(log) == [PARTED], "the idle one has left")
+        words = "1 session cannot be told to be between two transactions: it is encrypted (1)"
+        eventually(lambda: words in balancer.log(), "who stays is told")
         idle.is_cut_off("terminating connection due to administrator command")
         busy.ask("INSERT INTO kept SELECT generate_series(2, 1000)")
         assert "1000\n" in busy.ask("SELECT count(*) FROM kept")

@@ -6,8 +6,10 @@ being drained stands in the configuration and in what operators have laid over i
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
+from easyproxy.config.drain import BETWEEN_TRANSACTIONS
 from easyproxy.control.events import Kind
 from easyproxy.control.wording import counted, span
 from easyproxy.engine.seam import Where
@@ -76,6 +78,24 @@ class Drains:
             if now >= until:
                 self._until[where] = (_NEVER, deadline_s)
                 self._spawn(self._close(where, deadline_s))
+
+    async def tell_who_stays(self, backend: str) -> None:
+        """Say how many sessions of a backend that is drained now cannot leave between two transactions, and why."""
+        entry = self._registry.entries.get(backend)  # it may have been taken away since
+        pool = self._registry.config.pools[entry.pool] if entry is not None else None
+        if pool is None or pool.drain.when != BETWEEN_TRANSACTIONS:
+            return
+        doubts = Counter(
+            session.transaction.partition(": ")[2]
+            for session in await self._engine.sessions()
+            if session.backend == backend
+        )
+        del doubts[""]
+        if doubts:
+            why = ", ".join(f"{doubt} ({count})" for doubt, count in doubts.most_common())
+            limit = f", for {span(pool.drain.deadline)} at most" if pool.drain.deadline else ""
+            text = f"{counted(doubts.total(), 'session')} cannot be told to be between two transactions{limit}: {why}"
+            self._journal.tell(Kind.SESSIONS_STAY, backend, text, level="warning")
 
     async def _close(self, where: Where, deadline_s: float) -> None:
         subject = where.backend or where.listener

@@ -56,6 +56,7 @@ class Kind(StrEnum):
     RELOAD_CONFIRMED = "reload_confirmed"
     RELOAD_ROLLED_BACK = "reload_rolled_back"
     SESSIONS_CLOSED = "sessions_closed"
+    SESSIONS_STAY = "sessions_stay"
     WORKER_DIED = "worker_died"
     TROUBLE = "trouble"
     STARTED = "started"

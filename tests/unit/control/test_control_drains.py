@@ -13,7 +13,7 @@ from easyproxy.control.events import Kind
 from easyproxy.control.journal import Journal
 from easyproxy.control.operations import Action, Author, Override
 from easyproxy.control.registry import Registry
-from easyproxy.engine.seam import Where
+from easyproxy.engine.seam import SessionInfo, Where
 from easyproxy.errors import EngineError
 
 pytestmark = pytest.mark.anyio
@@ -39,6 +39,7 @@ class Lab:
         self.registry, self.journal = Registry(config(*backends, **more)), Journal()
         self.closed: list[tuple[Where, str]] = []
         self.refuses = False
+        self.live: list[tuple[str, str]] = []
         self.tasks: list[asyncio.Task] = []
         self.drains = Drains(self.registry, self, self.journal, spawn=self.spawn)
         self.drains.look(0)
@@ -51,6 +52,12 @@ class Lab:
             raise EngineError("no answer")
         self.closed.append((where, reason))
         return 2
+
+    async def sessions(self):
+        return [
+            SessionInfo("0", "l", backend, "c", "relaying", 0, 0, 0, 0, 0, transaction=word)
+            for backend, word in self.live
+        ]
 
     async def at(self, now: float) -> list[str]:
         """Let it become so late; return whose sessions have been closed so far."""
@@ -117,6 +124,25 @@ async def test_an_engine_that_does_not_answer_is_told_of():
     lab.drains.look(100)
     assert await lab.at(200) == []
     assert "still open at the deadline of the drain: no answer" in lab.journal.events.newest()[-1].text
+
+
+async def test_who_cannot_be_followed_is_told_when_a_drain_begins():
+    lab = Lab("a", "b", when="between_transactions", protocol="mysql", deadline="5m")
+    lab.live = [
+        (backend, word)
+        for backend in ("db/a", "db/b")
+        for word in ("none", "open", "unknown: it is encrypted", "unknown: it is encrypted", "unknown: other")
+    ]
+    await lab.drains.tell_who_stays("db/a")
+    [event] = lab.journal.events.newest()
+    assert (event.kind, event.subject, event.level) == (Kind.SESSIONS_STAY, "db/a", "warning")
+    assert event.text == (
+        "3 sessions cannot be told to be between two transactions, for 5 min at most: it is encrypted (2), other (1)"
+    )
+    for quiet in (Lab("a"), Lab("a", when="between_transactions", protocol="mysql")):
+        quiet.live = lab.live[:2]
+        await quiet.drains.tell_who_stays("db/a")
+        assert not quiet.journal.events.newest()
 
 
 def test_a_snapshot_names_who_keeps_its_sessions_where_they_are_followed():
