@@ -26,7 +26,10 @@ _NEVER = float("inf")
 
 
 class Drains:
-    """Who is being drained, and until when. After an upgrade, time begins anew for those whom an operator drains.
+    """Who is being drained, and until when.
+
+    After an upgrade time begins anew for those whom an operator drains; of those that a reload had taken away the successor knows
+    nothing, and their sessions leave between two transactions or by themselves.
 
     Args:
         registry: the configuration, and the stances of operators.
