@@ -193,7 +193,7 @@ def test_twenty_upgrades_under_wrk_pgbench_and_bulk_lose_nothing(begin, nginxes,
         pgbench.send(signal.SIGINT)
         pgbench.ended()
     assert balancer.pid != first
-    assert (kept.load.failed, fresh.load.failed) == (0, 0)
+    assert (kept.load.failed, fresh.load.failed) == (0, 0), f"{kept.load}, {fresh.load}\n{balancer.log()}"
     assert bulk.is_whole, bulk.error
     said = pgbench.text()
     assert "error" not in said.lower(), said
