@@ -23,6 +23,7 @@ from easyproxy.control.keeping import Keeper
 from easyproxy.control.lookout import Lookout
 from easyproxy.control.operations import RefusedError
 from easyproxy.control.overrides import STANCES
+from easyproxy.control.pace import Pace
 from easyproxy.control.registry import Registry
 from easyproxy.control.reloading import Reloading
 from easyproxy.control.state_file import StateFile
@@ -105,6 +106,8 @@ class Balancer(Desk):
         self._heir = heir
         self._access_log = AccessLog.of(filed, self._journal.trouble)
         self._registry = Registry(filed)
+        self._pace = Pace(self._put_in_force)
+        self._dead: set[str] = set()  # their sessions are closed once nobody gets new ones
         self._lookout = Lookout(self._registry, self._observed_by_probe, self._journal.trouble)
         place = state_place(filed, state_file)
         self._steering = Steering(
@@ -209,6 +212,7 @@ class Balancer(Desk):
         if self._is_serving and is_ours:
             self._journal.tell(Kind.STOPPED, "", "every session is closed")
         self._is_serving = False
+        self._pace.cancel()
         self._journal.events.close()
         for task in tuple(self._tasks):
             task.cancel()
@@ -291,15 +295,14 @@ class Balancer(Desk):
         known = self._registry.news
         change = self._registry.observe(observation, time.monotonic(), from_traffic=from_traffic)
         if self._is_serving and (change is not None or self._registry.news != known):
-            self._apply()
-        if change is None:
-            return
-        if self._is_serving:
-            entry = self._registry.entries[change.backend]
-            # Also one that an operator is draining: its sessions hang on a dead server all the same.
-            if change.is_healthy is False and self.config.pools[entry.pool].close_sessions_on_down:
-                self._spawn(self.engine.close_sessions(Where(backend=change.backend), "backend_down"))
-        self._tell(change, None)
+            if change is not None and change.is_healthy is False:
+                # Also one that an operator is draining: its sessions hang on a dead server all the same.
+                pool = self._registry.entries[change.backend].pool
+                if self.config.pools[pool].close_sessions_on_down:
+                    self._dead.add(change.backend)
+            self._pace.soon()
+        if change is not None:
+            self._tell(change, None)
 
     def _tell(self, change: Change, author: Author | None) -> None:
         self._journal.change(change, author)
@@ -313,10 +316,15 @@ class Balancer(Desk):
             log.exception("on_change failed", extra={"backend": change.backend})
 
     def _apply(self) -> None:
+        self._pace.now()
+
+    def _put_in_force(self) -> None:
         if self._is_serving:
             self._warden.look()
             self.engine.apply(self._registry.snapshot(time.monotonic(), self._warden.writers()))
             self._drains.look(time.monotonic())
+            while self._dead:
+                self._spawn(self.engine.close_sessions(Where(backend=self._dead.pop()), "backend_down"))
 
     # -- what goes on by itself
 

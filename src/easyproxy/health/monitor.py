@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -31,6 +32,43 @@ STAGGER_S = 0.001
 """Between the first probes of two targets that are watched from the same moment."""
 GRACE_S = 1.0
 """How long a cancelled check may take to clean up before it is abandoned."""
+
+
+BEAT_S = 0.05
+"""How often the event loop is asked whether it is late."""
+TOLERATED_S = 0.01
+"""So late is every event loop now and then."""
+
+
+class _Pulse:
+    """Measures how long the event loop could not attend to anybody, because it was busy itself."""
+
+    def __init__(self) -> None:
+        self._lost_s = 0.0
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def lost_s(self) -> float:
+        """Seconds lost since the start; only differences mean something."""
+        late = asyncio.get_running_loop().time() - self._due if self._timer is not None else 0.0
+        return self._lost_s + (late if late > TOLERATED_S else 0.0)
+
+    def start(self) -> None:
+        """Measure from now on."""
+        if self._timer is None:
+            self._beat()
+
+    def stop(self) -> None:
+        """Measure no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._lost_s = self.lost_s()
+        self._due = loop.time() + BEAT_S
+        self._timer = loop.call_at(self._due, self._beat)
 
 
 class _Watch:
@@ -70,6 +108,8 @@ class Monitor:
         self._observe = observe
         self._is_changing = is_changing
         self._chance = chance
+        self._pulse = _Pulse()
+        self._is_overdue = False  # the intervals cannot be kept; said once
         self._places = asyncio.Semaphore(concurrency)
         self._expensive_places = asyncio.Semaphore(expensive)
         self._watches: dict[str, _Watch] = {}
@@ -94,6 +134,11 @@ class Monitor:
                 watch.probed.set()  # whoever waits for the first round waits for this one no longer
                 if watch.task:
                     watch.task.cancel()
+        self._is_overdue &= bool(wanted)
+        if wanted:
+            self._pulse.start()
+        else:
+            self._pulse.stop()
         started = 0
         for backend, target in wanted.items():
             if backend not in self._watches:
@@ -137,12 +182,14 @@ class Monitor:
         """Probe one target until cancelled."""
         target = watch.target
         await asyncio.sleep(watch.delay_s)
+        due = math.inf  # nobody is promised when the first comes
         while True:
             is_first = not watch.probed.is_set()
             async with self._place(target.check):
                 watch.wake.clear()
                 stray = watch.stray
                 watch.started = asyncio.get_running_loop().time()
+                self._note_delay(watch, due)
                 observation = await self._probe(watch)
                 if (
                     observation
@@ -157,6 +204,8 @@ class Monitor:
                 pause = second_pause_s(target, chance=self._chance())
             else:
                 pause = pause_s(target, changing=changing, chance=self._chance())
+            # A probe that takes longer than the pause has its own time limit to blame.
+            due = max(watch.started + pause, asyncio.get_running_loop().time())
             await self._rest(watch, pause)
 
     @contextlib.asynccontextmanager
@@ -185,7 +234,7 @@ class Monitor:
         probe.add_done_callback(self._strays.discard)
         probe.add_done_callback(_forget)
         try:
-            await asyncio.wait({probe}, timeout=target.timeout_s)
+            await self._wait(probe, target.timeout_s)
         except asyncio.CancelledError:
             probe.cancel()
             raise
@@ -208,6 +257,30 @@ class Monitor:
                 log.warning("cannot probe %s, and that is this machine's fault: %s", target.backend, error)
             return None
         return observed(*diagnose(error))
+
+    async def _wait(self, probe: asyncio.Task[str | Finding], timeout_s: float) -> None:
+        """Give a probe its time, in which our own loop's being late does not count: that is not the backend's fault."""
+        loop = asyncio.get_running_loop()
+        begun, lost_s = loop.time(), self._pulse.lost_s()
+        while not probe.done():
+            left = timeout_s - (loop.time() - begun) + (self._pulse.lost_s() - lost_s)
+            if left <= 0:
+                return
+            await asyncio.wait({probe}, timeout=left)
+
+    def _note_delay(self, watch: _Watch, due: float) -> None:
+        """Say once that probes come a whole interval later than they should."""
+        target = watch.target
+        late = watch.started - due
+        if late > target.interval_s and not self._is_overdue:
+            self._is_overdue = True
+            log.warning(
+                "probing %d backends every %g s cannot be kept: a probe of %s came %.1f s late; lengthen interval",
+                len(self._watches),
+                target.interval_s,
+                target.backend,
+                late,
+            )
 
     def _tell(self, observation: Observation) -> None:
         try:
