@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from easyproxy.discovery.names import resolve
 from easyproxy.errors import ConfigError, Problem
+from easyproxy.health.checks import CHECKS
 from easyproxy.health.checks import make as make_check
 from easyproxy.health.checks.base import Target
 from easyproxy.health.monitor import Monitor
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from easyproxy.config.schema import Config
     from easyproxy.control.registry import Entry, Registry
     from easyproxy.engine.seam import Observation
+    from easyproxy.health.checks.base import Check
 
 
 class Lookout:
@@ -107,14 +109,19 @@ def targets(config: Config, entries: Mapping[str, Entry]) -> list[Target]:
         ConfigError: a check cannot be made.
     """
     found = []
+    ours: dict[str, Check] = {}  # by pool; they keep nothing between two probes, a user's own may
     for entry in entries.values():
         check = config.pools[entry.pool].check
         if not entry.is_checked:
             continue
-        try:
-            made = make_check(check.type, check.options())
-        except ValueError as error:
-            raise ConfigError([Problem("", f"pools.{entry.pool}.check", str(error))]) from error
+        made = ours.get(entry.pool)
+        if made is None:
+            try:
+                made = make_check(check.type, check.options())
+            except ValueError as error:
+                raise ConfigError([Problem("", f"pools.{entry.pool}.check", str(error))]) from error
+            if check.type in CHECKS:
+                ours[entry.pool] = made
         if entry.address is None or not entry.is_probed:
             continue
         address = entry.address

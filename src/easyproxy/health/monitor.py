@@ -28,7 +28,7 @@ __all__ = ["Check", "Monitor", "Target"]
 
 log = logging.getLogger(__name__)
 
-STAGGER_S = 0.001
+STAGGER_S = 0.0005
 """Between the first probes of two targets that are watched from the same moment."""
 GRACE_S = 1.0
 """How long a cancelled check may take to clean up before it is abandoned."""
@@ -81,6 +81,7 @@ class _Watch:
         self.probed = asyncio.Event()  # the first probe has ended
         self.wake = asyncio.Event()  # somebody is in a hurry
         self.stray: asyncio.Task[str | Finding] | None = None  # an abandoned probe that still runs
+        self.is_late = False  # the last probe started a whole interval too late
         self.short_of: str = ""  # what this machine lacks, said once
         self.task: asyncio.Task[None] | None = None
 
@@ -109,6 +110,8 @@ class Monitor:
         self._is_changing = is_changing
         self._chance = chance
         self._pulse = _Pulse()
+        self._round_over = asyncio.Event()  # nobody waits for a first round
+        self._round_over.set()
         self._is_overdue = False  # the intervals cannot be kept; said once
         self._places = asyncio.Semaphore(concurrency)
         self._expensive_places = asyncio.Semaphore(expensive)
@@ -152,10 +155,15 @@ class Monitor:
     async def first_round(self) -> None:
         """Wait until every target that is watched now was probed at least once.
 
-        It takes one time limit, or with more targets than ``concurrency`` as many as there are rounds.
+        Nobody is probed a second time meanwhile. It takes one time limit, or with more targets than ``concurrency`` as many as there are rounds.
         """
-        while waiting := [watch for watch in self._watches.values() if not watch.probed.is_set()]:
-            await waiting[0].probed.wait()
+        self._round_over.clear()
+        try:
+            while waiting := [watch for watch in self._watches.values() if not watch.probed.is_set()]:
+                for watch in waiting:
+                    await watch.probed.wait()
+        finally:
+            self._round_over.set()
 
     def hurry(self, backend: str) -> None:
         """Probe this backend soon: traffic saw a failure. Many calls are one probe; unknown ids are ignored.
@@ -199,6 +207,9 @@ class Monitor:
                 if watch.stray and watch.stray is not stray:
                     # Keep the place while a cancelled check cleans up.
                     await asyncio.wait({watch.stray}, timeout=GRACE_S)
+            if is_first and not self._round_over.is_set():
+                await self._round_over.wait()
+                watch.started = asyncio.get_running_loop().time()  # spread from here on
             changing = observation is None or self._is_changing(target.backend)
             if is_first and not changing:
                 pause = second_pause_s(target, chance=self._chance())
@@ -269,10 +280,11 @@ class Monitor:
             await asyncio.wait({probe}, timeout=left)
 
     def _note_delay(self, watch: _Watch, due: float) -> None:
-        """Say once that probes come a whole interval later than they should."""
+        """Say once that two probes in a row came a whole interval later than they should; the first round may be slow."""
         target = watch.target
         late = watch.started - due
-        if late > target.interval_s and not self._is_overdue:
+        was_late, watch.is_late = watch.is_late, late > target.interval_s
+        if watch.is_late and was_late and not self._is_overdue:
             self._is_overdue = True
             log.warning(
                 "probing %d backends every %g s cannot be kept: a probe of %s came %.1f s late; lengthen interval",
