@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.skipif(sys.platform != "linux", reason="the whole of 127.0.0.0/8 is this machine's on Linux"),
 ]
-MANY = 2000
+MANY = 3000
 
 
 async def test_thousands_of_backends_become_ready_and_leave_together_and_status_answers():

@@ -70,5 +70,5 @@ class Pace:
     def _due(self) -> None:
         try:
             self.now()
-        except Exception:  # the next change tries again
+        except Exception:  # noqa: BLE001 - whatever it was, the next change tries again
             log.exception("what has changed could not be put in force")

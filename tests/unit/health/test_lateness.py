@@ -19,7 +19,7 @@ TIMEOUT_S = 0.2
 class Held(Check):
     """Holds the loop up for longer than the time limit, and then needs a few more turns of it for the answer."""
 
-    async def probe(self, target: Target) -> str:
+    async def probe(self, target: Target) -> str:  # noqa: ARG002 - the signature of a check
         await asyncio.sleep(0)
         time.sleep(2 * TIMEOUT_S)  # noqa: ASYNC251 - that is the fault it has
         for _ in range(5):
@@ -30,7 +30,7 @@ class Held(Check):
 class Silent(Check):
     """Holds the loop up, and never answers."""
 
-    async def probe(self, target: Target) -> str:
+    async def probe(self, target: Target) -> str:  # noqa: ARG002 - the signature of a check
         await asyncio.sleep(0)
         time.sleep(2 * TIMEOUT_S)  # noqa: ASYNC251 - that is the fault it has
         await asyncio.Event().wait()
