@@ -42,6 +42,19 @@ def test_sigterm_lets_established_sessions_live_and_takes_no_new_ones(start, ngi
     assert "ended" in balancer.log()
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])
+def test_what_comes_too_late_is_told(start, nginxes, number):
+    balancer = start({**simple(*nginxes), "drain_timeout": "10m"})
+    port = balancer.port()
+    with Visit(port) as visit:
+        visit.ask()
+        balancer.program.send(signal.SIGTERM)
+        eventually(lambda: refuses(port), "new clients are refused")
+        balancer.program.send(number)
+        eventually(lambda: f"{number.name} is ignored" in balancer.log(), "the log tells of it")
+    assert balancer.program.ended() == 0
+
+
 def test_sigterm_without_sessions_ends_at_once_and_frees_the_port(start, nginxes):
     """Behaviour 35."""
     balancer = start({**simple(*nginxes), "drain_timeout": "10m"})

@@ -211,7 +211,9 @@ async def serve(
     told = Told(balancer)
     try:
         _announce(balancer)
-        if await _obey(balancer, told, signals):
+        has_successor = await _obey(balancer, told, signals)
+        _tell_who_comes_too_late()
+        if has_successor:
             await _leave(balancer, told, signals)
         else:
             await _drain(balancer, told, signals)
@@ -266,6 +268,14 @@ async def _drain(balancer: Balancer, told: Told, signals: Signals) -> None:
     if await _first(drained, signals.at_once) is signals.at_once:
         drained.cancel()
         log.warning("ending at once")
+
+
+def _tell_who_comes_too_late() -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGHUP, signal.SIGUSR2):
+        loop.add_signal_handler(
+            number, log.warning, "%s is ignored: this program is already ending", number.name
+        )
 
 
 async def _leave(balancer: Balancer, told: Told, signals: Signals) -> None:
