@@ -29,12 +29,14 @@ def shortage(config: Config, workers: int, limit: int) -> str:
     """Say in words what is missing when the listeners' ``max_sessions`` need more than ``limit`` per worker.
 
     >>> from easyproxy.config.load import from_dict
-    >>> listener = {"bind": "127.0.0.1:0", "pool": "p", "max_sessions": 5000}
-    >>> config = from_dict({"listeners": [listener], "pools": {"p": {"backends": ["127.0.0.1:1"]}}})
+    >>> listener, pools = {"bind": "127.0.0.1:0", "pool": "p"}, {"p": {"backends": ["127.0.0.1:1"]}}
+    >>> config = from_dict({"listeners": [{**listener, "max_sessions": 5000}], "pools": pools})
     >>> shortage(config, workers=1, limit=1024)[:59]
     '5000 sessions (max_sessions of all listeners) need about 10'
     >>> shortage(config, workers=1, limit=20000)
     ''
+    >>> shortage(from_dict({"listeners": [listener], "pools": pools}), workers=1, limit=64)[:58]
+    'a worker needs about 100 open files before its first sessi'
     """
     # Sessions of the kernel engine have no descriptors.
     sessions = sum(listener.max_sessions for listener in config.listeners if listener.engine == "relay")
@@ -42,6 +44,11 @@ def shortage(config: Config, workers: int, limit: int) -> str:
     needed = _OWN + int(_PER_SESSION * sessions / workers * (1.0 if workers == 1 else 1.2))
     if limit < 0 or needed <= limit:  # RLIM_INFINITY is -1
         return ""
+    if not sessions:
+        return (
+            f"a worker needs about {_OWN} open files before its first session, but the limit is {limit}; raise it "
+            "(ulimit -n, or LimitNOFILE= in a systemd unit)"
+        )
     return (
         f"{sessions} sessions (max_sessions of all listeners) need about {needed} open files in each of "
         f"{workers} workers, but the limit is {limit}; raise it (ulimit -n, or LimitNOFILE= in a systemd unit) or "
