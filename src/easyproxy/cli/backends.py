@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -180,12 +179,15 @@ def described(override: Json) -> str:
 
     >>> described({"action": "weight", "value": 3}), described({"action": "drain", "value": None})
     ('weight 3', 'drain')
+    >>> described({"action": "add", "value": {"address": "10.0.0.9:80", "name": "c", "weight": 2}})
+    'added at 10.0.0.9:80, weight 2'
     """
     if override["action"] == "weight":
         return f"weight {override['value']}"
     if override["action"] == "add" and isinstance(override["value"], dict):
-        rest = {key: value for key, value in override["value"].items() if key != "address"}
-        return "added" + (f" with {printable(json.dumps(rest))}" if rest else "")
+        value = override["value"]
+        rest = [f"{key} {item}" for key, item in value.items() if key not in ("address", "name")]
+        return printable(", ".join([f"added at {value.get('address')}", *rest]))
     return printable({"remove": "removed"}.get(override["action"], override["action"]))
 
 
