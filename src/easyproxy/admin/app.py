@@ -18,7 +18,7 @@ from easyproxy.admin.assets import load_assets
 from easyproxy.admin.changing import add_changing
 from easyproxy.admin.intake import ChangingRoute
 from easyproxy.admin.page import add_health, add_page, add_statistic
-from easyproxy.admin.reading import add_reading
+from easyproxy.admin.reading import add_reading, knows_parameters
 from easyproxy.admin.replies import add_refusals, refusals
 from easyproxy.admin.scrape import add_scrape
 from easyproxy.admin.security import Guard
@@ -79,7 +79,9 @@ def make_app(
         [Depends(HTTPBearer(auto_error=False, description="The admin token."))] if asks_token else []
     )
     refused = refusals(401, 403) if asks_token else refusals(403)
-    reading = APIRouter(tags=["reading"], dependencies=described, responses=refused)
+    reading = APIRouter(
+        tags=["reading"], dependencies=[*described, Depends(knows_parameters)], responses=refused
+    )
     add_reading(reading, operations)
     add_stream(reading, stream)
     add_statistic(reading, operations)

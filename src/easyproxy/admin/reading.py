@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from easyproxy.admin.replies import (
@@ -19,8 +19,18 @@ from easyproxy.admin.replies import (
     refusals,
     status_reply,
 )
+from easyproxy.config.words import listing
 from easyproxy.control.naming import find_backend
-from easyproxy.control.operations import Choice, Event, Explanation, Operations, Override, ReloadState
+from easyproxy.control.operations import (
+    Choice,
+    Event,
+    Explanation,
+    Operations,
+    Override,
+    RefusedError,
+    ReloadState,
+)
+from easyproxy.control.simulate import client_host
 from easyproxy.control.status import ClientStatus, ListenerStatus, PoolStatus
 from easyproxy.engine.seam import SessionInfo
 
@@ -167,6 +177,8 @@ def _add_questions(router: APIRouter, operations: Operations) -> None:
             ),
         ],
     ) -> Explanation:
+        if kind == "client":
+            _check_address(subject)
         return await operations.explain(kind, subject)
 
     @router.get(
@@ -182,6 +194,7 @@ def _add_questions(router: APIRouter, operations: Operations) -> None:
             Query(max_length=1000, description="Backends to leave out, as if they were not ready."),
         ] = None,
     ) -> list[Choice]:
+        _check_address(client)
         return operations.simulate(client, pool=pool, without=frozenset(without or ()))
 
     @router.get(
@@ -195,6 +208,27 @@ def _add_questions(router: APIRouter, operations: Operations) -> None:
         return PlainTextResponse(
             "\n".join(f"==== {name} ====\n{text.rstrip()}\n" for name, text in stacks.processes.items())
         )
+
+
+def knows_parameters(request: Request) -> None:
+    """Refuse a parameter that the route does not know: ``pol=db`` would answer for every pool.
+
+    For the API only; what monitors ask may carry more.
+    """
+    if not request.url.path.startswith("/api/"):
+        return
+    known = {field.alias for field in request.scope["route"].dependant.query_params}
+    for name in request.query_params:
+        if name not in known:
+            few = f"it knows {listing(sorted(known), 'and')}" if known else "it has none"
+            raise HTTPException(422, f"there is no parameter {name[:100]!r} here; {few}")
+
+
+def _check_address(client: str) -> None:
+    try:
+        client_host(client)
+    except RefusedError as error:
+        raise HTTPException(422, str(error)) from None
 
 
 def _cut(rows: list[Row], limit: int, response: Response) -> list[Row]:

@@ -112,6 +112,19 @@ async def test_where_a_client_would_go_without_some(admin):
     assert (await ask(admin, "/api/simulate")).status == 422
 
 
+@pytest.mark.parametrize("query", ["simulate?client=nobody", "explain?kind=client&subject=nobody"])
+async def test_what_is_no_address_is_a_wrong_request(admin, query):
+    answer = await ask(admin, f"/api/{query}")
+    assert answer.status == 422
+    assert "is not an address of a client" in answer.json()["error"]
+
+
+async def test_an_unknown_parameter_is_refused_by_name(admin):
+    answer = await ask(admin, "/api/simulate?client=10.0.0.1&pol=db")
+    assert answer.status == 422
+    assert "pol" in answer.json()["error"]
+
+
 async def test_the_stacks_of_every_process_are_text(admin):
     answer = await ask(admin, "/debug")
     assert answer.headers["content-type"].startswith("text/plain")
