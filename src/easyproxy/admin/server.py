@@ -34,6 +34,8 @@ from easyproxy.model import Address
 MAX_CONNECTIONS = 128
 PATIENCE_S = 10.0
 """How long a client may take to send a request, to stay idle, or to take up more of an answer."""
+_LAST_ANSWERS_S = 1.0
+"""How long the last answers may take when the server ends."""
 _REQUEST_BYTES = 16 * 1024  # request line and headers
 _UNACKNOWLEDGED_MS = (
     30_000  # after so long without an answer a client is gone; one that follows a stream says nothing
@@ -124,7 +126,7 @@ class AdminServer:
                 server_header=False,
                 backlog=1,  # asyncio accepts so many in a row, also while each fails for want of descriptors
                 timeout_keep_alive=int(PATIENCE_S),
-                timeout_graceful_shutdown=1,
+                timeout_graceful_shutdown=int(2 * _LAST_ANSWERS_S),  # only where our own end of it fails
                 h11_max_incomplete_event_size=_REQUEST_BYTES,
             )
         )
@@ -153,7 +155,10 @@ class AdminServer:
             return
         self._stream.close()
         server.should_exit = True
+        # uvicorn would do the same and call it an error.
+        late = asyncio.get_running_loop().call_later(_LAST_ANSWERS_S, _cancel_all, server.server_state.tasks)
         await task
+        late.cancel()
         server.abort_connections()
         _remove_own(self.address.path, self._inode)
 
@@ -178,6 +183,11 @@ class AdminServer:
     async def __aexit__(self, *_: object) -> None:
         """Stop."""
         await self.stop()
+
+
+def _cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in list(tasks):
+        task.cancel()
 
 
 class _Server(uvicorn.Server):

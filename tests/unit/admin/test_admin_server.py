@@ -215,6 +215,7 @@ async def test_who_waits_for_a_change_when_the_server_ends_is_told_so(caplog):
     assert answer.status == 503
     assert "before it was done" in answer.json()["error"]
     assert not any(record.exc_info for record in caplog.records)
+    assert not [record for record in caplog.records if "Cancel" in record.getMessage()]
 
 
 async def _read_to_the_end(reader: asyncio.StreamReader) -> bytes:
