@@ -73,7 +73,13 @@ def examine(path: str | Path, *, strategies: frozenset[str] | None = None) -> Lo
 
 def examine_source(source: Source, *, strategies: frozenset[str] | None = None) -> Loaded:
     """Judge what was read from a file, and keep the warnings."""
-    return examine_text(source.text, source.form, source.name, strategies=strategies)
+    loaded = examine_text(source.text, source.form, source.name, strategies=strategies)
+    asked = loaded.config.access_log
+    if asked is not None and os.path.realpath(asked.path) == os.path.realpath(source.name):
+        raise ConfigError(
+            [Problem(source.name, "access_log.path", "it is this configuration file; name another file")]
+        )
+    return loaded
 
 
 def read_source(path: str | Path) -> Source:

@@ -248,3 +248,14 @@ def test_a_token_is_read_from_its_file(tmp_path):
     path.unlink()
     with pytest.raises(ConfigError, match="there is no such file"):
         read_token(config_with(admin={"token_file": str(path)}, load=True).admin)
+
+
+def test_the_access_log_may_not_be_the_configuration_file(tmp_path):
+    path = tmp_path / "easyproxy.yaml"
+    text = (
+        "listeners: [{bind: '127.0.0.1:0', pool: p}]\npools: {p: {backends: ['127.0.0.1:1']}}\n"
+        f"access_log: {{path: {tmp_path}/./easyproxy.yaml}}\n"
+    )
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"access_log\.path: it is this configuration file"):
+        load(path)
