@@ -214,9 +214,10 @@ def test_what_refuses_cannot_drive_the_terminal():
     assert "\r" not in result.stderr
 
 
-def test_an_argument_that_is_no_utf8_is_sent_as_it_was_typed(serve):
+def test_an_argument_that_is_no_utf8_is_answered_like_any_other(serve):
     result = CliRunner().invoke(main, ["explain", "\udcff", "--admin", serve()], catch_exceptions=False)
-    assert result.exit_code == 0
+    assert result.exit_code == 1
+    assert "is not an address of a client" in result.stderr
 
 
 def test_top_draws_on_nothing_but_a_terminal(serve):
