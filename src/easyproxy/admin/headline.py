@@ -58,8 +58,9 @@ def summarise(status: Status) -> Headline:
             f"Checking {_count(checking, 'backend')}",
             "Clients are served as soon as the first backend has passed its check.",
         )
-    if down:
-        return _warning(down, len(backends))
+    lagging = [backend for backend in backends if backend.is_lagging and backend.state == "ready"]
+    if down or lagging:
+        return _down(down, len(backends)) if down else _lagging(lagging)
     if checking:
         return Headline(
             Level.CHECKING, f"Checking {_count(checking, 'backend')}", "Every pool is served meanwhile."
@@ -138,7 +139,7 @@ def _all_down(pool: PoolStatus) -> str:
     return f"All {len(backends)} backends of {pool.name} are down{why}"
 
 
-def _warning(down: list[BackendStatus], total: int) -> Headline:
+def _down(down: list[BackendStatus], total: int) -> Headline:
     shown = "; ".join(f"{backend.name}: {backend.reason}" for backend in down[:2])
     more = f"; and {len(down) - 2} more" if len(down) > 2 else ""
     return Headline(
@@ -146,6 +147,14 @@ def _warning(down: list[BackendStatus], total: int) -> Headline:
         f"{len(down)} of {total} backends down",
         f"Every pool is served by the others. {shown}{more}.",
     )
+
+
+def _lagging(lagging: list[BackendStatus]) -> Headline:
+    """Tell of replicas that are well but serve nobody."""
+    title = f"{lagging[0].name} lags too far" if len(lagging) == 1 else f"{len(lagging)} replicas lag too far"
+    shown = "; ".join(f"{backend.name}: {backend.lag}" for backend in lagging[:2])
+    more = f"; and {len(lagging) - 2} more" if len(lagging) > 2 else ""
+    return Headline(Level.WARNING, title, f"New reads go elsewhere. {shown}{more}.")
 
 
 def _state(backend: BackendStatus) -> str:

@@ -12,6 +12,7 @@ UP = backend("a")
 DOWN = backend("b", "down", "connection refused")
 NEW = backend("c", "checking", "no probe yet")
 RIVAL = backend("b", role="primary", is_rival=True)
+LATE = backend("c", role="replica", lag_s=9.0, lag="9.0 s behind", is_lagging=True)
 HELD = backend("d", "draining", "drained by anna")
 SHUT = backend("e", "maintenance", "in maintenance")
 NONE = pool(name="x")
@@ -49,6 +50,9 @@ SPLIT = WritesStatus((), 0.0, "two say so", is_split=True, held=0)
         ((replace(pool(UP), writes=WRITTEN),), "ok", "The backend is ready"),
         ((replace(pool(UP), writes=UNWRITTEN),), "critical", "Pool web has no primary"),
         ((replace(pool(UP), writes=SPLIT),), "critical", "Pool web has two primaries"),
+        ((replace(pool(UP, LATE), writes=WRITTEN),), "warning", "c lags too far"),
+        ((replace(pool(UP, LATE, LATE), writes=WRITTEN),), "warning", "2 replicas lag too far"),
+        ((replace(pool(UP, LATE, DOWN), writes=WRITTEN),), "warning", "1 of 3 backends down"),
         ((replace(pool(UP, RIVAL), writes=WRITTEN),), "warning", "Pool web has two primaries"),
         ((replace(pool(UP, RIVAL, DOWN), writes=WRITTEN),), "warning", "Pool web has two primaries"),
         ((replace(pool(DOWN), writes=UNWRITTEN),), "critical", "No backend is ready"),
