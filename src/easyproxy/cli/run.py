@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from easyproxy.cli.words import Words
+
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from easyproxy.balancer import Balancer
     from easyproxy.cli.service import Told
@@ -51,6 +53,18 @@ Exit status: 0 ended as asked, 1 could not start (an address in use, ...), 2 wro
 """
 
 
+def _strategies() -> Iterable[str]:
+    from easyproxy.strategy import BUILTIN  # noqa: PLC0415 - only completion needs it
+
+    return BUILTIN
+
+
+def _checks() -> Iterable[str]:
+    from easyproxy.health.checks import CHECKS  # noqa: PLC0415 - as above
+
+    return (*CHECKS, "none")
+
+
 @click.command("run", epilog=_EXAMPLES)
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option("--listen", multiple=True, metavar="ADDRESS", help="Accept clients here; may be repeated.")
@@ -58,18 +72,24 @@ Exit status: 0 ended as asked, 1 could not start (an address in use, ...), 2 wro
     "--backend", multiple=True, metavar="ADDRESS", help="Send them to this server; may be repeated."
 )
 @click.option(
-    "--strategy", default=None, metavar="NAME", help="How a backend is chosen [default: round_robin]."
+    "--strategy",
+    default=None,
+    type=Words(_strategies),
+    metavar="NAME",
+    help="How a backend is chosen  [default: round_robin].",
 )
 @click.option(
     "--check",
     "check",
     default=None,
+    type=Words(_checks),
     metavar="TYPE",
     help="Health check: tcp, http, mysql, postgresql, redis, none.",
 )
 @click.option(
     "--engine",
     default=None,
+    type=Words(lambda: ("relay", "kernel")),
     metavar="NAME",
     help="What carries the sessions: relay or kernel  [default: relay].",
 )

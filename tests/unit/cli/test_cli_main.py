@@ -70,6 +70,18 @@ def test_the_shell_completes_commands():
     assert "plain,status" in result.output
 
 
+@pytest.mark.parametrize(
+    ("begun", "offered"),
+    [("--strategy le", "least_connections"), ("--check post", "postgresql"), ("--engine k", "kernel")],
+)
+def test_the_shell_completes_words_of_options(begun, offered):
+    line = {"COMP_WORDS": f"easyproxy run {begun}", "COMP_CWORD": "3"}
+    result = CliRunner().invoke(
+        main, env={"_EASYPROXY_COMPLETE": "bash_complete", **line}, prog_name="easyproxy"
+    )
+    assert f"plain,{offered}" in result.output
+
+
 def test_closed_standard_streams_lead_to_nowhere_and_their_numbers_to_nothing_else(tmp_path):
     program = (
         "import os, sys\n"
