@@ -17,7 +17,7 @@ from conformance.streams import MIB, Stream
 from easyproxy.engine.seam import Where
 from easyproxy.model import Listener, Pool, Snapshot
 
-pytestmark = [pytest.mark.anyio, behaviour("conversations")]
+pytestmark = pytest.mark.anyio
 
 PARTED = "between_transactions"
 
@@ -94,6 +94,7 @@ async def parted(client: Peer, server: Peer, language: Language) -> None:
     assert await server.read_to_end() == language.to_backend
 
 
+@behaviour("conversations")
 @both
 async def test_an_idle_session_ends_in_good_order_when_its_backend_is_drained(
     rig: Rig, language: Language
@@ -110,6 +111,7 @@ async def test_an_idle_session_ends_in_good_order_when_its_backend_is_drained(
     assert rig.counters(backend).sessions == rig.listener().sessions == 0
 
 
+@behaviour("conversations")
 @both
 async def test_an_open_transaction_goes_on_until_it_is_committed(rig: Rig, language: Language) -> None:
     backend = rig.backend("a")
@@ -127,6 +129,7 @@ async def test_an_open_transaction_goes_on_until_it_is_committed(rig: Rig, langu
     await eventually(lambda: rig.ends(PARTED), 1)
 
 
+@behaviour("conversations")
 @both
 async def test_an_answer_that_is_under_way_comes_whole(rig: Rig, language: Language) -> None:
     backend = rig.backend("a")
@@ -141,6 +144,7 @@ async def test_an_answer_that_is_under_way_comes_whole(rig: Rig, language: Langu
     await parted(client, server, language)
 
 
+@behaviour("conversations")
 @both
 async def test_a_request_that_is_half_here_is_not_cut(rig: Rig, language: Language) -> None:
     backend = rig.backend("a")
@@ -155,6 +159,7 @@ async def test_a_request_that_is_half_here_is_not_cut(rig: Rig, language: Langua
     await parted(client, server, language)
 
 
+@behaviour("conversations")
 @both
 async def test_a_backend_that_is_down_or_comes_back_in_time_keeps_its_sessions(
     rig: Rig, language: Language
@@ -173,6 +178,7 @@ async def test_a_backend_that_is_down_or_comes_back_in_time_keeps_its_sessions(
     await stays(lambda: rig.listener().sessions, 1)
 
 
+@behaviour("conversations")
 @both
 async def test_a_client_that_has_just_logged_in_may_ask_once(rig: Rig, language: Language) -> None:
     backend = rig.backend("a")
@@ -187,6 +193,7 @@ async def test_a_client_that_has_just_logged_in_may_ask_once(rig: Rig, language:
     await parted(client, server, language)
 
 
+@behaviour("conversations")
 @both
 async def test_a_client_that_has_logged_in_and_stays_silent_is_not_waited_for(
     rig: Rig, language: Language
@@ -202,6 +209,7 @@ async def test_a_client_that_has_logged_in_and_stays_silent_is_not_waited_for(
     await parted(client, server, language)
 
 
+@behaviour("conversations")
 @both
 async def test_sessions_of_a_listener_a_pool_or_an_address_that_is_gone_leave(
     rig: Rig, language: Language
@@ -236,6 +244,7 @@ async def test_sessions_of_a_listener_a_pool_or_an_address_that_is_gone_leave(
     assert rig.ends(PARTED) == 3
 
 
+@behaviour("conversations")
 @both
 async def test_a_stop_lets_go_who_is_idle_and_waits_for_who_is_not(rig: Rig, language: Language) -> None:
     backend = rig.backend("a")
@@ -252,6 +261,7 @@ async def test_a_stop_lets_go_who_is_idle_and_waits_for_who_is_not(rig: Rig, lan
     assert rig.ends(PARTED) == 2
 
 
+@behaviour("conversations")
 async def test_who_cannot_be_followed_is_told_from_who_can_and_ends_at_the_deadline(rig: Rig) -> None:
     backend = rig.backend("a")
     rig.serve(backend)
@@ -289,6 +299,7 @@ async def test_who_cannot_be_followed_is_told_from_who_can_and_ends_at_the_deadl
     await eventually(told, wanted)
 
 
+@behaviour("conversations")
 @both
 async def test_bytes_that_a_client_is_slow_to_take_are_all_its_own_before_the_end(
     rig: Rig, language: Language
@@ -313,6 +324,7 @@ async def test_bytes_that_a_client_is_slow_to_take_are_all_its_own_before_the_en
     await parted(client, server, language)
 
 
+@behaviour("conversations")
 @both
 async def test_what_is_said_before_the_backend_stands_is_heard_too(rig: Rig, language: Language) -> None:
     backend = rig.backend("a")
@@ -333,6 +345,7 @@ async def test_what_is_said_before_the_backend_stands_is_heard_too(rig: Rig, lan
     await parted(client, server, language)
 
 
+@behaviour("conversations")
 async def test_what_is_not_the_protocol_passes_unchanged(rig: Rig) -> None:
     """Also in bulk: nothing is spliced past the ear, and nothing is lost to it."""
     backend = rig.backend("a")
@@ -346,6 +359,7 @@ async def test_what_is_not_the_protocol_passes_unchanged(rig: Rig) -> None:
     assert session.transaction == "unknown: what it says is not understood"
 
 
+@behaviour("conversations")
 async def test_pools_without_it_know_nothing_of_it(rig: Rig) -> None:
     backend = rig.backend("a")
     rig.serve(backend)
