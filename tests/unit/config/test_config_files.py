@@ -155,7 +155,7 @@ def test_every_setting_says_what_it_does():
             assert setting.description, f"{model.__name__}.{name}"
 
 
-@pytest.mark.parametrize("name", ["configuration.md", "databases.md"])
+@pytest.mark.parametrize("name", ["configuration.md", "mysql.md", "postgresql.md", "redis.md"])
 def test_the_yaml_of_the_page_is_right(name):
     page = PAGE.with_name(name).read_text(encoding="utf-8")
     blocks = [block.partition("```")[0] for block in page.split("```yaml\n")[1:]]
