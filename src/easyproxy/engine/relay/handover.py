@@ -297,7 +297,6 @@ class Taker:
             setattr(session, field, value)
         session.tick = 0  # no newcomer: the taker has its client watched, and places it
         session.state = State(state)
-        session.tick = 0
         session.backend = backend
         if family >= 0:
             session.socket = raw_socket(family, socket.SOCK_STREAM, 0, fileno=fds.pop(0))
