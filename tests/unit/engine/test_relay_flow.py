@@ -325,3 +325,25 @@ def segments_in(sock: socket.socket) -> int:
     """Segments that have arrived, those without data too (struct tcp_info, linux/tcp.h)."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
     return int.from_bytes(info[140:144], "little")
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_connection_that_another_process_has_too_says_nothing_once_it_is_closed_here(is_known):
+    """While an upgrade is under way: its last events would be taken for those of the session that gets its number next."""
+    with stepping(portable=False) as steps:
+        client = steps.client()
+        server, _ = steps.server.accept()
+        steps.settle()
+        [session] = steps.core.sessions.values()
+        with server, socket.socket(fileno=os.dup(session.client_fd)) as copy:
+            if is_known:
+                steps.core.shared.add(session.client_fd)
+            client.shutdown(socket.SHUT_WR)
+            server.shutdown(socket.SHUT_WR)
+            steps.until(lambda: session.state is State.CLOSED)
+            steps.settle()
+            copy.shutdown(socket.SHUT_RDWR)
+            reset(client)
+            heard = steps.core.poller.poll(0.05, 512)
+            assert bool(heard) is not is_known
+            assert not steps.core.shared

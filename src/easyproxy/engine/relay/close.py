@@ -33,6 +33,8 @@ from easyproxy.engine.relay.session import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from easyproxy.engine.relay.core import Core
     from easyproxy.engine.relay.runtime import BackendRuntime
 
@@ -195,10 +197,20 @@ def settle_resets(core: Core) -> None:
             core.lingering.append((deadline, fd, backend))
 
 
+def _end_registrations(core: Core, closing: Iterable[int]) -> None:
+    """Stop watching those that live on in another process: their events would be taken for those of whoever gets the number next."""
+    for fd in core.shared.intersection(closing):
+        core.shared.remove(fd)
+        with contextlib.suppress(OSError):  # one that only lingers is not watched
+            core.poller.remove(fd)
+
+
 def close_descriptors(core: Core) -> None:
     """Close what the batch has left over."""
     closing = core.closing
     core.closing = []
+    if core.shared:
+        _end_registrations(core, closing)
     for fd in closing:
         try:
             os.close(fd)

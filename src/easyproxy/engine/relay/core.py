@@ -67,6 +67,8 @@ class Core:
         self.closing: list[int] = []  # closed after the batch, so that no number is given out twice within it
         # Resets that wait for an acknowledgement: deadline, descriptor, and the backend whose place it holds.
         self.lingering: list[tuple[float, int, BackendRuntime | None]] = []
+        # Of these another process has a copy, or may have: to close ours does not end its registration (epoll(7)).
+        self.shared: set[int] = set()
         self.leaving: list[BackendRuntime] = []  # whose places become free when ``closing`` is closed
         self.paused: list[Acceptor] = []
         self.declined: list[tuple[float, Acceptor]] = []  # and when it accepts again

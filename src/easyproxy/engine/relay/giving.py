@@ -179,6 +179,17 @@ class Giving:
                     self._leave(fd)
                     if backend is not None:
                         self._core.cells[backend.cell + c.B_SESSIONS] -= 1
+            else:
+                self._go_on(share)
+
+    def _go_on(self, share: _Share) -> None:
+        """Keep what nobody has taken. Whoever was to take it may have its copies for a while."""
+        shared = self._core.shared
+        shared.update(fd for _deadline, fd, _backend in share.lingering)
+        for session in share.sessions:
+            shared.add(session.client_fd)
+            if session.socket is not None:
+                shared.add(session.socket.fileno())
 
     def _forget(self, session: Session) -> None:
         """Close our copies of what is somebody else's now: without a FIN, because they are not the last."""

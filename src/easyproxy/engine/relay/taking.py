@@ -167,9 +167,11 @@ class Taking:
     def _watch(self, session: Session) -> None:
         core = self._core
         # epoll_ctl(2) looks at a descriptor when it is added: what was ready before is told once more.
+        core.shared.add(session.client_fd)  # the old worker closes its copies a moment later
         core.handle(session.client_fd, session.outbound or session.dial)
         core.watch(session.client_fd, STREAM)
         if session.socket is not None:
+            core.shared.add(session.socket.fileno())
             core.handle(session.socket.fileno(), session.inbound or session.dial)
             core.watch(session.socket.fileno(), STREAM)
 
