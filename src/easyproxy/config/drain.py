@@ -51,7 +51,7 @@ def _unknown_protocols(raw: object) -> Iterator[Finding]:
             continue
         check = get(pool, "check")
         kind = check if isinstance(check, str) else get(check, "type") or "tcp"
-        if isinstance(kind, str) and not {kind, get(pool, "greeting")} & set(PROTOCOLS):
+        if isinstance(kind, str) and kind not in PROTOCOLS and get(pool, "greeting") not in PROTOCOLS:
             yield Finding(
                 ("pools", name, "drain"),
                 f"which protocol its clients speak is not known: its check is {shown(kind)}, and it has no greeting; write"

@@ -105,9 +105,9 @@ def kernel_pools(raw: object) -> dict[str, tuple[Path, bool]]:
 
 def _only_kernel(raw: object) -> set[str]:
     others = {
-        get(listener, "pool")
+        pool
         for listener in items(get(raw, "listeners"))
-        if get(listener, "engine") != "kernel"
+        if get(listener, "engine") != "kernel" and isinstance(pool := get(listener, "pool"), str)
     }
     return {name for name in _served(raw) if name not in others}
 

@@ -59,7 +59,7 @@ def rate_of(value: object) -> Rate | None:
 
 def _advice(text: str) -> str:
     asked = text.strip()
-    if asked.isascii() and asked.isdigit() and int(asked):
+    if asked.isascii() and asked.isdigit() and rate_of(f"{asked}/s"):
         return f"it does not say in how much time: write {listing(f'{asked}/{unit}' for unit in _PER_S)}"
     found = _LOOSE.fullmatch(asked)
     unit = _UNIT_OF.get(found[3].lower()) if found else None

@@ -24,8 +24,9 @@ def problems(raw: object) -> list[Finding]:
 
 def warnings(raw: object) -> list[Finding]:
     """Find what has no effect."""
-    wanted = {get(one, "pool") for one in items(get(raw, "listeners")) if get(one, "role") == "primary"}
-    replicas = {get(one, "pool") for one in items(get(raw, "listeners")) if get(one, "role") == "replica"}
+    users = [(get(one, "role"), get(one, "pool")) for one in items(get(raw, "listeners"))]
+    wanted = {pool for role, pool in users if role == "primary" and isinstance(pool, str)}
+    replicas = {pool for role, pool in users if role == "replica" and isinstance(pool, str)}
     found = [
         Finding(("pools", name, "failover"), "it has no effect: no listener of this pool has role: primary")
         for name, pool in pools_of(raw).items()
