@@ -25,7 +25,7 @@ from easyproxy.engine.relay.flow import TAIL_UNSURE, Flow
 from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, STREAM
 from easyproxy.engine.relay.ranges import CONNECT_OF
 from easyproxy.engine.relay.session import NEWCOMER, TABLE, Event, Session, State
-from easyproxy.engine.relay.waiting import FULL, Waiting
+from easyproxy.engine.relay.waiting import FULL, Waiting, readable
 from easyproxy.engine.seam import Outcome
 from easyproxy.strategy.base import StrategyError
 
@@ -240,7 +240,7 @@ class Dial(Waiting):
         if mask & (ERR | HUP) or not self.core.is_edge_triggered:
             error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         broke = 0
-        if error in (errno.ECONNRESET, errno.EPIPE) and self._readable(fd):
+        if error in (errno.ECONNRESET, errno.EPIPE) and readable(fd):
             broke, error = error, 0  # it accepted, spoke and broke: what it said is the client's
         if error:
             self._attempt_failed(Outcome.RESET if error == errno.ECONNRESET else Outcome.REFUSED, error)
@@ -261,17 +261,22 @@ class Dial(Waiting):
 
     def _drop_attempt(self) -> BackendRuntime:
         """Give up the attempt under way, with its place, and return its backend."""
-        core, session = self.core, self.session
+        session = self.session
         backend, sock = session.backend, session.socket
         assert backend is not None  # noqa: S101 - an attempt is under way
         assert sock is not None  # noqa: S101
+        session.backend = session.socket = None
+        self._close(backend, sock)
+        return backend
+
+    def _close(self, backend: BackendRuntime, sock: raw_socket) -> None:
+        """Close a connection to a backend, after this batch of events, and free its place."""
+        core = self.core
         fd = sock.detach()
         core.handlers[fd] = None
         core.poller.forget(fd)
         core.closing.append(fd)
-        session.backend = session.socket = None
         core.leaving.append(backend)
-        return backend
 
     def _connected(self, fd: int, mask: int, broke: int) -> None:  # noqa: PLR0915 - hot path: a call costs as much as a statement saves
         core, session = self.core, self.session

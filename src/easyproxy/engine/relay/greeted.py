@@ -386,13 +386,6 @@ class GreetedDial(Dial):
             self._refused = None
             self._close(backend, sock)
 
-    def _close(self, backend: BackendRuntime, sock: raw_socket) -> None:
-        fd = sock.detach()
-        self.core.handlers[fd] = None
-        self.core.poller.forget(fd)
-        self.core.closing.append(fd)
-        self.core.leaving.append(backend)
-
     def release(self) -> None:
         """Leave what it waits in, and the backend that had turned the client away."""
         super().release()

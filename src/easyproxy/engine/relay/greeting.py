@@ -50,7 +50,7 @@ _STARTING, _FULL = "57P03", "53300"  # cannot_connect_now, too_many_connections 
 
 SSL_REQUEST, GSSENC_REQUEST = 80877103, 80877104
 NO_ENCRYPTION = b"N"
-_PROTOCOL_3 = 3
+PROTOCOL_3 = 3
 
 
 def any_words(_data: bytes) -> Judgement:
@@ -102,7 +102,7 @@ def startup(data: bytes) -> Packet:
     code = int.from_bytes(data[4:8], "big")
     if code in (SSL_REQUEST, GSSENC_REQUEST) and length == 8:
         return Packet(8, code)
-    if code >> 16 != _PROTOCOL_3:  # a request to cancel, or a protocol of another age
+    if code >> 16 != PROTOCOL_3:  # a request to cancel, or a protocol of another age
         return Packet(0)
     return Packet(length, is_whole=len(data) >= length)
 

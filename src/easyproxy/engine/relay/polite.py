@@ -8,8 +8,6 @@ in any more; until then it costs the overhearing and nothing else.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import close
@@ -17,6 +15,7 @@ from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.conversation import CONVERSATIONS, NONE, OPEN, UNKNOWN, Conversation
 from easyproxy.engine.relay.flow import Flow
 from easyproxy.engine.relay.session import Event, Session, State
+from easyproxy.engine.relay.waiting import readable
 
 if TYPE_CHECKING:
     from _socket import socket as raw_socket
@@ -31,7 +30,6 @@ FRESH_S = 1.0
 SLICE = 250
 """Sessions per turn of the loop."""
 BEGAN_BEFORE = "it began before its pool had drain: between_transactions"
-_FIONREAD = 0x541B if os.uname().sysname == "Linux" else 0x4004667F
 _RELAYING = State.RELAYING
 
 
@@ -121,16 +119,14 @@ def part(core: Core, session: Session) -> bool:
         return False
     client, backend = session.client_socket, session.socket
     assert backend is not None  # noqa: S101 - it stands
-    if _is_readable(client) or _is_readable(backend):  # something is under way after all; its event comes
+    if readable(client.fileno()) or readable(
+        backend.fileno()
+    ):  # something is under way after all; its event comes
         return False
     _say(client, conversation.farewell_to_client)
     _say(backend, conversation.farewell_to_backend)
     close.cut(core, session, Event.BETWEEN_TRANSACTIONS, _why(core, session))
     return True
-
-
-def _is_readable(sock: raw_socket) -> bool:
-    return fcntl.ioctl(sock.fileno(), _FIONREAD, b"\0\0\0\0") != b"\0\0\0\0"
 
 
 def _say(sock: raw_socket, words: bytes) -> None:

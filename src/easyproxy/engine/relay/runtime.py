@@ -118,9 +118,7 @@ class PoolRuntime:
         self.tiers: Tiers | None = None
         self.keeps = frozenset(pool.keeps)
         self.waiting: dict[Waiting, None] = {}  # for a place, in the order of their coming
-        self.is_shut = (
-            True  # nobody gets to a backend: there is none, or others have come before; see ``gate``
-        )
+        self.is_shut = True  # nobody gets to a backend: there is none, or others came first; see ``gate``
         self.gate: Gate | None = None  # of a pool that holds its clients
         self.dial: type[Dial] = Dial  # who looks for a backend
         self.early = (

@@ -28,9 +28,7 @@ class State(StrEnum):
     # Enum's own hash is a Python function; these are looked up several times in every session's life.
     __hash__ = str.__hash__
 
-    CONNECTING = (
-        "connecting"  # the client is here; a backend is chosen, waited for, dialled, or has yet to greet
-    )
+    CONNECTING = "connecting"  # a backend is chosen, waited for, dialled, or has yet to greet
     RELAYING = "relaying"
     HALF_CLOSED_BY_CLIENT = "half_closed_by_client"
     HALF_CLOSED_BY_BACKEND = "half_closed_by_backend"

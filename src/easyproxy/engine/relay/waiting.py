@@ -32,6 +32,11 @@ GIVEN_UP_AFTER_S = 1.0
 """A client that ends without a byte before its backend stands has probably gone, but may be half-closing."""
 
 
+def readable(fd: int) -> int:
+    """Return how many bytes can be read from a socket (FIONREAD, ioctl_tty(2), tcp(7))."""
+    return int.from_bytes(fcntl.ioctl(fd, _FIONREAD, b"\0\0\0\0"), "little")
+
+
 class Waiting:
     """The part of a dial that waits. It has no socket of its own."""
 
@@ -218,21 +223,13 @@ class Waiting:
             deadline = min(deadline, self.session.accepted_at + life)
         self.core.wheel.place(self.session, deadline)
 
-    @staticmethod
-    def _readable(fd: int) -> int:
-        return int.from_bytes(fcntl.ioctl(fd, _FIONREAD, b"\0\0\0\0"), "little")
-
     def _client_ready(self, fd: int, mask: int) -> None:
         # A unix client that has sent all and closed is a HUP without an error, and its bytes are still here.
-        if mask & ERR or (mask & HUP and not self._readable(fd)):
+        if mask & ERR or (mask & HUP and not readable(fd)):
             close.cut(self.core, self.session, Event.CLIENT_GAVE_UP)
             return
         self.client_mask |= mask
-        if (
-            mask & (RDHUP if self.core.is_edge_triggered else IN)
-            and not self.gave_up_at
-            and not self._readable(fd)
-        ):
+        if mask & (RDHUP if self.core.is_edge_triggered else IN) and not self.gave_up_at and not readable(fd):
             self.gave_up_at = self.core.now + GIVEN_UP_AFTER_S
             self._place()
 

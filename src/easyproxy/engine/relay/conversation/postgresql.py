@@ -24,14 +24,13 @@ from easyproxy.engine.relay.conversation.base import (
     UNKNOWN,
     Conversation,
 )
+from easyproxy.engine.relay.greeting import GSSENC_REQUEST, PROTOCOL_3, SSL_REQUEST, STARTUP_BYTES
 
 _length = struct.Struct(">I").unpack_from
 _head = struct.Struct(">BI").unpack_from
 _two_numbers = struct.Struct(">II").unpack_from
 
-_SSL_REQUEST, _GSS_REQUEST, _CANCEL_REQUEST = 80877103, 80877104, 80877102
-_PROTOCOL_3 = 3
-_LONGEST_STARTUP = 10_000  # MAX_STARTUP_PACKET_LENGTH
+_CANCEL_REQUEST = 80877102
 _TLS_HANDSHAKE = 0x16  # a client that begins with TLS (sslnegotiation=direct)
 
 _REQUESTS = frozenset(b"QSF")  # Query, Sync, FunctionCall
@@ -175,15 +174,15 @@ class PostgreSql(Conversation):
             if size - at < 8:
                 break
             length, code = _two_numbers(data, at)
-            if not 8 <= length <= _LONGEST_STARTUP or self.has_asked_encryption:
+            if not 8 <= length <= STARTUP_BYTES or self.has_asked_encryption:
                 self.lost()
                 break
             if size - at < length:
                 break
             at += length
-            if code in (_SSL_REQUEST, _GSS_REQUEST):
+            if code in (SSL_REQUEST, GSSENC_REQUEST):
                 self.has_asked_encryption = True
-            elif code >> 16 == _PROTOCOL_3:
+            elif code >> 16 == PROTOCOL_3:
                 self.opening, self.asked = False, 1
             else:
                 self.lost(
