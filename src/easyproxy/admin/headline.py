@@ -103,7 +103,6 @@ def _without_primary(pools: list[PoolStatus]) -> Headline:
 
 def _with_rivals(pool: PoolStatus) -> Headline:
     """A server does not know that it is the primary no more."""
-    assert pool.writes is not None  # noqa: S101 - rivals are of those who take writes
     too_many = " and ".join(backend.name for backend in pool.backends if backend.is_rival)
     writers = " and ".join(backend.name for backend in pool.backends if backend.takes_writes)
     return Headline(
@@ -130,8 +129,7 @@ def _critical(dead: list[PoolStatus], pools: int) -> Headline:
 def _all_down(pool: PoolStatus) -> str:
     backends = pool.backends
     if any(backend.state in _HELD for backend in backends):
-        states = "; ".join(f"{backend.name}: {_state(backend)}" for backend in backends[:3])
-        return states + (f"; and {len(backends) - 3} more" if len(backends) > 3 else "")
+        return _first([f"{backend.name}: {_state(backend)}" for backend in backends], 3)
     if len(backends) == 1:
         return f"{backends[0].name} is down: {backends[0].reason}"
     reasons = {backend.reason for backend in backends}
@@ -140,21 +138,19 @@ def _all_down(pool: PoolStatus) -> str:
 
 
 def _down(down: list[BackendStatus], total: int) -> Headline:
-    shown = "; ".join(f"{backend.name}: {backend.reason}" for backend in down[:2])
-    more = f"; and {len(down) - 2} more" if len(down) > 2 else ""
+    shown = _first([f"{backend.name}: {backend.reason}" for backend in down], 2)
     return Headline(
         Level.WARNING,
         f"{len(down)} of {total} backends down",
-        f"Every pool is served by the others. {shown}{more}.",
+        f"Every pool is served by the others. {shown}.",
     )
 
 
 def _lagging(lagging: list[BackendStatus]) -> Headline:
     """Tell of replicas that are well but serve nobody."""
     title = f"{lagging[0].name} lags too far" if len(lagging) == 1 else f"{len(lagging)} replicas lag too far"
-    shown = "; ".join(f"{backend.name}: {backend.lag}" for backend in lagging[:2])
-    more = f"; and {len(lagging) - 2} more" if len(lagging) > 2 else ""
-    return Headline(Level.WARNING, title, f"New reads go elsewhere. {shown}{more}.")
+    shown = _first([f"{backend.name}: {backend.lag}" for backend in lagging], 2)
+    return Headline(Level.WARNING, title, f"New reads go elsewhere. {shown}.")
 
 
 def _state(backend: BackendStatus) -> str:
@@ -173,6 +169,11 @@ def _all_ready(backends: int) -> str:
 
 def _served(pools: int) -> str:
     return "Its pool is served." if pools == 1 else f"All {pools} pools are served."
+
+
+def _first(told: list[str], most: int) -> str:
+    more = f"; and {len(told) - most} more" if len(told) > most else ""
+    return "; ".join(told[:most]) + more
 
 
 def _count(number: int, noun: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from easyproxy.cli.text import counted, latency, printable, size, span, table
+from easyproxy.control.wording import why
 
 Json = dict[str, Any]
 
@@ -172,10 +173,8 @@ def _backend(backend: Json, now: float) -> tuple[str, ...]:
 
 
 def _why(backend: Json) -> str:
-    """Say why it is in its state; of one that is well the newest probe says more than the one that made it so."""
-    probe = backend["last_probe"]
-    is_well = backend["state"] == "ready" and probe and probe["outcome"] == "success" and probe["detail"]
-    return str(probe["detail"] if is_well else backend["reason"])
+    probe = backend["last_probe"] or {"outcome": "", "detail": ""}
+    return why(backend["state"], backend["reason"], probe["outcome"], probe["detail"])
 
 
 def _listeners(listeners: Sequence[Json]) -> list[str]:

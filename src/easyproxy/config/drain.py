@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from easyproxy.config.document import path_text, shown
 from easyproxy.config.kernel import kernel_pools
-from easyproxy.config.raw import Finding, get, pools_of
+from easyproxy.config.raw import Finding, check_type, get, pools_of
 from easyproxy.config.words import listing
 
 SESSIONS_END, BETWEEN_TRANSACTIONS = WHEN = ("sessions_end", "between_transactions")
@@ -49,8 +49,7 @@ def _unknown_protocols(raw: object) -> Iterator[Finding]:
     for name, pool in pools_of(raw).items():
         if not _follows(pool) or get(get(pool, "drain"), "protocol") is not None:
             continue
-        check = get(pool, "check")
-        kind = check if isinstance(check, str) else get(check, "type") or "tcp"
+        kind = check_type(pool)
         if isinstance(kind, str) and kind not in PROTOCOLS and get(pool, "greeting") not in PROTOCOLS:
             yield Finding(
                 ("pools", name, "drain"),

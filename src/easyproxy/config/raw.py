@@ -51,6 +51,12 @@ def pools_of(raw: object) -> dict[str, object]:
     )
 
 
+def check_type(pool: object) -> object:
+    """Read the type of a pool's check, whether it is written as a mapping or bare, or not at all."""
+    check = get(pool, "check")
+    return check if isinstance(check, str) else get(check, "type") or "tcp"
+
+
 def address_of(value: object) -> Address | None:
     """Read an address; None where it is none."""
     if isinstance(value, Address):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from easyproxy.config.document import path_text, shown
-from easyproxy.config.raw import Finding, get, given, items, pools_of
+from easyproxy.config.raw import Finding, check_type, get, given, items, pools_of
 
 ROLES = ("primary", "replica")
 FALLBACKS = ("primary",)
@@ -67,7 +67,7 @@ def _checks(raw: object) -> Iterator[Finding]:
         if role not in ROLES or not isinstance(pool, str) or pool not in pools:
             continue
         check = get(pools[pool], "check")
-        kind = check if isinstance(check, str) else get(check, "type") or "tcp"
+        kind = check_type(pools[pool])
         where = path_text(("pools", pool, "check"))
         if not isinstance(kind, str) or ":" in kind:
             continue

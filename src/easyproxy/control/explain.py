@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from easyproxy.control.operations import Explanation
 from easyproxy.control.overrides import words
 from easyproxy.control.simulate import why_not_ready
-from easyproxy.control.wording import ENDINGS, clock, counted, size, span
+from easyproxy.control.wording import ENDINGS, clock, counted, size, span, why
 from easyproxy.engine.seam import SessionEnd, SessionInfo
 
 if TYPE_CHECKING:
@@ -87,11 +87,11 @@ def explain_backend(
 
 
 def _why(backend: BackendStatus) -> str:
-    """Say why it is in its state; of one that is well and has a role the newest probe says what it is now."""
+    """Say why it is in its state; of one that has a role, what it is now."""
     probe = backend.last_probe
-    if backend.role and backend.state == "ready" and probe is not None and probe.outcome == "success":
-        return probe.detail
-    return backend.reason
+    if probe is None or not backend.role:
+        return backend.reason
+    return why(backend.state, backend.reason, probe.outcome, probe.detail)
 
 
 def _role(backend: BackendStatus, status: Status, now: float) -> list[str]:

@@ -109,7 +109,7 @@ def targets(config: Config, entries: Mapping[str, Entry]) -> list[Target]:
         ConfigError: a check cannot be made.
     """
     found = []
-    ours: dict[str, Check] = {}  # by pool; they keep nothing between two probes, a user's own may
+    ours: dict[str, Check] = {}  # by pool: what they keep is kept by server, of a user's own nobody knows
     for entry in entries.values():
         check = config.pools[entry.pool].check
         if not entry.is_checked:

@@ -257,10 +257,11 @@ class Registry:
         if facts.role != entry.role:
             entry.role_since = at
         entry.facts = facts
+        unknown_s = 0.0
         if facts.lag_s >= 0:
             entry.lag_known_at = at
-        is_unknown = entry.lag_known_at and self._is_written_to(entry.pool)
-        unknown_s = at - entry.lag_known_at if is_unknown else 0.0
+        elif entry.lag_known_at and self._is_written_to(entry.pool):
+            unknown_s = at - entry.lag_known_at
         entry.is_lagging = lags(entry.is_lagging, facts, entry.max_lag_s, unknown_s)
 
     def _is_written_to(self, pool: str) -> bool:

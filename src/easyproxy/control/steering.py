@@ -68,9 +68,8 @@ class Steering:
         self._keeper = keeper
         self._set_aside: tuple[Config, o.Overrides] | None = None  # what was in force before the last file
         self._taken_away: set[str] = set()  # by operators, since then
-        self._overdue: tuple[Config, o.Overrides] | None = (
-            None  # with these in force, what is late cannot end
-        )
+        # With these in force, what is late cannot end.
+        self._overdue: tuple[Config, o.Overrides] | None = None
 
     @property
     def effective(self) -> Config:

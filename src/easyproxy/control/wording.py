@@ -91,3 +91,15 @@ def percent(share: float) -> str:
     ('33 %', '0.4 %')
     """
     return f"{share * 100:.0f} %" if share >= 0.0095 or not share else f"{share * 100:.1g} %"
+
+
+def why(state: str, reason: str, outcome: str, detail: str) -> str:
+    """Say why a backend is in its state; of one that is well the newest probe says more than what made it so.
+
+    Args:
+        state: of the backend.
+        reason: of that state.
+        outcome: of the newest probe; empty where there is none.
+        detail: of the newest probe.
+    """
+    return detail if state == "ready" and outcome == "success" and detail else reason

@@ -32,8 +32,6 @@ STAGGER_S = 0.0005
 """Between the first probes of two targets that are watched from the same moment."""
 GRACE_S = 1.0
 """How long a cancelled check may take to clean up before it is abandoned."""
-
-
 BEAT_S = 0.05
 """How often the event loop is asked whether it is late."""
 TOLERATED_S = 0.01
