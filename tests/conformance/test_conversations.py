@@ -88,6 +88,13 @@ def serve(rig: Rig, backend: ScriptedBackend, language: Language, *, keeps: bool
     rig.serve(*([backend] if keeps else []), conversation=language.name, keeps=ids)
 
 
+async def begun(rig: Rig, language: Language) -> tuple[ScriptedBackend, Peer, Peer]:
+    """Serve one backend, and open a session with it."""
+    backend = rig.backend("a")
+    serve(rig, backend, language)
+    return backend, *await log_in(rig, backend, language)
+
+
 async def parted(client: Peer, server: Peer, language: Language) -> None:
     """Both sides hear what they understand, and then a clean end."""
     assert await client.read_to_end() == language.to_client
@@ -99,9 +106,7 @@ async def parted(client: Peer, server: Peer, language: Language) -> None:
 async def test_an_idle_session_ends_in_good_order_when_its_backend_is_drained(
     rig: Rig, language: Language
 ) -> None:
-    backend = rig.backend("a")
-    serve(rig, backend, language)
-    client, server = await log_in(rig, backend, language)
+    backend, client, server = await begun(rig, language)
     serve(rig, backend, language, keeps=False)
     await parted(client, server, language)
     await eventually(lambda: rig.ends(PARTED), 1)
@@ -114,9 +119,7 @@ async def test_an_idle_session_ends_in_good_order_when_its_backend_is_drained(
 @behaviour("conversations")
 @both
 async def test_an_open_transaction_goes_on_until_it_is_committed(rig: Rig, language: Language) -> None:
-    backend = rig.backend("a")
-    serve(rig, backend, language)
-    client, server = await log_in(rig, backend, language)
+    backend, client, server = await begun(rig, language)
     await exchange(client, server, language.begin)
     serve(rig, backend, language, keeps=False)
     await stays(lambda: rig.listener().sessions, 1)
@@ -132,9 +135,7 @@ async def test_an_open_transaction_goes_on_until_it_is_committed(rig: Rig, langu
 @behaviour("conversations")
 @both
 async def test_an_answer_that_is_under_way_comes_whole(rig: Rig, language: Language) -> None:
-    backend = rig.backend("a")
-    serve(rig, backend, language)
-    client, server = await log_in(rig, backend, language)
+    backend, client, server = await begun(rig, language)
     request, answer = language.nothing
     await say(client, server, request)
     serve(rig, backend, language, keeps=False)
@@ -147,9 +148,7 @@ async def test_an_answer_that_is_under_way_comes_whole(rig: Rig, language: Langu
 @behaviour("conversations")
 @both
 async def test_a_request_that_is_half_here_is_not_cut(rig: Rig, language: Language) -> None:
-    backend = rig.backend("a")
-    serve(rig, backend, language)
-    client, server = await log_in(rig, backend, language)
+    backend, client, server = await begun(rig, language)
     request, answer = language.nothing
     await say(client, server, request[:6])
     serve(rig, backend, language, keeps=False)
@@ -164,9 +163,7 @@ async def test_a_request_that_is_half_here_is_not_cut(rig: Rig, language: Langua
 async def test_a_backend_that_is_down_or_comes_back_in_time_keeps_its_sessions(
     rig: Rig, language: Language
 ) -> None:
-    backend = rig.backend("a")
-    serve(rig, backend, language)
-    client, server = await log_in(rig, backend, language)
+    backend, client, server = await begun(rig, language)
     rig.serve(conversation=language.name, keeps=(backend.id,))  # down: not ready, and not drained
     await stays(lambda: rig.listener().sessions, 1)
     await exchange(client, server, language.begin)
@@ -304,9 +301,7 @@ async def test_who_cannot_be_followed_is_told_from_who_can_and_ends_at_the_deadl
 async def test_bytes_that_a_client_is_slow_to_take_are_all_its_own_before_the_end(
     rig: Rig, language: Language
 ) -> None:
-    backend = rig.backend("a")
-    serve(rig, backend, language)
-    client, server = await log_in(rig, backend, language)
+    backend, client, server = await begun(rig, language)
     await say(client, server, language.nothing[0])
     rows = 200_000
     value = b"x" * 100

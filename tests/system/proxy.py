@@ -120,6 +120,16 @@ class RunningBalancer:
             return Address.parse(listeners[listener]["address"]).port
         return next(Address.parse(each["address"]).port for each in listeners if each["name"] == listener)
 
+    def writers(self) -> list[str]:
+        """Return who takes writes in the only pool, by id."""
+        [pool] = self.status()["pools"]
+        return pool["writes"]["writers"]
+
+    def role(self, name: str) -> str:
+        """Return the role of a backend that is ready, else its state."""
+        backend = self.backends()[name]
+        return backend["role"] if backend["state"] == "ready" else backend["state"]
+
     def backends(self) -> dict[str, Settings]:
         """Return all backends by name; the names are unique in these tests."""
         return {each["name"]: each for pool in self.status()["pools"] for each in pool["backends"]}

@@ -63,7 +63,7 @@ def begin(start, replication, tmp_path) -> Iterator:
     def begin_one(**failover: object) -> tuple[RunningBalancer, Writers]:
         rules = {"fence": True, "hold": "10s", "close_sessions": True} | failover
         balancer = start(configuration(replication, tmp_path, failover=rules))
-        eventually(lambda: takes_writes(balancer) == ["orders/a"], "a takes writes")
+        eventually(lambda: balancer.writers() == ["orders/a"], "a takes writes")
         writers = Writers(balancer.port("rw"), WRITER)
         running.append(writers)
         writers.wait_for(50, A, "a is written to")
@@ -72,16 +72,6 @@ def begin(start, replication, tmp_path) -> Iterator:
     yield begin_one
     for writers in running:
         writers.stop()
-
-
-def takes_writes(balancer: RunningBalancer) -> list[str]:
-    [pool] = balancer.status()["pools"]
-    return pool["writes"]["writers"]
-
-
-def role(balancer: RunningBalancer, name: str) -> str:
-    backend = balancer.backends()[name]
-    return backend["role"] if backend["state"] == "ready" else backend["state"]
 
 
 def publish(what: str, writers: Writers, replication: Replication, record_property) -> None:
@@ -116,8 +106,8 @@ def test_a_planned_change_of_the_primary_loses_nothing(replication, begin, recor
     writers.wait_for(50, B, "b is written to")
     writers.stop()
     prove(writers.acks, replication["b"], (A, B))
-    eventually(lambda: role(balancer, "a") == "replica", "a is seen as a replica")
-    eventually(lambda: takes_writes(balancer) == ["orders/b"], "b takes writes")
+    eventually(lambda: balancer.role("a") == "replica", "a is seen as a replica")
+    eventually(lambda: balancer.writers() == ["orders/b"], "b takes writes")
     publish("planned", writers, replication, record_property)
 
 
@@ -134,11 +124,11 @@ def test_a_primary_that_crashes_is_followed_by_the_replica_that_is_promoted(
     if comes_back_writable:
         replication["a"].sql("SET GLOBAL read_only = 0")
     expected = "primary" if comes_back_writable else "replica"
-    eventually(lambda: role(balancer, "a") == expected, f"a is seen as a {expected}")
+    eventually(lambda: balancer.role("a") == expected, f"a is seen as a {expected}")
     writers.wait_for(50, NUMBER[heir], f"{heir} is written to as before")
     writers.stop()
     prove(writers.acks, replication[heir], (A, NUMBER[heir]))
-    eventually(lambda: takes_writes(balancer) == [f"orders/{heir}"], f"{heir} takes writes")
+    eventually(lambda: balancer.writers() == [f"orders/{heir}"], f"{heir} takes writes")
     # What only the old primary has, nobody was told is written.
     stray = rows(replication["a"]).keys() - rows(replication[heir]).keys()
     assert not stray & {ack.number for ack in writers.acks}
@@ -151,11 +141,11 @@ def test_a_primary_that_hangs_gets_no_writes_when_it_wakes_up(replication, begin
     heir = fail_over(replication)
     writers.wait_for(50, NUMBER[heir], f"{heir} is written to")
     replication["a"].thaw()
-    eventually(lambda: role(balancer, "a") == "primary", "a is back and says that it is the primary")
+    eventually(lambda: balancer.role("a") == "primary", "a is back and says that it is the primary")
     writers.wait_for(50, NUMBER[heir], f"{heir} is written to as before")
     writers.stop()
     prove(writers.acks, replication[heir], (A, NUMBER[heir]))
-    eventually(lambda: takes_writes(balancer) == [f"orders/{heir}"], f"{heir} takes writes")
+    eventually(lambda: balancer.writers() == [f"orders/{heir}"], f"{heir} takes writes")
     stray = rows(replication["a"]).keys() - rows(replication[heir]).keys()
     assert not stray & {ack.number for ack in writers.acks}
     publish("hang", writers, replication, record_property)
@@ -174,7 +164,7 @@ def test_of_two_primaries_neither_gets_writes(replication, begin, record_propert
     balancer, writers = begin(split_brain="refuse", hold=0)
     split(replication)
     eventually(lambda: balancer.status()["pools"][0]["writes"]["is_split"], "the split is noticed")
-    assert takes_writes(balancer) == []
+    assert balancer.writers() == []
     eventually(lambda: not balancer.sessions(), "nobody is left on the old primary")
     count = written_by(replication, "a")
     writers.wait_for_failures(20)
@@ -191,9 +181,9 @@ def test_of_two_primaries_neither_gets_writes(replication, begin, record_propert
 def test_of_two_primaries_the_one_that_has_served_keeps_its_writes(replication, begin):
     balancer, writers = begin(split_brain="keep")
     split(replication)
-    eventually(lambda: role(balancer, "b") == "primary", "b is seen as a primary")
+    eventually(lambda: balancer.role("b") == "primary", "b is seen as a primary")
     writers.wait_for(50, A, "a is written to as before")
-    eventually(lambda: takes_writes(balancer) == ["orders/a"], "a takes writes")
+    eventually(lambda: balancer.writers() == ["orders/a"], "a takes writes")
     writers.stop()
     prove(writers.acks, replication["a"], (A,))
     assert written_by(replication, "b") == 0
@@ -209,11 +199,11 @@ def test_a_monitor_whose_password_has_changed_stops_nothing(replication, begin, 
 
     eventually(lambda: all("alive, role unknown" in each for each in details()), "nobody lets the check in")
     writers.wait_for(50, A, "a is written to as before")
-    eventually(lambda: takes_writes(balancer) == ["orders/a"], "a takes writes")
+    eventually(lambda: balancer.writers() == ["orders/a"], "a takes writes")
     assert "counts as primary as before, but its check cannot see it any more" in balancer.log()
     (tmp_path / "password").write_text("another-one")
     eventually(lambda: not any("unknown" in each for each in details()), "everybody lets the check in")
-    eventually(lambda: takes_writes(balancer) == ["orders/a"], "a takes writes")
+    eventually(lambda: balancer.writers() == ["orders/a"], "a takes writes")
     writers.stop()
     prove(writers.acks, replication["a"], (A,))
 
