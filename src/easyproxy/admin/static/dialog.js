@@ -68,7 +68,8 @@ export function openDialog(className, title, ...content) {
   const opener = document.activeElement;
   dialog.addEventListener("close", () => {
     dialog.remove();
-    if (opener?.isConnected) opener.focus();
+    // The browser has given the focus back already, and this event comes later: whoever has gone on keeps the focus.
+    if (opener?.isConnected && document.activeElement === document.body) opener.focus();
   });
   document.body.append(dialog);
   dialog.showModal();
