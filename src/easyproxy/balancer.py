@@ -381,10 +381,13 @@ def _with_kernel(
 ) -> Engine:
     # Loaded only by those who use it.
     from easyproxy.engine.composite import CompositeEngine  # noqa: PLC0415
-    from easyproxy.engine.kernel import KernelEngine  # noqa: PLC0415
+    from easyproxy.engine.kernel import KernelEngine, Shortcut  # noqa: PLC0415
 
     kernel = KernelEngine(
-        source=config.kernel.source, manage_sysctl=config.kernel.manage_sysctl, complain=complain
+        source=config.kernel.source,
+        manage_sysctl=config.kernel.manage_sysctl,
+        shortcut=Shortcut(complain) if config.kernel.shortcut else None,
+        complain=complain,
     )
     return CompositeEngine(relay, kernel, dormant=dormant, complain=complain)
 

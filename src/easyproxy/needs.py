@@ -26,7 +26,10 @@ def lacking(config: Config, *, only_vital: bool = False) -> list[str]:
         return []
     from easyproxy.engine.kernel import requirements  # noqa: PLC0415 - loaded only by those who use it
 
-    return requirements(_whole(config), manages=config.kernel.manage_sysctl, only_vital=only_vital)
+    kernel = config.kernel
+    return requirements(
+        _whole(config), manages=kernel.manage_sysctl, only_vital=only_vital, shortcut=kernel.shortcut
+    )
 
 
 def refuse_if_lacking(config: Config) -> None:

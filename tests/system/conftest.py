@@ -17,6 +17,7 @@ from servers.redis import Redis
 from servers.sshd import Sshd
 
 from programs import Program
+from system.kernel_net import Net
 
 Start = Callable[..., RunningBalancer]
 
@@ -44,6 +45,16 @@ def start(tmp_path: Path) -> Iterator[Start]:
         log = balancer.log()
         assert "Traceback" not in log, log
         assert "Warning:" not in log, log  # Python's own: a socket left open, a coroutine never awaited
+
+
+@pytest.fixture
+def net() -> Iterator[Net]:
+    """Namespaces for a client, a balancer and two backends; needs root."""
+    made = Net()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture(scope="session")

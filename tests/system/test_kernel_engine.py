@@ -12,8 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -21,9 +20,10 @@ from easyproxy.engine.kernel import KernelEngine, clean, requirements, ruleset
 from easyproxy.engine.kernel.conntrack import Conntrack
 from easyproxy.engine.kernel.nft import Nft
 from easyproxy.engine.kernel.slots import STRATEGIES
-from easyproxy.engine.seam import Report, SessionEnd, Where
+from easyproxy.engine.seam import SessionEnd, Where
 from easyproxy.errors import EngineError
-from easyproxy.model import Address, Backend, Listener, Pool, Rate, Snapshot
+from easyproxy.model import Address, Rate
+from system.kernel_engine import FRONT_PORT, Balancer, backend, ending, nft
 from system.kernel_net import BACKEND, CLIENT, FRONT, INNER, PORT, Net, ip, read_line, sysctl
 
 pytestmark = [
@@ -32,38 +32,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
     pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft"),
 ]
-
-FRONT_PORT = 8080
-
-
-@pytest.fixture
-def net() -> Iterator[Net]:
-    made = Net()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-class Balancer:
-    """A started engine in the balancer's namespace, with snapshots of one listener and one pool."""
-
-    def __init__(self, source: str) -> None:
-        self.complaints: list[str] = []
-        self.reports: list[Report] = []
-        self.engine = KernelEngine(source=source, manage_sysctl=True, complain=self.complaints.append)
-        self.version = 0
-
-    def serve(
-        self,
-        *backends: Backend,
-        bind: str = f"{FRONT[4]}:{FRONT_PORT}",
-        strategy: str = "round_robin",
-        **settings: Any,
-    ) -> None:
-        self.version += 1
-        listener = Listener("front", Address.parse(bind), "pool", **settings)
-        self.engine.apply(Snapshot(self.version, (listener,), (Pool("pool", strategy, backends),)))
 
 
 @pytest.fixture
@@ -82,27 +50,10 @@ async def balancer(net: Net, source: str) -> AsyncIterator[Balancer]:
             await made.engine.stop()
 
 
-def backend(name: str, *, family: int = 4, weight: int = 1, max_sessions: int = 0) -> Backend:
-    address = Address(BACKEND[name, family], PORT)
-    return Backend(f"pool/{name}", name, address, weight, max_sessions)
-
-
 def ask(net: Net, host: str = FRONT[4], port: int = FRONT_PORT, namespace: str = "client") -> list[str]:
     """Connect, and return the backend's name and whom it saw."""
     with net.connect(host, port, namespace=namespace) as sock:
         return read_line(sock).split()
-
-
-def nft(*words: str) -> str:
-    return subprocess.run(["nft", *words], check=True, capture_output=True, text=True).stdout
-
-
-async def ending(sock: socket.socket) -> str:
-    """Say how the other side ended it."""
-    try:
-        return "fin" if await asyncio.to_thread(sock.recv, 1) == b"" else "data"
-    except ConnectionError:
-        return "reset"
 
 
 @pytest.mark.parametrize("strategy", ["round_robin", "random"])

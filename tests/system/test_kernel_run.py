@@ -31,17 +31,6 @@ RELAY_PORT, KERNEL_PORT = 8081, 8082
 
 
 @pytest.fixture
-def net() -> Iterator[Net]:
-    made = Net()
-    try:
-        made.serve("a")
-        made.serve("b")
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
 def start(net: Net, tmp_path: Path) -> Iterator[Start]:
     """Start balancers in the balancer's namespace."""
     with ExitStack() as stack:
@@ -57,6 +46,13 @@ def start(net: Net, tmp_path: Path) -> Iterator[Start]:
 
 def within(net: Net, namespace: str = "balancer") -> tuple[str, ...]:
     return "ip", "netns", "exec", net.name(namespace)
+
+
+@pytest.fixture
+def net(net: Net) -> Net:
+    net.serve("a")
+    net.serve("b")
+    return net
 
 
 def config(*engines: tuple[int, str], **more: Any) -> Settings:

@@ -379,6 +379,10 @@ class KernelConfig(Settings):
     """Set the kernel settings that it needs when it starts, and put them back when it ends; otherwise they are only
     checked, and what is missing is named with the command that sets it."""
 
+    shortcut: Annotated[bool, Switch()] = True
+    """Let packets of established sessions pass the kernel's tracking of flows by, which is faster. Where the kernel cannot do that, they
+    go its usual way, and the log says why."""
+
 
 ADMIN_OFF = ("off", "none")
 _CAN_BE_OFF = ("admin", "access_log")

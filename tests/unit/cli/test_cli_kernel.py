@@ -28,7 +28,8 @@ def machine(monkeypatch):
         missing = (FORWARD,)
         asked: list = []  # noqa: RUF012 - one for each test
 
-        def requirements(self, snapshot=None, *, manages=False, only_vital=False):
+        def requirements(self, snapshot=None, *, manages=False, only_vital=False, shortcut=True):
+            assert shortcut
             self.asked.append((snapshot, manages, only_vital))
             return list(self.missing)
 

@@ -35,7 +35,7 @@ def rules() -> FakeRules:
 @pytest.fixture
 async def engine(rules: FakeRules, anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> KernelEngine:
     del anyio_backend
-    monkeypatch.setattr(module, "needed", lambda _snapshot: [])
+    monkeypatch.setattr(module, "needed", lambda _snapshot, **_wanted: [])
     return KernelEngine(rules=rules)
 
 
@@ -108,7 +108,7 @@ async def test_a_table_that_somebody_has_touched_is_made_anew(engine: KernelEngi
 async def test_what_a_former_run_has_counted_goes_on_where_it_has_the_same_meaning(
     rules: FakeRules, monkeypatch: pytest.MonkeyPatch, is_of_this_edition: bool
 ) -> None:
-    monkeypatch.setattr(module, "needed", lambda _snapshot: [])
+    monkeypatch.setattr(module, "needed", lambda _snapshot, **_wanted: [])
     limited = replace(A, max_sessions=5)
     former = KernelEngine(rules=rules)
     former.apply(snapshot(1, limited))
@@ -211,7 +211,7 @@ async def test_what_settings_were_stands_with_the_rules(
     forwarding: Path, rules: FakeRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the program was killed between setting them and its first rules, or where its rules were refused."""
-    monkeypatch.setattr(module, "needed", lambda _snapshot: [FORWARD])
+    monkeypatch.setattr(module, "needed", lambda _snapshot, **_wanted: [FORWARD])
 
     with monkeypatch.context() as patch:
         patch.setattr(rules, "replace", rules.refusing)
@@ -232,7 +232,7 @@ async def test_what_settings_were_stands_with_the_rules(
 async def test_a_first_snapshot_that_is_refused_leaves_no_settings(
     forwarding: Path, rules: FakeRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "needed", lambda _snapshot: [FORWARD])
+    monkeypatch.setattr(module, "needed", lambda _snapshot, **_wanted: [FORWARD])
     engine = KernelEngine(rules=rules, manage_sysctl=True)
     monkeypatch.setattr(rules, "replace", rules.refusing)
     with pytest.raises(EngineError, match="no"):

@@ -2,7 +2,7 @@
 
 What the rest of EasyProxy uses stands here. The way through: ``engine`` takes a snapshot, ``reach`` says what cannot be had,
 ``slots`` and ``ruleset`` turn it into text, ``nft`` puts that in force; ``conntrack`` reads flows, ``ledger`` says what they mean,
-``counts`` tells it; ``poke`` ends them promptly.
+``counts`` tells it; ``poke`` ends them promptly. ``shortcut`` is what packets of established flows may take.
 """
 
 from __future__ import annotations
@@ -11,15 +11,20 @@ from easyproxy.engine.kernel import conntrack
 from easyproxy.engine.kernel.engine import KernelEngine
 from easyproxy.engine.kernel.nft import NO_PRIVILEGE, Nft
 from easyproxy.engine.kernel.ruleset import NOTES
-from easyproxy.engine.kernel.settings import ALWAYS, FORWARD, Settings, needed
+from easyproxy.engine.kernel.settings import ALWAYS, FORWARD, LIBERAL, Settings, needed
+from easyproxy.engine.kernel.shortcut import Shortcut, obstacle
 from easyproxy.errors import EngineError
 from easyproxy.model import Snapshot
 
-__all__ = ["KernelEngine", "clean", "requirements"]
+__all__ = ["KernelEngine", "Shortcut", "clean", "requirements"]
 
 
 def requirements(
-    snapshot: Snapshot | None = None, *, manages: bool = False, only_vital: bool = False
+    snapshot: Snapshot | None = None,
+    *,
+    manages: bool = False,
+    only_vital: bool = False,
+    shortcut: bool = True,
 ) -> list[str]:
     """List what this machine lacks for the kernel engine, each with its remedy; empty when all is there.
 
@@ -27,6 +32,7 @@ def requirements(
         snapshot: what it is to serve; without, what depends on that (IPv6, loopback addresses) is left out.
         manages: whether the engine may set kernel settings itself; then those are not missing.
         only_vital: leave out what it can live without.
+        shortcut: whether the shortcut is wanted.
     """
     missing = []
     try:
@@ -36,9 +42,12 @@ def requirements(
     except EngineError as error:
         missing.append(str(error))
     if not manages:
-        wanted = [FORWARD, *ALWAYS] if snapshot is None else needed(snapshot)
+        extra = [LIBERAL] if shortcut else []
+        wanted = [FORWARD, *ALWAYS, *extra] if snapshot is None else needed(snapshot, shortcut=shortcut)
         wanted = [setting for setting in wanted if setting.is_needed or not only_vital]
         missing += [str(setting) for setting in wanted if not setting.is_met]
+    if shortcut and not only_vital and (why := obstacle()):
+        missing.append(f"established sessions go the kernel's long way, without the shortcut: {why}")
     return missing
 
 

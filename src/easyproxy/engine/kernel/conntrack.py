@@ -68,6 +68,8 @@ class Flow(NamedTuple):
     started_ns: int
     tuple: bytes
     """The attribute by which the kernel finds it."""
+    has_reset: bool = False
+    """One end has reset it, though the kernel could not see that this was meant."""
 
     @property
     def is_live(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -32,7 +32,8 @@ from easyproxy.engine.kernel.ruleset import (
     noting,
     render,
 )
-from easyproxy.engine.kernel.settings import Settings, needed
+from easyproxy.engine.kernel.settings import LIBERAL, Setting, Settings, needed
+from easyproxy.engine.kernel.shortcut import Shortcut
 from easyproxy.engine.seam import (
     CUTS,
     EndsTaker,
@@ -62,6 +63,8 @@ class KernelEngine:
             client's; they must route back through this machine).
         manage_sysctl: set kernel settings that are missing, and put them back at the end.
         complain: takes a line of text about the engine itself.
+        shortcut: what packets of established sessions may take; it is the engine's from then on. None: all go the
+            long way.
         rules: what programs the kernel; nft, unless a test has something else.
         refresh_s: time between two looks at the flows, at least; with very many flows it is longer.
     """
@@ -75,6 +78,7 @@ class KernelEngine:
         source: str = "masquerade",
         manage_sysctl: bool = False,
         complain: Callable[[str], None] = lambda _text: None,
+        shortcut: Shortcut | None = None,
         rules: Rules | None = None,
         refresh_s: float = REFRESH_S,
     ) -> None:
@@ -83,6 +87,7 @@ class KernelEngine:
         self._options = Options(source=source)
         self._complain = complain
         self._rules = rules if rules is not None else Nft()
+        self._shortcut = shortcut
         self._settings = Settings(manages=manage_sysctl)
         self._places = Places()
         self._ledger = Ledger()
@@ -159,7 +164,7 @@ class KernelEngine:
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None
-        for owned in (self._flows, self._poker):
+        for owned in (self._flows, self._poker, self._shortcut):
             if owned is not None:
                 owned.close()
         self._flows = self._poker = None
@@ -192,13 +197,15 @@ class KernelEngine:
                 raise EngineError(". ".join(problems))
             if self._layout is None:
                 self._find()
-            missing = self._settings.ensure(needed(numeric), self._write_down)
+            missing = self._settings.ensure(self._needed(numeric), self._write_down)
             self._options = replace(self._options, notes=self._settings.notes)
             self._program(numeric)
             undo.pop_all()
         self._places.settle(places)
         self._asked, self._snapshot = snapshot, numeric
         self._ledger.know(numeric)
+        if self._shortcut is not None:
+            self._shortcut.know(numeric)
         for text in missing:
             self._complain_once(f"kernel engine: {text}")
 
@@ -207,6 +214,9 @@ class KernelEngine:
         notes = self._rules.comments(NOTES)
         self._settings.adopt(notes)
         self._found = Layout("", self._rules.objects()) if EDITION in notes else None
+
+    def _needed(self, snapshot: Snapshot) -> list[Setting]:
+        return needed(snapshot, shortcut=self._shortcut is not None)
 
     def _write_down(self) -> None:
         """Before a setting changes, what it was is in the kernel: the next start knows it even if we are killed now."""
@@ -225,9 +235,8 @@ class KernelEngine:
         if not self._rules.exists():
             self._program(self._snapshot, anew=True)
             self._complain("kernel engine: somebody had removed the table inet easyproxy; it is there again")
-            self._settings.ensure(
-                needed(self._snapshot), self._write_down
-            )  # ``kernel clean`` undoes them, too
+            # ``kernel clean`` undoes them, too.
+            self._settings.ensure(self._needed(self._snapshot), self._write_down)
 
     def _program(self, snapshot: Snapshot, *, anew: bool = False) -> None:
         former = None if anew else self._layout or self._found
@@ -304,6 +313,8 @@ class KernelEngine:
             gone = [session.flow for session in sessions]
             self._prepare_resets(gone)
             flows.delete(gone)
+            if self._shortcut is not None:
+                self._shortcut.forget(gone)
             poker.poke(gone)
             return self._ledger.closed(sessions, reason, time.time())
 
@@ -344,7 +355,9 @@ class KernelEngine:
 
         def look() -> list[SessionEnd]:
             started = time.thread_time()
-            self._books, ends = self._ledger.look(flows.flows(), time.time(), flows.has)
+            self._books, ends = self._ledger.look(
+                self._flows_with_the_shortcut(flows), time.time(), flows.has
+            )
             self.look_s = time.thread_time() - started
             self._packets = self._rules.counters()
             if self._ledger.forgotten and self._poker is not None:
@@ -353,6 +366,18 @@ class KernelEngine:
             return ends
 
         self._tell(await self._in_thread(look))
+
+    def _flows_with_the_shortcut(self, flows: Conntrack) -> Iterator[Flow]:
+        shortcut = self._shortcut
+        if shortcut is None:
+            yield from flows.flows()
+            return
+        yield from shortcut.complete(flows.flows())
+        flows.delete(shortcut.reset)
+        if LIBERAL.is_met:
+            shortcut.look()
+        else:
+            shortcut.close()  # the kernel would take what it meets next for a mistake
 
     def _tell(self, ends: list[SessionEnd]) -> None:
         for end in ends:

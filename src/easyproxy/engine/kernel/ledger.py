@@ -24,6 +24,7 @@ SILENCES = frozenset({"idle_timeout", "half_closed_timeout"})
 TIMEOUTS = SILENCES | {"life_timeout"}
 RESET = "reset"
 """The kernel does not tell which side sent it."""
+_WHO_KNOWS = "one side has reset it; the kernel does not tell which"
 
 _STATES = {
     ct.SYN_SENT: "connecting",
@@ -300,10 +301,12 @@ def _how(flow: Flow) -> tuple[str, str]:
         return _fin(flow), ""
     if flow.packets_from_backend <= 1 and flow.packets_from_client <= 1 and flow.has_reply:
         return "connect_failed", "the backend refused"
-    return RESET, "one side has reset it; the kernel does not tell which"
+    return RESET, _WHO_KNOWS
 
 
 def _how_it_vanished(flow: Flow) -> tuple[str, str]:
+    if flow.has_reset:
+        return RESET, _WHO_KNOWS
     match flow.state:
         case ct.SYN_SENT | ct.SYN_RECV:
             return "connect_failed", "the backend did not answer"

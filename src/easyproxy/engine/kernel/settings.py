@@ -70,13 +70,19 @@ LOOSE = Setting(
 ACCOUNTING = Setting(
     "net.netfilter.nf_conntrack_acct", "1", "bytes and packets of sessions are not counted", is_needed=False
 )
+LIBERAL = Setting(
+    "net.netfilter.nf_conntrack_tcp_be_liberal",
+    "1",
+    "the kernel insists on seeing every packet, so established sessions go its long way, without the shortcut",
+    is_needed=False,
+)
 ALWAYS = (ACCOUNTING, LOOSE)
-_KNOWN = {setting.name: setting for setting in (FORWARD, FORWARD_6, LOCALNET, *ALWAYS)}
+_KNOWN = {setting.name: setting for setting in (FORWARD, FORWARD_6, LOCALNET, LIBERAL, *ALWAYS)}
 
 
-def needed(snapshot: Snapshot) -> list[Setting]:
-    """List what a snapshot depends on."""
-    wanted = list(ALWAYS)
+def needed(snapshot: Snapshot, *, shortcut: bool = False) -> list[Setting]:
+    """List what a snapshot depends on, and the shortcut if it is wanted."""
+    wanted = [*ALWAYS, LIBERAL] if shortcut else list(ALWAYS)
     for listener in snapshot.listeners:
         pool = snapshot.pool_by_name[listener.pool]
         here = is_loopback(listener.bind)

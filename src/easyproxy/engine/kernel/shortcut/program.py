@@ -1,0 +1,555 @@
+"""The two programs of the shortcut, for one family of addresses. Pure: descriptors of maps in, bytes of a program out.
+
+``arriving`` meets each packet that a device receives, before anything else in the kernel does; ``leaving`` each that a device
+sends, after everything else. How a packet gets from one to the other is the kernel's business: its rules, its table of flows, its
+routes. Now and then ``arriving`` puts a packet down (``Note``), and when ``leaving`` meets the same packet, what became of it is learned
+(``Entry``): addresses, ports, the Ethernet header, the device. The next packets of that direction of that flow are rewritten
+alike and sent at once.
+
+What was learned holds for a second (the lease). Then a packet goes the long way, and what becomes of it is learned anew, so
+the kernel sees something of each flow in each second, and whatever it has come to think of a flow holds after
+a second at the latest. What is no ordinary packet of an established flow (SYN, FIN, RST, fragments, options of IP, a
+segment larger than any before) always goes the long way. FIN and RST end the entry, and that of the other direction.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from easyproxy.engine.kernel.shortcut.assembler import Assembler, Reg, network16, pieces
+
+R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = Reg
+
+LEASE_NS = 1_000_000_000
+CHANCE = 8
+"""One in so many packets of a flow that is not known yet is put down. Most short sessions are over before."""
+
+FIN, SYN, RST = 0x01, 0x02, 0x04
+EXACT = 0x100
+"""In ``Entry.ended``: the reset had the very number that was due, so whoever received it has taken it for one."""
+OTHERWISE = 0x200
+"""In ``Entry.ended``: the kernel has come to send packets of this flow elsewhere."""
+_ACK, _NO_BUT_PUSH = 0x10, 0x37  # all flags but PSH, ECE, CWR
+
+FRONT, BACK = 1, 2
+"""Kinds of places: where clients come, and where backends are."""
+_ARMED = 0x10000
+
+# Helpers, bpf-helpers(7).
+_LOOKUP, _UPDATE, _RANDOM, _L4_CHECKSUM, _REDIRECT, _CHECKSUM_DIFF, _CHECKSUM_UPDATE, _NOW = (
+    1,
+    2,
+    7,
+    11,
+    23,
+    28,
+    40,
+    160,
+)
+_PSEUDO_HEADER = 0x10
+_NO_EXIST = 1
+_NEXT = -1  # TCX_NEXT: whoever is attached after us, and then the kernel's long way
+# struct __sk_buff, linux/bpf.h
+_LEN, _VLAN_PRESENT, _IFINDEX, _DATA, _DATA_END, _GSO_SIZE = 0, 20, 40, 76, 80, 176
+_ETHERNET = 14
+_TCP = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things stand in a frame and in the maps, for IPv4 or IPv6; in bytes.
+
+    A frame has Ethernet's header, one of IP without options, and TCP's. Both addresses and both ports follow upon each
+    other there, and so they do here (``ends``).
+    """
+
+    family: int
+
+    @property
+    def address(self) -> int:
+        """Size of an address."""
+        return 4 if self.family == 4 else 16
+
+    @property
+    def ends(self) -> int:
+        """Size of both addresses and both ports: the key of the flows."""
+        return 2 * self.address + 4
+
+    @property
+    def header(self) -> int:
+        """Size of IP's header."""
+        return 20 if self.family == 4 else 40
+
+    @property
+    def at_ends(self) -> int:
+        """Where the addresses begin in a frame."""
+        return _ETHERNET + self.header - 2 * self.address
+
+    @property
+    def at_tcp(self) -> int:
+        """Where TCP's header begins in a frame."""
+        return _ETHERNET + self.header
+
+    @property
+    def at_sequence(self) -> int:
+        """Where TCP's sequence number is; what is acknowledged follows."""
+        return self.at_tcp + 4
+
+    @property
+    def at_flags(self) -> int:
+        """Where TCP's flags are."""
+        return self.at_tcp + 13
+
+    @property
+    def at_hops(self) -> int:
+        """Where the number of hops is that a packet may still go."""
+        return _ETHERNET + (8 if self.family == 4 else 7)
+
+    # An entry: the ends afterwards, the Ethernet header and two bytes of nothing, and:
+    @property
+    def ethernet(self) -> int:  # noqa: D102
+        return self.ends
+
+    @property
+    def ifindex(self) -> int:  # noqa: D102
+        return self.ends + 16
+
+    @property
+    def largest(self) -> int:
+        """The largest segment, as a frame, that has gone the long way."""
+        return self.ends + 20
+
+    @property
+    def difference(self) -> int:
+        """What the addresses add to a checksum."""
+        return self.ends + 24
+
+    @property
+    def ports_difference(self) -> int:
+        """What the ports add to a checksum."""
+        return self.ends + 28
+
+    @property
+    def due(self) -> int:
+        """The sequence number after the last one seen."""
+        return self.ends + 32
+
+    @property
+    def lease(self) -> int:
+        """Until when it holds, in nanoseconds of CLOCK_MONOTONIC; aligned to eight bytes in either family."""
+        return self.ends + 36
+
+    @property
+    def packets(self) -> int:  # noqa: D102
+        return self.ends + 44
+
+    @property
+    def octets(self) -> int:
+        """IP's header and all after it, as the kernel counts a flow."""
+        return self.ends + 52
+
+    @property
+    def ended(self) -> int:
+        """Not 0: it holds no more; flags of TCP and the bits above."""
+        return self.ends + 60
+
+    @property
+    def entry(self) -> int:
+        """Size of an entry."""
+        return self.ends + 68
+
+    # A note: the ends before, and:
+    @property
+    def sequence(self) -> int:  # noqa: D102
+        return self.ends
+
+    @property
+    def acknowledged(self) -> int:  # noqa: D102
+        return self.ends + 4
+
+    @property
+    def length(self) -> int:  # noqa: D102
+        return self.ends + 8
+
+    @property
+    def kind(self) -> int:
+        """``_ARMED``, and the kind of place by which it was chosen; 0 when there is no note."""
+        return self.ends + 12
+
+    @property
+    def note(self) -> int:
+        """Size of a note."""
+        return (self.ends + 16 + 7) // 8 * 8
+
+    @property
+    def place(self) -> int:
+        """Size of the key of a place: address, port, kind."""
+        return self.address + 4
+
+    def key_of_place(self, address: bytes, port: int, kind: int) -> bytes:
+        """Write the key of a place; an address of zeros is every one."""
+        return address + struct.pack(">H", port) + struct.pack("=H", kind)
+
+    # What the programs have on their stack.
+    @property
+    def on_stack(self) -> int:
+        """Where the packet's ends are."""
+        return -40
+
+    @property
+    def place_on_stack(self) -> int:
+        """Where the key of a place is."""
+        return -64
+
+    @property
+    def zero_on_stack(self) -> int:
+        """Where the key of the only note is."""
+        return -72
+
+    @property
+    def entry_on_stack(self) -> int:
+        """Where an entry is made."""
+        return -72 - self.entry
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """Descriptors: entries by ends; places by their key; one note for each CPU."""
+
+    flows: int
+    places: int
+    notes: int
+
+
+def arriving(layout: Layout, maps: Maps) -> bytes:
+    """Assemble the program for packets that a device receives.
+
+    R6 is the packet's context, R7 its bytes, R8 what is counted; R9 the entry, and later the kind of a note.
+    """
+    asm, lay = Assembler(), layout
+    _parse(asm, lay)
+    asm.load(1, R2, R7, lay.at_hops)
+    asm.jump_if(R2, "<", 2, "long way")
+    asm.copy(R10, lay.on_stack, R7, lay.at_ends, lay.ends)
+    _look_up(asm, maps.flows, lay.on_stack)
+    asm.jump_if(R0, "==", 0, "unknown")
+    asm.do("mov", R9, R0)
+    asm.load(4, R2, R9, lay.ended)
+    asm.jump_if(R2, "!=", 0, "long way")
+    asm.load(1, R2, R7, lay.at_flags)
+    asm.jump_if(R2, "has", FIN | SYN | RST, "ending")
+    _known(asm, lay)
+    asm.label("ending")
+    _ending(asm, lay, maps)
+    asm.label("unknown")
+    _unknown(asm, lay, maps)
+    asm.label("again")
+    asm.do("mov", R9, 0)
+    asm.label("put down")
+    _put_down(asm, lay, maps)
+    _long_way(asm)
+    return asm.code()
+
+
+def _known(asm: Assembler, lay: Layout) -> None:
+    """Send a packet whose entry holds; what is due next is noted in any case."""
+    _measure(asm, lay)
+    asm.do("mov", R8, R4)
+    asm.do("sub", R4, R3)
+    asm.do("sub", R4, lay.header)
+    asm.load(4, R2, R7, lay.at_sequence)
+    asm.to_network(R2, 32)
+    asm.do("add", R2, R4)
+    asm.store(4, R9, lay.due, R2)
+    asm.load(4, R2, R9, lay.largest)
+    asm.jump_if(R5, ">", R2, "again")
+    asm.call(_NOW)
+    asm.load(8, R2, R9, lay.lease)
+    asm.jump_if(R0, ">", R2, "again")
+    _send(asm, lay)
+
+
+def _ending(asm: Assembler, lay: Layout, maps: Maps) -> None:
+    """End the entry, and that of the other direction; R2 has the flags."""
+    asm.do("mov", R8, R2)
+    asm.jump_if(R8, "has", FIN | SYN, "inexact")
+    asm.load(4, R2, R7, lay.at_sequence)
+    asm.to_network(R2, 32)
+    asm.load(4, R3, R9, lay.due)
+    asm.jump_if(R2, "!=", R3, "inexact")
+    asm.store(4, R9, lay.ended, RST | EXACT)
+    asm.jump("other direction")
+    asm.label("inexact")
+    asm.store(4, R9, lay.ended, R8)
+    asm.label("other direction")
+    ports = 2 * lay.address
+    for to, start, size in (
+        (0, lay.address, lay.address),
+        (lay.address, 0, lay.address),
+        (ports, ports + 2, 2),
+        (ports + 2, ports, 2),
+    ):
+        asm.copy(R10, lay.on_stack + to, R9, start, size)
+    _look_up(asm, maps.flows, lay.on_stack)
+    asm.jump_if(R0, "==", 0, "long way")
+    asm.store(4, R0, lay.ended, R8)
+    asm.jump("long way")
+
+
+def _unknown(asm: Assembler, lay: Layout, maps: Maps) -> None:
+    """Put an ordinary packet of ours down, by chance; R9 becomes the kind of its place."""
+    asm.load(1, R2, R7, lay.at_flags)
+    asm.do("and", R2, _NO_BUT_PUSH)
+    asm.jump_if(R2, "!=", _ACK, "long way")
+    asm.call(_RANDOM)
+    asm.do("and", R0, CHANCE - 1)
+    asm.jump_if(R0, "!=", 0, "long way")
+    ports = lay.on_stack + 2 * lay.address
+    asm.copy(R10, lay.place_on_stack, R10, lay.on_stack + lay.address, lay.address)
+    asm.copy(R10, lay.place_on_stack + lay.address, R10, ports + 2, 2)
+    _if_front(asm, lay, maps, "front")
+    asm.copy(R10, lay.place_on_stack, R10, lay.on_stack, lay.address)
+    asm.copy(R10, lay.place_on_stack + lay.address, R10, ports, 2)
+    asm.store(2, R10, lay.place_on_stack + lay.address + 2, BACK)
+    _look_up(asm, maps.places, lay.place_on_stack)
+    asm.jump_if(R0, "==", 0, "long way")
+    asm.do("mov", R9, BACK)
+    asm.jump("put down")
+    asm.label("front")
+    asm.do("mov", R9, FRONT)
+    asm.jump("put down")
+
+
+def _put_down(asm: Assembler, lay: Layout, maps: Maps) -> None:
+    _note(asm, lay, maps)
+    asm.copy(R0, 0, R10, lay.on_stack, lay.ends)
+    asm.copy(R0, lay.sequence, R7, lay.at_sequence, 8)  # and what is acknowledged
+    asm.copy(R0, lay.length, R6, _LEN, 4)
+    asm.do("or", R9, _ARMED)
+    asm.store(4, R0, lay.kind, R9)
+
+
+def leaving(layout: Layout, maps: Maps) -> bytes:
+    """Assemble the program for packets that a device sends.
+
+    R6 is the packet's context, R7 its bytes, R8 the kind of the note, R9 the note.
+    """
+    asm, lay = Assembler(), layout
+    _recognise(asm, lay, maps)
+    for offset, size in pieces(lay.ends):
+        asm.load(size, R2, R9, offset)
+        asm.load(size, R3, R7, lay.at_ends + offset)
+        asm.jump_if(R2, "!=", R3, "translated")
+    asm.jump("long way")  # some flow that is only routed
+    asm.label("translated")
+    asm.jump_if(R8, "!=", _ARMED | BACK, "ours")
+    asm.copy(R10, lay.place_on_stack, R7, lay.at_ends, lay.address)
+    asm.copy(R10, lay.place_on_stack + lay.address, R7, lay.at_tcp, 2)
+    _if_front(asm, lay, maps, "ours")
+    asm.jump("long way")  # somebody else's, whose translation is not from us
+    asm.label("ours")
+    made = lay.entry_on_stack
+    asm.copy(R10, made, R7, lay.at_ends, lay.ends)
+    asm.copy(R10, made + lay.ethernet, R7, 0, _ETHERNET)
+    asm.store(2, R10, made + lay.ethernet + _ETHERNET, 0)
+    asm.copy(R10, made + lay.ifindex, R6, _IFINDEX, 4)
+    _measure(asm, lay)
+    asm.store(4, R10, made + lay.largest, R5)
+    asm.address_of_map(R1, maps.flows)
+    asm.do("mov", R2, R9)
+    asm.call(_LOOKUP)
+    asm.jump_if(R0, "==", 0, "new")
+    asm.do("mov", R8, R0)
+    _prolong(asm, lay)
+    asm.label("new")
+    _enter(asm, lay, maps)
+    _long_way(asm)
+    return asm.code()
+
+
+def _recognise(asm: Assembler, lay: Layout, maps: Maps) -> None:
+    """Take the note if it is of this very packet: the length, and 64 bits of sequence numbers that nobody guesses."""
+    asm.do("mov", R6, R1)
+    _note(asm, lay, maps)
+    asm.do("mov", R9, R0)
+    asm.load(4, R2, R9, lay.kind)
+    asm.jump_if(R2, "==", 0, "long way")
+    asm.load(4, R2, R9, lay.length)
+    asm.load(4, R3, R6, _LEN)
+    asm.jump_if(R2, "!=", R3, "long way")
+    asm.do("mov", R1, R6)
+    _parse(asm, lay)
+    for offset in (0, 4):
+        asm.load(4, R2, R9, lay.sequence + offset)
+        asm.load(4, R3, R7, lay.at_sequence + offset)
+        asm.jump_if(R2, "!=", R3, "long way")
+    asm.load(4, R8, R9, lay.kind)
+    asm.store(4, R9, lay.kind, 0)
+
+
+def _prolong(asm: Assembler, lay: Layout) -> None:
+    """Let an entry (R8) hold for another while if the kernel still does what it says; else end it."""
+    made = lay.entry_on_stack
+    for offset, _ in pieces(lay.largest):
+        asm.load(4, R2, R8, offset)
+        asm.load(4, R3, R10, made + offset)
+        asm.jump_if(R2, "!=", R3, "otherwise")
+    asm.load(4, R2, R8, lay.largest)
+    asm.load(4, R3, R10, made + lay.largest)
+    asm.jump_if(R2, ">", R3, "prolong")
+    asm.store(4, R8, lay.largest, R3)
+    asm.label("prolong")
+    asm.call(_NOW)
+    asm.do("add", R0, LEASE_NS)
+    asm.store(8, R8, lay.lease, R0)
+    asm.jump("long way")
+    asm.label("otherwise")
+    asm.store(4, R8, lay.ended, OTHERWISE)
+    asm.jump("long way")
+
+
+def _enter(asm: Assembler, lay: Layout, maps: Maps) -> None:
+    """Complete the entry that is on the stack, and put it into the map under the ends of the note (R9)."""
+    made = lay.entry_on_stack
+    for start, size, where in (
+        (0, 2 * lay.address, lay.difference),
+        (2 * lay.address, 4, lay.ports_difference),
+    ):
+        asm.do("mov", R1, R9)
+        asm.do("add", R1, start)
+        asm.do("mov", R2, size)
+        asm.do("mov", R3, R10)
+        asm.do("add", R3, made + start)
+        asm.do("mov", R4, size)
+        asm.do("mov", R5, 0)
+        asm.call(_CHECKSUM_DIFF)
+        asm.store(4, R10, made + where, R0)
+    asm.store(4, R10, made + lay.due, 0)
+    asm.call(_NOW)
+    asm.do("add", R0, LEASE_NS)
+    asm.store(8, R10, made + lay.lease, R0)
+    for where in (lay.packets, lay.octets, lay.ended):
+        asm.store(8, R10, made + where, 0)
+    asm.address_of_map(R1, maps.flows)
+    asm.do("mov", R2, R9)
+    asm.do("mov", R3, R10)
+    asm.do("add", R3, made)
+    asm.do("mov", R4, _NO_EXIST)
+    asm.call(_UPDATE)
+
+
+def _parse(asm: Assembler, lay: Layout) -> None:
+    """Go the long way with what is not TCP over IP without options, whole and untagged; R6 and R7 as above."""
+    asm.do("mov", R6, R1)
+    asm.load(4, R2, R6, _VLAN_PRESENT)
+    asm.jump_if(R2, "!=", 0, "long way")
+    asm.load(4, R7, R6, _DATA)
+    asm.load(4, R8, R6, _DATA_END)
+    asm.do("mov", R2, R7)
+    asm.do("add", R2, lay.at_tcp + 20)
+    asm.jump_if(R2, ">", R8, "long way")
+    asm.load(2, R2, R7, 12)
+    asm.jump_if(R2, "!=", network16(0x0800 if lay.family == 4 else 0x86DD), "long way")
+    if lay.family == 4:
+        asm.load(1, R2, R7, _ETHERNET)
+        asm.jump_if(R2, "!=", 0x45, "long way")
+        asm.load(2, R2, R7, _ETHERNET + 6)
+        asm.jump_if(R2, "has", network16(0x3FFF), "long way")  # a fragment
+    asm.load(1, R2, R7, _ETHERNET + (9 if lay.family == 4 else 6))
+    asm.jump_if(R2, "!=", _TCP, "long way")
+
+
+def _measure(asm: Assembler, lay: Layout) -> None:
+    """R3 is the size of TCP's header, R4 that of the packet from IP's header on, R5 that of its largest segment as a frame."""
+    asm.load(1, R3, R7, lay.at_tcp + 12)
+    asm.do("rsh", R3, 4)
+    asm.do("lsh", R3, 2)
+    asm.load(4, R5, R6, _GSO_SIZE)
+    asm.jump_if(R5, "==", 0, "one segment")
+    asm.do("add", R5, lay.at_tcp)
+    asm.do("add", R5, R3)
+    asm.load(4, R4, R6, _LEN)
+    asm.do("sub", R4, _ETHERNET)
+    asm.jump("measured")
+    asm.label("one segment")  # by IP's own word: a short frame is padded
+    asm.load(2, R4, R7, _ETHERNET + (2 if lay.family == 4 else 4))
+    asm.to_network(R4, 16)
+    if lay.family == 6:
+        asm.do("add", R4, lay.header)
+    asm.do("mov", R5, R4)
+    asm.do("add", R5, _ETHERNET)
+    asm.label("measured")
+
+
+def _send(asm: Assembler, lay: Layout) -> None:
+    """Count the packet (R8 bytes), rewrite it as the entry (R9) says, and send it."""
+    asm.do("mov", R2, 1)
+    asm.add_atomically(R9, lay.packets, R2)
+    asm.add_atomically(R9, lay.octets, R8)
+    asm.copy(R7, 0, R9, lay.ethernet, _ETHERNET)
+    asm.copy(R7, lay.at_ends, R9, 0, lay.ends)
+    asm.load(1, R2, R7, lay.at_hops)
+    asm.do("sub", R2, 1)
+    asm.store(1, R7, lay.at_hops, R2)
+    if lay.family == 4:
+        # RFC 1624. One hop less is one less in the sum, whatever the byte order of who adds it up.
+        asm.load(2, R2, R7, _ETHERNET + 10)
+        asm.do("xor", R2, 0xFFFF)
+        asm.load(4, R3, R9, lay.difference)
+        asm.do("add", R2, R3)
+        asm.do("add", R2, 0xFFFF - network16(0x0100))
+        for _ in range(3):
+            asm.do("mov", R3, R2)
+            asm.do("rsh", R3, 16)
+            asm.do("and", R2, 0xFFFF)
+            asm.do("add", R2, R3)
+        asm.do("xor", R2, 0xFFFF)
+        asm.store(2, R7, _ETHERNET + 10, R2)
+    for where, flags in ((lay.difference, _PSEUDO_HEADER), (lay.ports_difference, 0)):
+        asm.do("mov", R1, R6)
+        asm.do("mov", R2, lay.at_tcp + 16)
+        asm.do("mov", R3, 0)
+        asm.load(4, R4, R9, where)
+        asm.do("mov", R5, flags)
+        asm.call(_L4_CHECKSUM)
+    if lay.family == 6:
+        # The helper takes IPv4 for granted, whose own checksum makes up for the addresses in a sum over the whole packet.
+        asm.do("mov", R1, R6)
+        asm.load(4, R2, R9, lay.difference)
+        asm.call(_CHECKSUM_UPDATE)
+    asm.load(4, R1, R9, lay.ifindex)
+    asm.do("mov", R2, 0)
+    asm.call(_REDIRECT)
+    asm.exit()
+
+
+def _look_up(asm: Assembler, descriptor: int, key: int) -> None:
+    asm.address_of_map(R1, descriptor)
+    asm.do("mov", R2, R10)
+    asm.do("add", R2, key)
+    asm.call(_LOOKUP)
+
+
+def _if_front(asm: Assembler, lay: Layout, maps: Maps, label: str) -> None:
+    """Jump if address and port, which are on the stack, are where clients come; forget the address."""
+    asm.store(2, R10, lay.place_on_stack + lay.address + 2, FRONT)
+    _look_up(asm, maps.places, lay.place_on_stack)
+    asm.jump_if(R0, "!=", 0, label)
+    for offset, size in pieces(lay.address):
+        asm.store(size, R10, lay.place_on_stack + offset, 0)
+    _look_up(asm, maps.places, lay.place_on_stack)
+    asm.jump_if(R0, "!=", 0, label)
+
+
+def _note(asm: Assembler, lay: Layout, maps: Maps) -> None:
+    """R0 becomes this CPU's note."""
+    asm.store(8, R10, lay.zero_on_stack, 0)
+    _look_up(asm, maps.notes, lay.zero_on_stack)
+    asm.jump_if(R0, "==", 0, "long way")
+
+
+def _long_way(asm: Assembler) -> None:
+    asm.label("long way")
+    asm.do("mov", R0, _NEXT)
+    asm.exit()

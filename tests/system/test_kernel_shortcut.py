@@ -1,0 +1,357 @@
+"""The shortcut with real traffic between network namespaces: nothing is lost by it, and it never knows better than the kernel.
+
+Needs root, nft, and a kernel that has it (Linux 6.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import random
+import shutil
+import socket
+import struct
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from easyproxy.engine.kernel import KernelEngine, Shortcut
+from easyproxy.engine.kernel.conntrack import Conntrack
+from easyproxy.engine.kernel.settings import ACCOUNTING, FORWARD, LIBERAL
+from easyproxy.engine.kernel.shortcut import obstacle
+from easyproxy.engine.seam import SessionEnd, Where
+from easyproxy.model import Address, Listener, Pool, Snapshot
+from system.kernel_engine import FRONT_PORT, Balancer, backend, ending, nft
+from system.kernel_net import BACKEND, FRONT, PORT, Net, ip, read_line
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.anyio,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
+    pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft"),
+]
+
+MEGABYTE = 1 << 20
+both_families = pytest.mark.parametrize("family", [4, 6])
+both_sources = pytest.mark.parametrize("source", ["masquerade", "transparent"])
+
+
+@pytest.fixture
+def source() -> str:
+    return "masquerade"
+
+
+@pytest.fixture
+async def balancer(net: Net, source: str) -> AsyncIterator[Balancer]:
+    assert obstacle() == ""
+    net.route_back()
+    with net.inside("balancer"):
+        made = Balancer(source)
+        await made.engine.start(made.reports.append)
+        try:
+            yield made
+        finally:
+            await made.engine.stop()
+    assert [text for text in made.complaints if "shortcut" in text] == []
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(0.02)
+
+
+async def serve(balancer: Balancer, name: str = "a", family: int = 4) -> None:
+    """Put the backend behind the listener, and wait until the shortcut is there."""
+    balancer.serve(backend(name, family=family), bind=str(Address(FRONT[family], FRONT_PORT)))
+    await balancer.engine.sessions()
+    await until(lambda: balancer.shortcut.is_in_force)
+
+
+def exchange(sock: socket.socket, size: int) -> None:
+    """Send so much to a backend that echoes, and see that the same comes back."""
+    data = random.Random(size).randbytes(MEGABYTE)
+    pieces = size // len(data)
+
+    def send() -> None:
+        for _ in range(pieces):
+            sock.sendall(data)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    sent, got, left = hashlib.sha256(), hashlib.sha256(), pieces * len(data)
+    for _ in range(pieces):
+        sent.update(data)
+    while left:
+        piece = sock.recv(min(left, 1 << 18))
+        assert piece, f"{left} bytes are missing"
+        got.update(piece)
+        left -= len(piece)
+    sender.join()
+    assert got.digest() == sent.digest()
+
+
+def directions(balancer: Balancer) -> int:
+    """How many directions of flows have an entry."""
+    return sum(1 for lane in balancer.shortcut._lanes.values() for _ in lane._flows.items())
+
+
+class Chatter:
+    """Sends lines to a backend that echoes, and reads them back, until something ends it; in a thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.lines, self.problem = sock, 0, ""
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._talk)
+        self._thread.start()
+
+    def _talk(self) -> None:
+        try:
+            while not self._is_over.is_set():
+                self.sock.sendall(b"%d\n" % self.lines)
+                assert read_line(self.sock) == str(self.lines)
+                self.lines += 1
+        except ConnectionResetError:
+            self.problem = "reset"
+        except (OSError, EOFError, AssertionError) as error:
+            self.problem = repr(error)
+
+    async def more(self, count: int = 200) -> None:
+        """Wait for so many more lines."""
+        enough = self.lines + count
+        await until(lambda: self.lines >= enough or bool(self.problem))
+        assert self.problem == ""
+
+    async def over(self) -> str:
+        """Wait for the end that is not ours."""
+        await until(lambda: bool(self.problem))
+        return self.problem
+
+    def close(self) -> None:
+        self._is_over.set()
+        self._thread.join(30)
+        self.sock.close()
+
+
+@contextlib.contextmanager
+def chatter(net: Net, family: int = 4) -> Iterator[Chatter]:
+    sock = net.connect(FRONT[family], FRONT_PORT)
+    read_line(sock)
+    with contextlib.closing(Chatter(sock)) as made:
+        yield made
+
+
+@both_sources
+@both_families
+async def test_what_takes_it_arrives_whole_and_is_counted(
+    net: Net, balancer: Balancer, source: str, family: int
+) -> None:
+    """Behaviours 1 and 34."""
+    del source
+    net.serve("a", family=family)
+    await serve(balancer, family=family)
+    told: list[SessionEnd] = []
+    balancer.engine.tell_every_session(told.extend)
+    size = 40 * MEGABYTE
+    with net.connect(FRONT[family], FRONT_PORT) as sock:
+        read_line(sock)
+        await asyncio.to_thread(exchange, sock, size)
+        (session,) = await balancer.engine.sessions()
+        assert size < session.bytes_from_client < 1.2 * size
+        assert size < session.bytes_from_backend < 1.2 * size
+        with contextlib.closing(Conntrack()) as table:
+            (flow,) = [each for each in table.flows() if each.is_live]
+        assert flow.bytes_from_client < size / 2, "the kernel was to see some of it only"
+    async with asyncio.timeout(30):
+        while not told:
+            await balancer.engine.sessions()
+    assert told[0].reason == "client_fin"
+    assert session.bytes_from_client <= told[0].bytes_from_client < 1.2 * size
+    counted = balancer.engine.statistics().backends["pool/a"]
+    assert counted.bytes_from_client == told[0].bytes_from_client
+    assert counted.bytes_from_backend == told[0].bytes_from_backend
+
+
+async def test_after_one_side_has_finished_the_other_goes_on(net: Net, balancer: Balancer) -> None:
+    """Behaviours 5 and 6."""
+    with net.inside("a"):
+        server = socket.create_server((BACKEND["a", 4], PORT))
+    await serve(balancer)
+    data = random.Random(1).randbytes(20 * MEGABYTE)
+    with server, net.connect(FRONT[4], FRONT_PORT) as client:
+        served, _ = server.accept()
+
+        def answer() -> None:
+            with served:
+                got = b"".join(iter(lambda: served.recv(1 << 18), b""))
+                served.sendall(got[::-1])
+
+        def ask() -> bytes:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: client.recv(1 << 18), b""))
+
+        answering = asyncio.create_task(asyncio.to_thread(answer))
+        assert await asyncio.to_thread(ask) == data[::-1]
+        await answering
+
+
+@both_families
+async def test_a_reset_ends_the_session_and_gives_its_place_free(
+    net: Net, balancer: Balancer, family: int
+) -> None:
+    """Behaviours 7 and 19. The kernel's own window is where it was when it last saw the flow."""
+    server = net.serve("a", family=family)
+    balancer.serve(backend("a", family=family, max_sessions=1), bind=str(Address(FRONT[family], FRONT_PORT)))
+    await balancer.engine.sessions()
+    await until(lambda: balancer.shortcut.is_in_force)
+    with net.connect(FRONT[family], FRONT_PORT) as sock:
+        read_line(sock)
+        await asyncio.to_thread(exchange, sock, 4 * MEGABYTE)
+        assert directions(balancer) == 2
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert await asyncio.to_thread(server.broken.get, timeout=20) == "reset"
+    async with asyncio.timeout(8):  # the kernel by itself needs ten seconds
+        while True:
+            if not await balancer.engine.sessions():
+                break
+            await asyncio.sleep(0.05)
+    assert [end.reason for end in await balancer.engine.recent_ends(Where())] == ["reset"]
+    with net.connect(FRONT[family], FRONT_PORT) as sock:
+        assert read_line(sock).startswith("a ")
+
+
+@both_sources
+async def test_closed_sessions_end_while_they_talk(net: Net, balancer: Balancer, source: str) -> None:
+    """Behaviour 28."""
+    del source
+    server = net.serve("a")
+    await serve(balancer)
+    with chatter(net) as talk:
+        await talk.more()
+        assert await balancer.engine.close_sessions(Where(backend="pool/a"), "operator") == 1
+        assert await talk.over() == "reset"
+    assert await asyncio.to_thread(server.broken.get, timeout=20) == "reset"
+
+
+async def test_it_may_come_and_go_at_any_time(net: Net, balancer: Balancer) -> None:
+    """As when the balancer is killed, and started again."""
+    net.serve("a")
+    await serve(balancer)
+    with net.connect(FRONT[4], FRONT_PORT) as sock, chatter(net) as talk:
+        read_line(sock)
+        moving = asyncio.create_task(asyncio.to_thread(exchange, sock, 200 * MEGABYTE))
+        for _ in range(20):
+            await balancer.engine._in_thread(balancer.shortcut.close)
+            await talk.more(20)
+            await balancer.engine.sessions()
+            await talk.more(20)
+        await moving
+        await talk.more()
+        counted = [one.bytes_from_client for one in await balancer.engine.sessions()]
+        assert 200 * MEGABYTE < max(counted) < 240 * MEGABYTE
+
+
+async def test_it_follows_the_kernel_to_another_address_of_the_next_hop(net: Net, balancer: Balancer) -> None:
+    net.serve("a")
+    await serve(balancer)
+    with chatter(net) as talk:
+        await until(lambda: directions(balancer) == 2)
+        ip("-n", net.name("a"), "link", "set", "eth0", "address", "02:00:00:00:77:01")
+        ip("-n", net.name("balancer"), "neigh", "flush", "dev", "va")
+        await talk.more(1000)
+
+
+async def test_what_the_kernel_forgets_ends(net: Net, balancer: Balancer) -> None:
+    """Whoever deletes a flow from the kernel's table ends it, with the next packet that goes the long way."""
+    net.serve("a")
+    await serve(balancer)
+    with chatter(net) as talk:
+        await talk.more()
+        with contextlib.closing(Conntrack()) as table:
+            assert table.delete([each for each in table.flows() if each.is_live]) == 1
+        assert await talk.over() == "reset"
+
+
+@both_families
+async def test_a_way_that_becomes_narrow_is_found_out(net: Net, balancer: Balancer, family: int) -> None:
+    """The sender is told by the kernel (RFC 1191), to whom a packet that was too large before goes no more."""
+    net.serve("a", family=family)
+    await serve(balancer, family=family)
+    with net.connect(FRONT[family], FRONT_PORT) as sock:
+        read_line(sock)
+        await asyncio.to_thread(exchange, sock, 4 * MEGABYTE)
+        for namespace, device in (("balancer", "va"), ("a", "eth0")):
+            ip("-n", net.name(namespace), "link", "set", device, "mtu", "1300")
+        await asyncio.to_thread(exchange, sock, 8 * MEGABYTE)
+
+
+async def test_flows_of_others_are_left_alone(net: Net, balancer: Balancer) -> None:
+    """Also those that go to a backend of ours past us, and by a translation that is somebody else's."""
+    net.serve("a")
+    await serve(balancer)
+    nft("add table ip somebody; add chain ip somebody in { type nat hook prerouting priority dstnat; }")
+    nft(f"add rule ip somebody in tcp dport 8081 dnat to {BACKEND['a', 4]}:{PORT}")
+    ip("-n", net.name("client"), "route", "add", "default", "via", FRONT[4])
+    for host, port in ((BACKEND["a", 4], PORT), (FRONT[4], 8081)):
+        with net.connect(host, port) as sock:
+            read_line(sock)
+            await asyncio.to_thread(exchange, sock, 8 * MEGABYTE)
+            assert directions(balancer) == 0
+    with chatter(net):
+        await until(lambda: directions(balancer) == 2)
+
+
+async def test_it_is_only_there_while_the_kernel_is_liberal(net: Net, balancer: Balancer) -> None:
+    net.serve("a")
+    await serve(balancer)
+    for value in ("0", "1"):
+        LIBERAL.set_to(value)
+        await until(lambda wanted=value == "1": balancer.shortcut.is_in_force is wanted)
+        with chatter(net) as talk:
+            await talk.more(1000)
+            if value == "0":
+                assert directions(balancer) == 0
+            else:
+                await until(lambda: directions(balancer) == 2)
+
+
+async def test_without_the_setting_it_is_said_and_served(net: Net) -> None:
+    net.serve("a")
+    with net.inside("balancer"):
+        for setting in (FORWARD, ACCOUNTING):
+            setting.set_to(setting.value)
+        complaints: list[str] = []
+        engine = KernelEngine(shortcut=Shortcut(complaints.append), complain=complaints.append)
+        await engine.start(lambda _report: None)
+        try:
+            listener = Listener("front", Address(FRONT[4], FRONT_PORT), "pool")
+            engine.apply(Snapshot(1, (listener,), (Pool("pool", backends=(backend("a"),)),)))
+            with chatter(net) as talk:
+                await talk.more()
+            assert any("be_liberal=1" in text and "shortcut" in text for text in complaints)
+        finally:
+            await engine.stop()
+
+
+async def test_a_device_that_comes_later_has_it_too(net: Net, balancer: Balancer) -> None:
+    net.serve("a")
+    await serve(balancer)
+    before = {number for lane in balancer.shortcut._lanes.values() for number in lane.devices}
+    ip("-n", net.name("balancer"), "link", "add", "late", "type", "veth", "peer", "name", "late2")
+    await until(
+        lambda: (
+            len({n for lane in balancer.shortcut._lanes.values() for n in lane.devices}) == len(before) + 2
+        )
+    )
+    ip("-n", net.name("balancer"), "link", "del", "late")
+    await until(lambda: {n for lane in balancer.shortcut._lanes.values() for n in lane.devices} == before)
+    with net.connect(FRONT[4], FRONT_PORT) as sock:
+        assert read_line(sock).startswith("a ")
+        sock.shutdown(socket.SHUT_WR)
+        assert await ending(sock) == "fin"
