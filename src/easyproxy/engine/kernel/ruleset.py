@@ -38,7 +38,7 @@ NOTES = "notes"
 """A chain that no packet meets: what comments of its rules say lives as long as our rules, also when we are killed."""
 KINDS = ("chain", "counter", "set", "ct timeout")
 """Of objects that stand in the table beside its rules."""
-EDITION = "edition=1"
+EDITION = "edition=2"
 """The note of a table whose objects we may go on with. Raise it when what an object is changes and its name does not."""
 _HOOKS = {
     "prerouting": "type nat hook prerouting priority dstnat;",
@@ -295,7 +295,7 @@ def _timeouts(draft: _Draft, listener: Listener, pool: Pool, family: int) -> str
     )
     name = f"t{idle}_{half}_{connect}_{family}"
     draft.objects["ct timeout", name] = (
-        f" {{ protocol tcp; l3proto {_IP[family]}; policy = {{ syn_sent: {connect}, established: {idle}, "
+        f" {{ protocol tcp; l3proto {_IP[family]}; policy = {{ syn_sent: {connect}, established: {idle}, unack: {idle}, "
         f"fin_wait: {half}, close_wait: {half}, time_wait: {_CLOSED_S}, close: {_CLOSED_S} }}; }}"
     )
     return name

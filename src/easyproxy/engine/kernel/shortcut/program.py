@@ -22,7 +22,7 @@ from easyproxy.engine.kernel.shortcut.assembler import Assembler, Reg, network16
 R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = Reg
 
 LEASE_NS = 1_000_000_000
-CHANCE = 8
+CHANCE = 64
 """One in so many packets of a flow that is not known yet is put down. Most short sessions are over before."""
 
 FIN, SYN, RST = 0x01, 0x02, 0x04
@@ -51,7 +51,7 @@ _PSEUDO_HEADER = 0x10
 _NO_EXIST = 1
 _NEXT = -1  # TCX_NEXT: whoever is attached after us, and then the kernel's long way
 # struct __sk_buff, linux/bpf.h
-_LEN, _VLAN_PRESENT, _IFINDEX, _DATA, _DATA_END, _GSO_SIZE = 0, 20, 40, 76, 80, 176
+_LEN, _PACKET_TYPE, _VLAN_PRESENT, _IFINDEX, _DATA, _DATA_END, _GSO_SIZE = 0, 4, 20, 40, 76, 80, 176
 _ETHERNET = 14
 _TCP = 6
 
@@ -117,7 +117,7 @@ class Layout:
 
     @property
     def largest(self) -> int:
-        """The largest segment, as a frame, that has gone the long way."""
+        """The largest segment, as a frame, that has gone the long way in this lease."""
         return self.ends + 20
 
     @property
@@ -229,6 +229,8 @@ def arriving(layout: Layout, maps: Maps) -> bytes:
     """
     asm, lay = Assembler(), layout
     _parse(asm, lay)
+    asm.load(4, R2, R6, _PACKET_TYPE)
+    asm.jump_if(R2, "!=", 0, "long way")  # a frame for somebody else, which a device overhears
     asm.load(1, R2, R7, lay.at_hops)
     asm.jump_if(R2, "<", 2, "long way")
     asm.copy(R10, lay.on_stack, R7, lay.at_ends, lay.ends)
@@ -395,12 +397,15 @@ def _prolong(asm: Assembler, lay: Layout) -> None:
         asm.load(4, R2, R8, offset)
         asm.load(4, R3, R10, made + offset)
         asm.jump_if(R2, "!=", R3, "otherwise")
-    asm.load(4, R2, R8, lay.largest)
+    asm.call(_NOW)
     asm.load(4, R3, R10, made + lay.largest)
+    asm.load(8, R2, R8, lay.lease)
+    asm.jump_if(R0, ">", R2, "size")  # a new lease: what was large enough before may be too large now
+    asm.load(4, R2, R8, lay.largest)
     asm.jump_if(R2, ">", R3, "prolong")
+    asm.label("size")
     asm.store(4, R8, lay.largest, R3)
     asm.label("prolong")
-    asm.call(_NOW)
     asm.do("add", R0, LEASE_NS)
     asm.store(8, R8, lay.lease, R0)
     asm.jump("long way")
