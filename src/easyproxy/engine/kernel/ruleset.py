@@ -44,9 +44,14 @@ _HOOKS = {
     "prerouting": "type nat hook prerouting priority dstnat;",
     "output": "type nat hook output priority -100;",
     "postrouting": "type nat hook postrouting priority srcnat;",
-    "before": "type filter hook prerouting priority filter;",
     "pokes": "type filter hook output priority raw;",
 }
+_GUARDS = {
+    # What is not translated comes to this machine where backends answer us, and no forwarded packet has to meet the rules.
+    "masquerade": ("input", "type filter hook input priority filter;"),
+    "transparent": ("before", "type filter hook prerouting priority filter;"),
+}
+"""A chain of rules against packets that would go untranslated to whom they are not for; by ``Options.source``."""
 _IP = {4: "ip", 6: "ip6"}
 
 
@@ -65,6 +70,11 @@ class Options:
     is_draining: bool = False
     notes: tuple[str, ...] = ()
     full: frozenset[str] = frozenset()
+
+    @property
+    def guard(self) -> str:
+        """The chain of ``_GUARDS``."""
+        return _GUARDS[self.source][0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +139,7 @@ def render(snapshot: Snapshot, options: Options, former: Layout | None = None) -
     draft = _Draft()
     for name, hook in _HOOKS.items():
         draft.chain(name, hook)
+    draft.chain(*_GUARDS[options.source])
     pools = [snapshot.pool_by_name[name] for name in dict.fromkeys(item.pool for item in snapshot.listeners)]
     for pool in pools:
         for family in FAMILIES:
@@ -137,13 +148,17 @@ def render(snapshot: Snapshot, options: Options, former: Layout | None = None) -
         for family in families_of(listener):
             _listener(draft, listener, snapshot.pool_by_name[listener.pool], family, options)
     if options.source == "transparent":
-        _strays(draft)
-    _entrances(draft, snapshot.listeners)
+        _strays(draft, options)
+    # Nothing below is about a packet of a translated flow, as nearly all are.
+    draft.rule(options.guard, "ct status dnat accept")
+    _entrances(draft, snapshot.listeners, options)
     for pool in pools:
         for family in FAMILIES:
             _source(draft, snapshot, pool, family, options)
     # Loopback addresses are nobody's business elsewhere, also where ``route_localnet`` lets us forward to them.
-    draft.rule("before", 'iifname != "lo" ip daddr 127.0.0.0/8 meta l4proto tcp ct status & dnat == 0 drop')
+    draft.rule(
+        options.guard, 'iifname != "lo" ip daddr 127.0.0.0/8 meta l4proto tcp ct status & dnat == 0 drop'
+    )
     draft.rule("pokes", f"meta mark {POKE_MARK:#x} notrack")
     draft.chain(NOTES)
     _note(draft, (EDITION, *options.notes))
@@ -301,7 +316,7 @@ def _timeouts(draft: _Draft, listener: Listener, pool: Pool, family: int) -> str
     return name
 
 
-def _entrances(draft: _Draft, listeners: Iterable[Listener]) -> None:
+def _entrances(draft: _Draft, listeners: Iterable[Listener], options: Options) -> None:
     """Send first packets to their listener's chain; a listener with an address goes before one for every address."""
     named: dict[int, list[str]] = {4: [], 6: []}
     ports: dict[int, list[str]] = {4: [], 6: []}
@@ -323,11 +338,11 @@ def _entrances(draft: _Draft, listeners: Iterable[Listener]) -> None:
         # A packet outside of its flow's window passes by NAT, and whoever gets it untranslated answers with a reset.
         if named[family]:
             places = ", ".join(item.partition(" :")[0] for item in named[family])
-            draft.rule("before", f"ct state invalid {ip} daddr . tcp dport {{ {places} }} drop")
+            draft.rule(options.guard, f"ct state invalid {ip} daddr . tcp dport {{ {places} }} drop")
         if ports[family]:
             places = ", ".join(item.partition(" :")[0] for item in ports[family])
             nfproto = f"meta nfproto ipv{family} fib daddr type local"
-            draft.rule("before", f"ct state invalid {nfproto} tcp dport {{ {places} }} drop")
+            draft.rule(options.guard, f"ct state invalid {nfproto} tcp dport {{ {places} }} drop")
 
 
 def closing(flows: Iterable[tuple[Address, Address]]) -> str:
@@ -345,7 +360,7 @@ def closing(flows: Iterable[tuple[Address, Address]]) -> str:
     )
 
 
-def _strays(draft: _Draft) -> None:
+def _strays(draft: _Draft, options: Options) -> None:
     for family, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
         ends = f"{kind} . inet_service . {kind} . inet_service"
         draft.objects["set", f"closing_{family}"] = (
@@ -353,7 +368,7 @@ def _strays(draft: _Draft) -> None:
         )
         ip = _IP[family]
         tuple_ = f"{ip} saddr . tcp sport . {ip} daddr . tcp dport"
-        draft.rule("before", f"{tuple_} @closing_{family} reject with tcp reset")
+        draft.rule(options.guard, f"{tuple_} @closing_{family} reject with tcp reset")
 
 
 def _source(draft: _Draft, snapshot: Snapshot, pool: Pool, family: int, options: Options) -> None:
@@ -369,7 +384,9 @@ def _source(draft: _Draft, snapshot: Snapshot, pool: Pool, family: int, options:
         for text in _translations(pool, backends, family, options):
             draft.rule("postrouting", f"{ours} {to} {text}", pool.name)
     draft.rule(
-        "before", f"ct state invalid {to.replace('daddr', 'saddr').replace('dport', 'sport')} drop", pool.name
+        options.guard,
+        f"ct state invalid {to.replace('daddr', 'saddr').replace('dport', 'sport')} drop",
+        pool.name,
     )
 
 
