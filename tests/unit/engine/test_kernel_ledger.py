@@ -106,8 +106,17 @@ def test_an_ended_flow_is_told_once_with_its_reason(ledger: Ledger, last: Flow, 
 def test_a_flow_that_the_kernel_forgot_ended_by_its_silence(ledger: Ledger, state: int, reason: str) -> None:
     """Behaviour 14."""
     ledger.look([FLOW._replace(state=state)], 0)
-    _, ended = ledger.look([], 5)
+    _, ended = ledger.look([], 3600)
     assert [end.reason for end in ended] == [reason]
+
+
+def test_a_flow_that_is_given_up_before_its_time_was_not_idle(ledger: Ledger) -> None:
+    """For a reset outside of what the kernel knows of the window, it shortens the time of a flow."""
+    ledger.look([FLOW], 0)
+    ledger.look([FLOW._replace(bytes_from_backend=500)], 3000)
+    _, ended = ledger.look([], 3700)
+    assert [end.reason for end in ended] == ["reset"]
+    assert [flow.id for flow in ledger.forgotten] == [FLOW.id]
 
 
 def test_a_flow_that_a_list_has_missed_goes_on(ledger: Ledger) -> None:

@@ -24,7 +24,8 @@ SILENCES = frozenset({"idle_timeout", "half_closed_timeout"})
 TIMEOUTS = SILENCES | {"life_timeout"}
 RESET = "reset"
 """The kernel does not tell which side sent it."""
-_WHO_KNOWS = "one side has reset it; the kernel does not tell which"
+_EARLY_S = 30.0
+"""More than between two looks: what vanishes so long before its time is not idle for that long."""
 
 _STATES = {
     ct.SYN_SENT: "connecting",
@@ -43,6 +44,8 @@ class Session:
     started_at: float
     idle_limit_s: float
     flow: Flow
+    moved_at: float
+    """When a look has last found that bytes had moved."""
     is_ended: bool = False
     turn: int = 0
     """The look that has seen it last."""
@@ -78,7 +81,7 @@ class Ledger:
         self._turn = 0
         self._totals = Books()
         self.forgotten: list[Flow] = []
-        """Of the last look: flows that the kernel gave up for their silence, whose ends may not know yet."""
+        """Of the last look: flows that the kernel gave up, whose ends may not know yet."""
         self.recent: deque[SessionEnd] = deque(maxlen=REMEMBERED)
 
     def know(self, snapshot: Snapshot) -> None:
@@ -119,7 +122,8 @@ class Ledger:
                 sessions[key] = session
                 self._count(session.backend, flow, None)
             else:
-                self._count(session.backend, flow, session.flow)
+                if self._count(session.backend, flow, session.flow):
+                    session.moved_at = now
                 session.flow = flow
             session.turn = self._turn
             if flow.state in ct.ENDED:
@@ -136,8 +140,8 @@ class Ledger:
                     by_listener[session.listener] += 1
                     by_backend[session.backend] += 1
                     continue
-                reason, detail = _how_it_vanished(session.flow)
-                if reason in SILENCES:
+                reason, detail = _how_it_vanished(session, now)
+                if reason in SILENCES or reason == RESET:
                     self.forgotten.append(session.flow)
                 ended.append(self._end(session, now, reason, detail))
             del sessions[key]
@@ -198,9 +202,9 @@ class Ledger:
         listener, pool, idle = meaning
         backend = self._backends.get((pool, flow.back)) or f"{pool}/{_with_port(flow.back)}"
         started = flow.started_ns / 1e9 or now
-        return Session(listener, backend, started, idle, flow)
+        return Session(listener, backend, started, idle, flow, now)
 
-    def _count(self, backend: str, flow: Flow, former: Flow | None) -> None:
+    def _count(self, backend: str, flow: Flow, former: Flow | None) -> bool:
         if former is not None and flow.bytes_from_client < former.bytes_from_client:
             former = None
         sent, got = (former.bytes_from_client, former.bytes_from_backend) if former is not None else (0, 0)
@@ -208,6 +212,7 @@ class Ledger:
             self._totals.bytes_from_client[backend] += flow.bytes_from_client - sent
         if flow.bytes_from_backend != got:
             self._totals.bytes_from_backend[backend] += flow.bytes_from_backend - got
+        return flow.bytes_from_client != sent or flow.bytes_from_backend != got
 
     def _end(self, session: Session, now: float, reason: str, detail: str) -> SessionEnd:
         session.is_ended = True
@@ -301,18 +306,19 @@ def _how(flow: Flow) -> tuple[str, str]:
         return _fin(flow), ""
     if flow.packets_from_backend <= 1 and flow.packets_from_client <= 1 and flow.has_reply:
         return "connect_failed", "the backend refused"
-    return RESET, _WHO_KNOWS
+    return RESET, "one side has reset it; the kernel does not tell which"
 
 
-def _how_it_vanished(flow: Flow) -> tuple[str, str]:
-    if flow.has_reset:
-        return RESET, _WHO_KNOWS
-    match flow.state:
+def _how_it_vanished(session: Session, now: float) -> tuple[str, str]:
+    match session.flow.state:
         case ct.SYN_SENT | ct.SYN_RECV:
             return "connect_failed", "the backend did not answer"
         case ct.ESTABLISHED:
+            # The kernel gives one up early for a reset that it could not judge.
+            if session.flow.has_reset or now - session.moved_at < session.idle_limit_s - _EARLY_S:
+                return RESET, "one side has reset it, or somebody has deleted the flow"
             return "idle_timeout", ""
         case ct.LAST_ACK:
-            return _fin(flow), ""
+            return _fin(session.flow), ""
         case _:
             return "half_closed_timeout", ""
