@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
+from collections.abc import AsyncIterator
 from typing import Any
 
 from easyproxy.engine.kernel import KernelEngine, Shortcut
 from easyproxy.engine.seam import Report
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
-from system.kernel_net import BACKEND, FRONT, PORT
+from system.kernel_net import BACKEND, FRONT, PORT, Net
 
 FRONT_PORT = 8080
 
@@ -54,3 +56,15 @@ async def ending(sock: socket.socket) -> str:
 
 def nft(*words: str) -> str:
     return subprocess.run(["nft", *words], check=True, capture_output=True, text=True).stdout
+
+
+@contextlib.asynccontextmanager
+async def running(net: Net, source: str) -> AsyncIterator[Balancer]:
+    """Start one in the balancer's namespace, in which the caller is meanwhile."""
+    with net.inside("balancer"):
+        made = Balancer(source)
+        await made.engine.start(made.reports.append)
+        try:
+            yield made
+        finally:
+            await made.engine.stop()

@@ -23,7 +23,7 @@ from easyproxy.engine.kernel.slots import STRATEGIES
 from easyproxy.engine.seam import SessionEnd, Where
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Rate
-from system.kernel_engine import FRONT_PORT, Balancer, backend, ending, nft
+from system.kernel_engine import FRONT_PORT, Balancer, backend, ending, nft, running
 from system.kernel_net import BACKEND, CLIENT, FRONT, INNER, PORT, Net, ip, read_line, sysctl
 
 pytestmark = [
@@ -41,13 +41,8 @@ def source() -> str:
 
 @pytest.fixture
 async def balancer(net: Net, source: str) -> AsyncIterator[Balancer]:
-    with net.inside("balancer"):
-        made = Balancer(source)
-        await made.engine.start(made.reports.append)
-        try:
-            yield made
-        finally:
-            await made.engine.stop()
+    async with running(net, source) as made:
+        yield made
 
 
 def ask(net: Net, host: str = FRONT[4], port: int = FRONT_PORT, namespace: str = "client") -> list[str]:

@@ -24,7 +24,7 @@ from easyproxy.engine.kernel.settings import ACCOUNTING, FORWARD, LIBERAL
 from easyproxy.engine.kernel.shortcut import obstacle
 from easyproxy.engine.seam import SessionEnd, Where
 from easyproxy.model import Address, Listener, Pool, Snapshot
-from system.kernel_engine import FRONT_PORT, Balancer, backend, ending, nft
+from system.kernel_engine import FRONT_PORT, Balancer, backend, ending, nft, running
 from system.kernel_net import BACKEND, FRONT, PORT, Net, ip, read_line
 
 pytestmark = [
@@ -48,13 +48,8 @@ def source() -> str:
 async def balancer(net: Net, source: str) -> AsyncIterator[Balancer]:
     assert obstacle() == ""
     net.route_back()
-    with net.inside("balancer"):
-        made = Balancer(source)
-        await made.engine.start(made.reports.append)
-        try:
-            yield made
-        finally:
-            await made.engine.stop()
+    async with running(net, source) as made:
+        yield made
     assert [text for text in made.complaints if "shortcut" in text] == []
 
 

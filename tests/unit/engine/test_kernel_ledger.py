@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import socket
-
 import pytest
 
 from easyproxy.engine.kernel import conntrack as ct
@@ -9,30 +7,8 @@ from easyproxy.engine.kernel.conntrack import Flow
 from easyproxy.engine.kernel.ledger import Ledger, id_of
 from easyproxy.engine.seam import Where
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
+from unit.engine.kernel_flow import FLOW, packed
 
-
-def packed(text: str) -> bytes:
-    return socket.inet_aton(text)
-
-
-FLOW = Flow(
-    id=7,
-    family=4,
-    client=(packed("192.0.2.7"), 5000),
-    front=(packed("192.0.2.1"), 80),
-    back=(packed("10.0.0.1"), 8080),
-    seen=(packed("10.0.0.254"), 5000),
-    state=ct.ESTABLISHED,
-    timeout_s=3590,
-    has_reply=True,
-    first_fin="",
-    packets_from_client=3,
-    bytes_from_client=300,
-    packets_from_backend=4,
-    bytes_from_backend=400,
-    started_ns=0,
-    tuple=b"t7",
-)
 SNAPSHOT = Snapshot(
     1,
     (Listener("front", Address("192.0.2.1", 80), "pool", life_timeout_s=50),),

@@ -15,40 +15,14 @@ from easyproxy.engine.kernel.ledger import Ledger
 from easyproxy.engine.kernel.shortcut import Shortcut, obstacle
 from easyproxy.engine.kernel.shortcut.assembler import Assembler, Reg, network16, pieces
 from easyproxy.engine.kernel.shortcut.bpf import HASH, INGRESS
-from easyproxy.engine.kernel.shortcut.program import (
-    BACK,
-    EXACT,
-    FIN,
-    FRONT,
-    RST,
-    Layout,
-    Maps,
-    arriving,
-    leaving,
-)
+from easyproxy.engine.kernel.shortcut.layout import BACK, EXACT, FIN, FRONT, RST, Layout
+from easyproxy.engine.kernel.shortcut.program import Maps, arriving, leaving
 from easyproxy.engine.kernel.shortcut.shortcut import places_of
 from easyproxy.engine.kernel.shortcut.sums import Sums, Taken, ends_of
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
+from unit.engine.kernel_flow import FLOW
 
-FLOW = Flow(
-    id=7,
-    family=4,
-    client=(socket.inet_aton("192.0.2.7"), 5000),
-    front=(socket.inet_aton("192.0.2.1"), 80),
-    back=(socket.inet_aton("10.0.0.1"), 8080),
-    seen=(socket.inet_aton("10.0.0.254"), 5001),
-    state=ct.ESTABLISHED,
-    timeout_s=3590,
-    has_reply=True,
-    first_fin="",
-    packets_from_client=3,
-    bytes_from_client=300,
-    packets_from_backend=4,
-    bytes_from_backend=400,
-    started_ns=0,
-    tuple=b"t7",
-)
 SENT, GOT = ends_of(FLOW)
 SNAPSHOT = Snapshot(
     1,

@@ -1,6 +1,6 @@
 """The shortcut: packets of established flows pass the kernel's tracking of flows, its rules and its routing by.
 
-The way through: ``program`` says what happens to a packet (``assembler`` writes it down), ``bpf`` puts that into the kernel,
+The way through: ``program`` says what happens to a packet (``assembler`` writes it down, ``layout`` knows where things stand), ``bpf`` puts that into the kernel,
 ``devices`` says where, ``sums`` adds what was counted there to what the kernel counts itself; ``shortcut`` holds it all together.
 """
 

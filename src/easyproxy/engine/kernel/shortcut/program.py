@@ -2,8 +2,8 @@
 
 ``arriving`` meets each packet that a device receives, before anything else in the kernel does; ``leaving`` each that a device
 sends, after everything else. How a packet gets from one to the other is the kernel's business: its rules, its table of flows, its
-routes. Now and then ``arriving`` puts a packet down (``Note``), and when ``leaving`` meets the same packet, what became of it is learned
-(``Entry``): addresses, ports, the Ethernet header, the device. The next packets of that direction of that flow are rewritten
+routes. Now and then ``arriving`` puts a packet down (``Layout.note``), and when ``leaving`` meets the same packet, what became of it is learned
+(``Layout.entry``): addresses, ports, the Ethernet header, the device. The next packets of that direction of that flow are rewritten
 alike and sent at once.
 
 What was learned holds for a second (the lease). Then a packet goes the long way, and what becomes of it is learned anew, so
@@ -14,10 +14,20 @@ segment larger than any before) always goes the long way. FIN and RST end the en
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
 from easyproxy.engine.kernel.shortcut.assembler import Assembler, Reg, network16, pieces
+from easyproxy.engine.kernel.shortcut.layout import (
+    BACK,
+    ETHERNET,
+    EXACT,
+    FIN,
+    FRONT,
+    OTHERWISE,
+    RST,
+    SYN,
+    Layout,
+)
 
 R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = Reg
 
@@ -25,15 +35,8 @@ LEASE_NS = 1_000_000_000
 CHANCE = 64
 """One in so many packets of a flow that is not known yet is put down. Most short sessions are over before."""
 
-FIN, SYN, RST = 0x01, 0x02, 0x04
-EXACT = 0x100
-"""In ``Entry.ended``: the reset had the very number that was due, so whoever received it has taken it for one."""
-OTHERWISE = 0x200
-"""In ``Entry.ended``: the kernel has come to send packets of this flow elsewhere."""
 _ACK, _NO_BUT_PUSH = 0x10, 0x37  # all flags but PSH, ECE, CWR
 
-FRONT, BACK = 1, 2
-"""Kinds of places: where clients come, and where backends are."""
 _ARMED = 0x10000
 
 # Helpers, bpf-helpers(7).
@@ -52,165 +55,7 @@ _NO_EXIST = 1
 _NEXT = -1  # TCX_NEXT: whoever is attached after us, and then the kernel's long way
 # struct __sk_buff, linux/bpf.h
 _LEN, _PACKET_TYPE, _VLAN_PRESENT, _IFINDEX, _DATA, _DATA_END, _GSO_SIZE = 0, 4, 20, 40, 76, 80, 176
-_ETHERNET = 14
 _TCP = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where things stand in a frame and in the maps, for IPv4 or IPv6; in bytes.
-
-    A frame has Ethernet's header, one of IP without options, and TCP's. Both addresses and both ports follow upon each
-    other there, and so they do here (``ends``).
-    """
-
-    family: int
-
-    @property
-    def address(self) -> int:
-        """Size of an address."""
-        return 4 if self.family == 4 else 16
-
-    @property
-    def ends(self) -> int:
-        """Size of both addresses and both ports: the key of the flows."""
-        return 2 * self.address + 4
-
-    @property
-    def header(self) -> int:
-        """Size of IP's header."""
-        return 20 if self.family == 4 else 40
-
-    @property
-    def at_ends(self) -> int:
-        """Where the addresses begin in a frame."""
-        return _ETHERNET + self.header - 2 * self.address
-
-    @property
-    def at_tcp(self) -> int:
-        """Where TCP's header begins in a frame."""
-        return _ETHERNET + self.header
-
-    @property
-    def at_sequence(self) -> int:
-        """Where TCP's sequence number is; what is acknowledged follows."""
-        return self.at_tcp + 4
-
-    @property
-    def at_flags(self) -> int:
-        """Where TCP's flags are."""
-        return self.at_tcp + 13
-
-    @property
-    def at_hops(self) -> int:
-        """Where the number of hops is that a packet may still go."""
-        return _ETHERNET + (8 if self.family == 4 else 7)
-
-    # An entry: the ends afterwards, the Ethernet header and two bytes of nothing, and:
-    @property
-    def ethernet(self) -> int:  # noqa: D102
-        return self.ends
-
-    @property
-    def ifindex(self) -> int:  # noqa: D102
-        return self.ends + 16
-
-    @property
-    def largest(self) -> int:
-        """The largest segment, as a frame, that has gone the long way in this lease."""
-        return self.ends + 20
-
-    @property
-    def difference(self) -> int:
-        """What the addresses add to a checksum."""
-        return self.ends + 24
-
-    @property
-    def ports_difference(self) -> int:
-        """What the ports add to a checksum."""
-        return self.ends + 28
-
-    @property
-    def due(self) -> int:
-        """The sequence number after the last one seen."""
-        return self.ends + 32
-
-    @property
-    def lease(self) -> int:
-        """Until when it holds, in nanoseconds of CLOCK_MONOTONIC; aligned to eight bytes in either family."""
-        return self.ends + 36
-
-    @property
-    def packets(self) -> int:  # noqa: D102
-        return self.ends + 44
-
-    @property
-    def octets(self) -> int:
-        """IP's header and all after it, as the kernel counts a flow."""
-        return self.ends + 52
-
-    @property
-    def ended(self) -> int:
-        """Not 0: it holds no more; flags of TCP and the bits above."""
-        return self.ends + 60
-
-    @property
-    def entry(self) -> int:
-        """Size of an entry."""
-        return self.ends + 68
-
-    # A note: the ends before, and:
-    @property
-    def sequence(self) -> int:  # noqa: D102
-        return self.ends
-
-    @property
-    def acknowledged(self) -> int:  # noqa: D102
-        return self.ends + 4
-
-    @property
-    def length(self) -> int:  # noqa: D102
-        return self.ends + 8
-
-    @property
-    def kind(self) -> int:
-        """``_ARMED``, and the kind of place by which it was chosen; 0 when there is no note."""
-        return self.ends + 12
-
-    @property
-    def note(self) -> int:
-        """Size of a note."""
-        return (self.ends + 16 + 7) // 8 * 8
-
-    @property
-    def place(self) -> int:
-        """Size of the key of a place: address, port, kind."""
-        return self.address + 4
-
-    def key_of_place(self, address: bytes, port: int, kind: int) -> bytes:
-        """Write the key of a place; an address of zeros is every one."""
-        return address + struct.pack(">H", port) + struct.pack("=H", kind)
-
-    # What the programs have on their stack.
-    @property
-    def on_stack(self) -> int:
-        """Where the packet's ends are."""
-        return -40
-
-    @property
-    def place_on_stack(self) -> int:
-        """Where the key of a place is."""
-        return -64
-
-    @property
-    def zero_on_stack(self) -> int:
-        """Where the key of the only note is."""
-        return -72
-
-    @property
-    def entry_on_stack(self) -> int:
-        """Where an entry is made."""
-        return -72 - self.entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,8 +198,8 @@ def leaving(layout: Layout, maps: Maps) -> bytes:
     asm.label("ours")
     made = lay.entry_on_stack
     asm.copy(R10, made, R7, lay.at_ends, lay.ends)
-    asm.copy(R10, made + lay.ethernet, R7, 0, _ETHERNET)
-    asm.store(2, R10, made + lay.ethernet + _ETHERNET, 0)
+    asm.copy(R10, made + lay.ethernet, R7, 0, ETHERNET)
+    asm.store(2, R10, made + lay.ethernet + ETHERNET, 0)
     asm.copy(R10, made + lay.ifindex, R6, _IFINDEX, 4)
     _measure(asm, lay)
     asm.store(4, R10, made + lay.largest, R5)
@@ -457,11 +302,11 @@ def _parse(asm: Assembler, lay: Layout) -> None:
     asm.load(2, R2, R7, 12)
     asm.jump_if(R2, "!=", network16(0x0800 if lay.family == 4 else 0x86DD), "long way")
     if lay.family == 4:
-        asm.load(1, R2, R7, _ETHERNET)
+        asm.load(1, R2, R7, ETHERNET)
         asm.jump_if(R2, "!=", 0x45, "long way")
-        asm.load(2, R2, R7, _ETHERNET + 6)
+        asm.load(2, R2, R7, ETHERNET + 6)
         asm.jump_if(R2, "has", network16(0x3FFF), "long way")  # a fragment
-    asm.load(1, R2, R7, _ETHERNET + (9 if lay.family == 4 else 6))
+    asm.load(1, R2, R7, ETHERNET + (9 if lay.family == 4 else 6))
     asm.jump_if(R2, "!=", _TCP, "long way")
 
 
@@ -475,15 +320,15 @@ def _measure(asm: Assembler, lay: Layout) -> None:
     asm.do("add", R5, lay.at_tcp)
     asm.do("add", R5, R3)
     asm.load(4, R4, R6, _LEN)
-    asm.do("sub", R4, _ETHERNET)
+    asm.do("sub", R4, ETHERNET)
     asm.jump("measured")
     asm.label("one segment")  # by IP's own word: a short frame is padded
-    asm.load(2, R4, R7, _ETHERNET + (2 if lay.family == 4 else 4))
+    asm.load(2, R4, R7, ETHERNET + (2 if lay.family == 4 else 4))
     asm.to_network(R4, 16)
     if lay.family == 6:
         asm.do("add", R4, lay.header)
     asm.do("mov", R5, R4)
-    asm.do("add", R5, _ETHERNET)
+    asm.do("add", R5, ETHERNET)
     asm.label("measured")
 
 
@@ -492,14 +337,14 @@ def _send(asm: Assembler, lay: Layout) -> None:
     asm.do("mov", R2, 1)
     asm.add_atomically(R9, lay.packets, R2)
     asm.add_atomically(R9, lay.octets, R8)
-    asm.copy(R7, 0, R9, lay.ethernet, _ETHERNET)
+    asm.copy(R7, 0, R9, lay.ethernet, ETHERNET)
     asm.copy(R7, lay.at_ends, R9, 0, lay.ends)
     asm.load(1, R2, R7, lay.at_hops)
     asm.do("sub", R2, 1)
     asm.store(1, R7, lay.at_hops, R2)
     if lay.family == 4:
         # RFC 1624. One hop less is one less in the sum, whatever the byte order of who adds it up.
-        asm.load(2, R2, R7, _ETHERNET + 10)
+        asm.load(2, R2, R7, ETHERNET + 10)
         asm.do("xor", R2, 0xFFFF)
         asm.load(4, R3, R9, lay.difference)
         asm.do("add", R2, R3)
@@ -510,7 +355,7 @@ def _send(asm: Assembler, lay: Layout) -> None:
             asm.do("and", R2, 0xFFFF)
             asm.do("add", R2, R3)
         asm.do("xor", R2, 0xFFFF)
-        asm.store(2, R7, _ETHERNET + 10, R2)
+        asm.store(2, R7, ETHERNET + 10, R2)
     for where, flags in ((lay.difference, _PSEUDO_HEADER), (lay.ports_difference, 0)):
         asm.do("mov", R1, R6)
         asm.do("mov", R2, lay.at_tcp + 16)

@@ -13,7 +13,8 @@ from easyproxy.engine.kernel.conntrack import Flow
 from easyproxy.engine.kernel.reach import FAMILIES, families_of, family_of, is_any
 from easyproxy.engine.kernel.shortcut.bpf import EGRESS, HASH, INGRESS, PER_CPU_ARRAY, Bpf, Kernel
 from easyproxy.engine.kernel.shortcut.devices import ethernet_devices
-from easyproxy.engine.kernel.shortcut.program import BACK, FRONT, Layout, Maps, arriving, leaving
+from easyproxy.engine.kernel.shortcut.layout import BACK, FRONT, Layout
+from easyproxy.engine.kernel.shortcut.program import Maps, arriving, leaving
 from easyproxy.engine.kernel.shortcut.sums import Sums, Taken, ends_of
 from easyproxy.errors import EngineError
 from easyproxy.model import Snapshot

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from easyproxy.engine.kernel import conntrack as ct
 from easyproxy.engine.kernel.conntrack import Flow
-from easyproxy.engine.kernel.shortcut.program import EXACT, RST
+from easyproxy.engine.kernel.shortcut.layout import EXACT, RST
 
 _PORTS = struct.Struct(">HH")
 
