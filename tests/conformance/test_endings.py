@@ -167,8 +167,7 @@ async def test_a_client_reset_cancels_the_connect_at_once(rig: Rig) -> None:
     await rig.quiet()
     assert rig.counters(slow).sessions == 0
     assert not rig.observations(slow), "the backend did nothing wrong"
-    most = base + made_by_the_test
-    await eventually(rig.descriptors, lambda now: now <= most, f"descriptors at base ({most})")
+    await eventually(rig.descriptors, base + made_by_the_test, "descriptors at base")
 
 
 @behaviour(10)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import gc
 import os
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 from relay_rig import backend, relay, until
 
 from easyproxy.engine.relay.slots import Slots
 from easyproxy.errors import EngineError
-from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
+from easyproxy.model import Address, Backend, Listener, Pool, Rate, Snapshot
+from easyproxy.strategy import BUILTIN
 
 pytestmark = pytest.mark.anyio
 
@@ -38,6 +42,86 @@ async def test_a_pool_that_was_removed_can_come_back():
             rig.apply(*pools)
             await served(rig, server)
         assert not rig.complaints
+
+
+def descriptors(pid: int) -> list[str]:
+    """What a process has open, for a message that says it."""
+    place = Path(f"/proc/{pid}/fd")
+    opened = []
+    for number in os.listdir(place):  # noqa: PTH208 - numbers, no paths wanted
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            opened.append(os.readlink(place / number))  # noqa: PTH115 - what it is, not where it leads
+    return sorted(opened)
+
+
+@pytest.fixture
+def no_garbage_collection():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def changing(rig, server, strategy: str, number: int) -> Pool:
+    """Put another pool in force, with everything that a pool and its listener may own."""
+    members = (backend(f"p{number}", "a", server),)
+    pool = Pool(f"p{number}", backends=members, strategy=strategy, hold_s=5, admit_per_s=5)
+    rig.apply(pool, client_rate=Rate(100 + number, 1))
+    return pool
+
+
+@pytest.mark.parametrize("strategy", sorted(BUILTIN))
+async def test_a_pool_that_was_removed_leaves_no_descriptor_behind(strategy):
+    """Behaviours 11 and 29: a worker process collects garbage so seldom that it must not depend on it."""
+    async with relay(processes=True) as rig:
+        server = rig.server()
+        [pid] = rig.engine.worker_pids()
+        changing(rig, server, strategy, 0)
+        await served(rig, server)
+        await until(lambda: rig.sessions == 0)
+        await rig.engine.sessions()  # who answers has done all that came before
+        base = descriptors(pid)
+        for number in range(1, 10):
+            changing(rig, server, strategy, number)
+            await served(rig, server)
+        await until(lambda: rig.sessions == 0)
+        await rig.engine.sessions()
+        assert descriptors(pid) == base
+        assert not rig.complaints
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+async def test_a_session_holds_its_removed_pool_until_it_ends_and_no_longer():
+    """Behaviours 11 and 30."""
+    async with relay() as rig:
+        server = rig.server()
+        changing(rig, server, "round_robin", 0)
+        await rig.engine.sessions()
+        base = len(descriptors(os.getpid()))
+        client = await rig.client()
+        session = await rig.taken(server)
+        rig.apply(Pool("other"), listeners={"other": "other"})
+        await rig.send(client, b"still here")
+        assert await rig.read(session, 10) == b"still here"
+        client.close()
+        session.close()
+        await until(lambda: rig.sessions == 0)
+        changing(rig, server, "round_robin", 0)
+        await rig.engine.sessions()
+        assert len(descriptors(os.getpid())) == base
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("portable", [False, True])
+async def test_an_engine_that_was_stopped_has_closed_everything(portable):
+    """Behaviour 11, in a program that starts and stops balancers."""
+    base = descriptors(os.getpid())
+    async with relay(portable=portable) as rig:
+        server = rig.server()
+        for number in range(2):
+            changing(rig, server, "round_robin", number)
+            await served(rig, server)
+    assert descriptors(os.getpid()) == base
 
 
 async def test_a_snapshot_with_too_many_names_leaves_nothing_behind():

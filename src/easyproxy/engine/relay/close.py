@@ -221,8 +221,8 @@ def close_descriptors(core: Core) -> None:
     for backend in leaving:  # only now: the backend would see its next session before the end of the former
         core.cells[backend.cell + c.B_SESSIONS] -= 1
     for backend in leaving:
-        if backend.pool.waiting:
-            backend.pool.wake()
+        if backend.waiting:
+            next(iter(backend.waiting)).session.listener.pool.wake()
 
 
 def _account(

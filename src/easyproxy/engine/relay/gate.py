@@ -8,6 +8,7 @@ rest to the others. The order is that of coming, in each worker; over all of the
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import counters as c
@@ -26,7 +27,7 @@ class Gate:
 
     def __init__(self, core: Core, pool: PoolRuntime) -> None:
         self._core = core
-        self._pool = pool
+        self._pool: PoolRuntime = weakref.proxy(pool)  # which has us
         self.dials: dict[Waiting, None] = {}  # in the order of their coming
         self.opened_at = 0.0  # since when the pool has a backend for those who are held
         self._next_at = 0.0  # the next is not let in before

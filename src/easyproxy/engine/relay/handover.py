@@ -134,7 +134,7 @@ class Runtimes:
             number = self._numbers[id(runtime)] = len(self._kept)
             self._kept.append(runtime)
             if isinstance(runtime, BackendRuntime):
-                what, pool = {"backend": asdict(runtime.backend)}, runtime.pool.pool.name
+                what, pool = {"backend": asdict(runtime.backend)}, runtime.pool
             else:
                 what, pool = {"listener": asdict(runtime.listener)}, runtime.pool.pool.name
             self._news.append({"number": number, "pool": pool, **what})

@@ -146,11 +146,11 @@ class InForce:
             self.core.report({"kind": "error", "detail": str(tiers.failure)})
 
     def _context(self, runtime: PoolRuntime) -> Context:
-        total = self.core.counters.sum
+        total, backends = self.core.counters.sum, runtime.backends
 
         def load(backend: Backend) -> int:
             # A dial under way may ask about one that has left the snapshot since it began.
-            known = runtime.backends.get(backend.id)
+            known = backends.get(backend.id)
             return total(known.slot, 0) if known is not None else 0
 
         return Context(

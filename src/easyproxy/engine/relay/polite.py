@@ -157,7 +157,7 @@ def see_off(core: Core, in_force: InForce) -> Iterator[None]:
 
 def _is_to_leave(backend: BackendRuntime, in_force: InForce) -> bool:
     """Whether a backend is drained, or not the one any more that is configured. One that is down keeps its sessions."""
-    pool = in_force.pools.get(backend.pool.pool.name)
+    pool = in_force.pools.get(backend.pool)
     if pool is None:
         return True
     here = pool.backends.get(backend.backend.id, backend)

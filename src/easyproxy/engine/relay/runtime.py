@@ -1,7 +1,8 @@
 """What a worker keeps for each listener, pool and backend of the snapshot in force.
 
 A session holds on to the runtime objects that it started with: a backend that has left the snapshot lives on for
-its sessions, and for nobody else.
+its sessions, and for nobody else. A pool holds its backends, its strategies and with them its ticket counter's descriptor, and
+nothing of that holds the pool: such a cycle would keep the descriptor until the garbage collector comes by, which is seldom.
 """
 
 from __future__ import annotations
@@ -67,13 +68,15 @@ class BackendRuntime:
         "may_meet_itself",
         "pool",
         "slot",
+        "waiting",
     )
 
     def __init__(self, backend: Backend, slot: int, cell: int, pool: PoolRuntime) -> None:
         self.backend = backend
         self.slot = slot
         self.cell = cell  # index of the first of this worker's cells
-        self.pool = pool
+        self.pool = pool.pool.name
+        self.waiting = pool.waiting  # for a place at a backend of this pool
         self.family, self.address = socket_address(backend.address)
         self.is_leaving = False  # its sessions are to end between two transactions
         self.is_proven = False  # a client's connect has succeeded since the last failure
@@ -92,6 +95,7 @@ class PoolRuntime:
     """One pool: its ready backends, how to choose among them, and who waits for a free place."""
 
     __slots__ = (
+        "__weakref__",
         "backends",
         "cell",
         "choose",
@@ -113,7 +117,7 @@ class PoolRuntime:
         self.pool = pool
         self.slot = slot
         self.cell = cell
-        self.backends: dict[str, BackendRuntime] = {}
+        self.backends: dict[str, BackendRuntime] = {}  # one dict for life: strategies ask it for the load
         self.choose: Callable[[str], Iterator[Backend]] = lambda _client: iter(())
         self.tiers: Tiers | None = None
         self.keeps = frozenset(pool.keeps)
@@ -134,7 +138,8 @@ class PoolRuntime:
             self.early = 0
         self.pool = pool
         self.keeps = frozenset(pool.keeps)
-        self.backends = backends
+        self.backends.clear()
+        self.backends.update(backends)
         self.tiers = tiers
         tiers.build(pool.backends)
         self.choose = tiers.candidates

@@ -412,4 +412,6 @@ class Worker:
             os.close(fd)
         core.pipes.close()
         core.poller.close()
+        # The worker is among them: without this cycle, descriptors that somebody still holds are closed with the worker.
+        core.handlers.clear()
         self.channel.close()
