@@ -21,7 +21,7 @@ _WITHIN_S = 30.0
 NO_NFT = "nft is not installed; install the package nftables"
 NO_PRIVILEGE = (
     "the kernel engine needs the privilege to change packet rules (CAP_NET_ADMIN); run as root, or give it with "
-    "AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW in the systemd unit"
+    "AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_BPF in the systemd unit"
 )
 
 
