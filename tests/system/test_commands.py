@@ -80,6 +80,29 @@ def test_a_weight_changes_the_shares_at_once_and_forget_takes_it_back(balancer):
     assert shares.count("a") == 4
 
 
+def test_a_change_that_will_not_survive_a_restart_warns_on_standard_error(start, nginxes, tmp_path):
+    balancer = start(simple(*nginxes) | {"state_file": str(tmp_path / "nowhere" / "state.json")})
+    for words in (
+        ("drain", "a"),
+        ("ready", "a"),
+        ("add", "p", "127.0.0.1:1"),
+        ("forget", answer(balancer, "weight", "a", "4")["id"]),
+    ):
+        for more in ((), ("--json",)) if words[0] == "drain" else ((),):
+            done = subprocess.run(
+                [*command(*words, *more), "--admin", str(balancer.admin)],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=True,
+            )
+            assert done.stderr.startswith("warning: the change is in force but will not survive a restart: ")
+            assert (
+                f"{tmp_path}/nowhere/state.json cannot be written: No such file or directory" in done.stderr
+            )
+            assert "warning: " not in done.stdout
+
+
 def test_a_backend_is_added_serves_and_is_removed_while_its_sessions_go_on(start, nginxes):
     a, b, c = nginxes
     balancer = start(simple(a, b))

@@ -112,6 +112,25 @@ async def test_the_last_ready_backend_may_be_drained_with_a_warning(nginxes):
             await asyncio.to_thread(ask, port_of(balancer))
 
 
+async def test_what_will_not_survive_a_restart_says_so_and_why(nginxes, tmp_path):
+    folder = tmp_path / "not-there-yet"
+    async with Balancer(simple(*nginxes[:2]), state_file=folder / "state.json") as balancer:
+        unkept = f"will not survive a restart: {folder / 'state.json'} cannot be written: No such file or directory"
+        drain = await balancer.override("a", Action.DRAIN, ANN)
+        weight = await balancer.override("b", Action.WEIGHT, ANN, value=3)
+        assert states(balancer)["a"] == "draining", "it is in force"
+        for made in (drain, weight, await balancer.forget(weight.id, ANN)):
+            assert unkept in made.warning
+        last = await balancer.override("b", Action.MAINTENANCE, ANN)
+        assert "no backend of pool p is ready" in last.warning
+        assert unkept in last.warning, "one warning does not hide the other"
+        [ended] = await balancer.restore("b", ANN)
+        assert unkept in ended.warning
+        assert [one.warning for one in balancer.overrides()] == [""], "it is about that moment"
+        folder.mkdir()
+        assert (await balancer.override("b", Action.WEIGHT, ANN, value=3)).warning == ""
+
+
 async def test_a_weight_changes_the_shares_of_new_sessions(nginxes):
     async with Balancer(simple(*nginxes[:2], check=SLOW)) as balancer:
         await balancer.override("a", Action.WEIGHT, ANN, value=3)

@@ -69,7 +69,8 @@ def ready(asker: Asker, *, backend: str, author: Json) -> None:
     """End the drain or maintenance of a backend: it serves again when it is healthy."""
     found = find_backend(asker, backend)
     answer = asker.post("/api/ready", {"backend": found["id"], **author})
-    asker.show(answer, [f"{printable(found['id'])} is enabled again"])
+    warning = next((gone["warning"] for gone in answer), "")
+    asker.show(answer, [f"{printable(found['id'])} is enabled again"], warning=warning)
 
 
 @click.command(
@@ -115,7 +116,7 @@ def add(
         key: value for key, value in settings.items() if value not in (None, "")
     }
     answer = asker.post("/api/backends/add", {"pool": pool, "backend": backend, "ttl": ttl, **author})
-    asker.show(answer, _made(answer))
+    asker.show(answer, _made(answer), warning=answer["warning"])
 
 
 @click.command("remove", epilog=_epilog("remove db/10.0.0.4:3306"))
@@ -153,13 +154,13 @@ def forget(asker: Asker, *, override: str, author: Json) -> None:
             EXIT_REFUSED,
         )
     answer = asker.post("/api/overrides/forget", {"id": found[0], **author})
-    asker.show(answer, [f"{printable(found[0])} is taken away"])
+    asker.show(answer, [f"{printable(found[0])} is taken away"], warning=answer["warning"])
 
 
 def _lay_over(asker: Asker, path: str, backend: str, body: Json) -> Json:
     found = find_backend(asker, backend)
     answer = asker.post(path, {"backend": found["id"], **body})
-    asker.show(answer, _made(answer, found["counters"]["sessions"]))
+    asker.show(answer, _made(answer, found["counters"]["sessions"]), warning=answer["warning"])
     return found
 
 
@@ -170,8 +171,6 @@ def _made(answer: Json, sessions: int | None = None) -> Iterator[str]:
     yield line
     if sessions and answer["action"] in ("drain", "maintenance", "remove"):
         yield f"{counted(sessions, 'established session')} {'goes' if sessions == 1 else 'go'} on"
-    if answer["warning"]:
-        yield click.style(f"warning: {printable(answer['warning'])}", fg="yellow")
 
 
 def described(override: Json) -> str:

@@ -46,7 +46,8 @@ class Override:
         at: seconds since the epoch.
         until: when it ends by itself, in seconds since the epoch; 0 is never.
         conflict: in words, when the file has changed the same thing since; empty otherwise.
-        warning: what whoever makes it ought to know, for example that nobody serves the pool now; only in the answer.
+        warning: what whoever makes it or takes it away ought to know, for example that nobody serves the pool now, or that
+            the change will not survive a restart; only in the answer.
     """
 
     id: str

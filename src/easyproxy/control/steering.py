@@ -213,8 +213,8 @@ class Steering:
             self._journal.tell(Kind.OVERRIDE_SET, fresh.backend, text, level=level, author=author)
             self._journal.notes(notes)
             self._tell_changes(changes, author)
-            await self._keeper.save(self.overrides)
-            return replace(fresh, warning=warning)
+            unkept = await self._keeper.save(self.overrides)
+            return replace(fresh, warning="; ".join(filter(None, (warning, unkept))))
 
     def _made(self, backend: str, action: Action, value: object, author: Author) -> Override:
         """Make an override from what was asked for."""
@@ -271,9 +271,8 @@ class Steering:
         async with self.lock:
             backend = find_backend(backend, self._registry.entries)
             gone = [one for one in o.of_backend(self.overrides, backend) if one.action in o.STANCES]
-            if gone:
-                await self._take_away(gone, Kind.OVERRIDE_FORGOTTEN, author)
-            return gone
+            unkept = await self._take_away(gone, Kind.OVERRIDE_FORGOTTEN, author) if gone else ""
+            return [replace(one, warning=unkept) for one in gone]
 
     async def forget(self, override: str, author: Author) -> Override:
         """Take one override away, by its id.
@@ -288,8 +287,8 @@ class Steering:
             if found is None:
                 known = ", ".join(one.id for one in self.overrides[:20]) or "none"
                 raise UnknownError(f"there is no override {override} (any more); there is {known}")
-            await self._take_away([found], Kind.OVERRIDE_FORGOTTEN, author)
-            return found
+            unkept = await self._take_away([found], Kind.OVERRIDE_FORGOTTEN, author)
+            return replace(found, warning=unkept)
 
     async def expire(self) -> None:
         """End those whose time is over, and write again what could not be written.
@@ -325,7 +324,8 @@ class Steering:
         self._journal.notes((o.Note(Kind.OVERRIDE_CONFLICT, marked, text),))
         await self._keeper.save(self.overrides)
 
-    async def _take_away(self, gone: list[Override], kind: Kind, author: Author | None) -> None:
+    async def _take_away(self, gone: list[Override], kind: Kind, author: Author | None) -> str:
+        """Take overrides away; return what is to be said where that cannot be kept."""
         notes, changes = await self._change(o.without(self.overrides, (one.id for one in gone)))
         self._taken_away.update(one.id for one in gone)
         for override in gone:
@@ -337,7 +337,7 @@ class Steering:
                 )
         self._journal.notes(notes)
         self._tell_changes(changes, author)
-        await self._keeper.save(self.overrides)
+        return await self._keeper.save(self.overrides)
 
     async def _change(self, wanted: o.Overrides) -> tuple[tuple[o.Note, ...], list[Change]]:
         """Put other overrides in force with the same file."""

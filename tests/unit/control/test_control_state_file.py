@@ -225,16 +225,16 @@ async def test_a_change_that_cannot_be_written_is_told_once_and_tried_again(plac
     journal, clock = Journal(), Clock()
     keeper = Keeper(StateFile(place), journal, clock)
     full_disk(monkeypatch)
-    await keeper.save((DRAIN,))
-    await keeper.save(ALL)
+    answers = [await keeper.save((DRAIN,)), await keeper.save(ALL)]
     [event] = journal.events.newest()
     assert (event.kind, event.level, event.subject) == ("state_file", "warning", str(place))
     assert "will not survive a restart" in event.text
+    assert answers == [event.text] * 2, "whoever makes a change hears of it each time"
     assert not keeper.is_owing
     clock.now += AGAIN_S
     assert keeper.is_owing
     monkeypatch.undo()
-    await keeper.save(ALL)
+    assert await keeper.save(ALL) == ""
     assert journal.events.newest()[-1].text == "overrides survive a restart again"
     assert not keeper.is_owing
     assert StateFile(place).read() == ALL
@@ -258,7 +258,7 @@ async def test_without_a_file_nothing_is_kept_and_nothing_said():
     journal = Journal()
     keeper = Keeper(None, journal)
     assert keeper.read() == ()
-    await keeper.save(ALL)
+    assert await keeper.save(ALL) == ""
     assert journal.events.newest() == []
     assert not keeper.is_owing
 

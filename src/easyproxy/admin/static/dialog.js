@@ -3,7 +3,7 @@
 import { h, setText } from "./dom.js";
 import { icon } from "./icons.js";
 import { change, inWords } from "./server.js";
-import { toast } from "./toast.js";
+import { toast, warn } from "./toast.js";
 
 let serial = 0;
 const remembered = () => {
@@ -128,6 +128,7 @@ export function operate(spec) {
       const answer = await change(spec.path, { who: values.who, why: values.why, ...spec.body(values) });
       dialog.close();
       toast(spec.done(answer));
+      [answer].flat().forEach((made) => made?.warning && warn(made.warning));
       spec.after?.(answer);
     } catch (error) {
       showRefusal(alert, error);
