@@ -9,13 +9,13 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
-from easyproxy.config.fields import Duration, Fraction, Text, Whole, wrong
+from easyproxy.config.fields import Duration, FileName, Fraction, Text, Whole, wrong
 from easyproxy.config.words import format_duration
 
 HostText = Annotated[
     str, Text(most=253, pattern=r"[\x21-\x7e]*", form="a host name in ASCII (write others as xn--...)")
 ]
-CaFile = Annotated[str, Text(line=True)]
+CaFile = Annotated[str, FileName()]
 MaxLag = Annotated[float, Duration(least=0.05, most=86400, zero="no limit", none=True)]
 
 

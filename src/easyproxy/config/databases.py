@@ -10,14 +10,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import SecretStr
 
 from easyproxy.config.bases import CaFile, CheckSettings, HostText, MaxLag
-from easyproxy.config.fields import Secret, Switch, Text
+from easyproxy.config.fields import FileName, Secret, Switch, Text
 
 UserName = Annotated[str, Text(least=1, most=80, pattern=r"[\x21-\x7e]+", form="a user name in ASCII")]
 PasswordFile = Annotated[
     str,
-    Text(
+    FileName(
         pattern=r"(/.*|[^/]*)",
-        line=True,
         form="an absolute path, or the name of a systemd credential (without a slash)",
     ),
 ]
