@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from easyproxy.config import cross, files, json_text, legacy, toml_text, yaml12
+from easyproxy.config import cross, files, json_text, legacy, probing, toml_text, yaml12
 from easyproxy.config.document import MAX_BYTES, Document, Mark, path_text, shown
 from easyproxy.config.explain import explain, shorten
 from easyproxy.config.fields import Token
@@ -155,7 +155,8 @@ def _judge(document: Document, raw: dict[str, object], strategies: frozenset[str
         raise ConfigError(shorten(in_order(problems), document.name)) from None
     if problems:
         raise ConfigError(shorten(in_order(problems), document.name))
-    return Loaded(config, tuple(in_order(_placed(document, cross.warnings(raw), key=True))))
+    doubts = [*cross.warnings(raw), *probing.warnings(config)]
+    return Loaded(config, tuple(in_order(_placed(document, doubts, key=True))))
 
 
 def _placed(document: Document, findings: Iterable[Finding], *, key: bool = False) -> list[Problem]:
