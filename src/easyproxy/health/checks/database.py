@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from pydantic import SecretStr
@@ -88,23 +87,10 @@ def known(facts: Facts, why: str = "") -> Finding:
     """
     parts = [facts.role or "role unknown"]
     if facts.role == REPLICA:
-        parts[0] += f", {lag_in_words(facts.lag_s)}"
+        parts[0] += f", {facts.lag_words}"
     if why:
         parts[0] += f": {plain(why, 130)}"
     return Finding(f"{parts[0]}{_and(facts.version)}", facts)
-
-
-def lag_in_words(lag_s: float) -> str:
-    """Say how far a replica is behind.
-
-    >>> lag_in_words(0), lag_in_words(12.34), lag_in_words(90000), lag_in_words(-1.0), lag_in_words(math.inf)
-    ('0 s behind', '12.3 s behind', '90000 s behind', 'lag unknown', 'does not follow')
-    """
-    if lag_s < 0:
-        return "lag unknown"
-    if math.isinf(lag_s):
-        return "does not follow"
-    return f"{lag_s:.1f} s behind" if 0 < lag_s < 100 and lag_s != int(lag_s) else f"{lag_s:.0f} s behind"
 
 
 def _and(version: str) -> str:
