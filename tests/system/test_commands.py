@@ -57,6 +57,21 @@ def test_a_drained_backend_keeps_its_sessions_gets_no_new_ones_and_comes_back_wi
         visit.close()
 
 
+def test_a_drain_closes_what_is_left_at_the_deadline_that_is_typed(balancer):
+    port = balancer.port()
+    visits = {visit.ask(): visit for visit in (Visit(port) for _ in range(3))}
+    told = easyproxy(balancer, "drain", "p/a", "--deadline", "5m")
+    assert "p/a: drain, deadline 5 min" in told
+    assert "1 established session goes on, for 5 min at most" in told
+    assert "drain, deadline 5 min" in easyproxy(balancer, "overrides")
+    easyproxy(balancer, "drain", "p/a", "--deadline", "100ms")
+    eventually(lambda: not visits["a"].is_alive(), "its session is closed")
+    assert visits["b"].is_alive()
+    assert "never comes" in easyproxy(balancer, "drain", "p/b", "--deadline", "5m", "--for", "1m", code=1)
+    for visit in visits.values():
+        visit.close()
+
+
 def test_maintenance_stops_the_probes_and_can_close_the_sessions(balancer):
     port = balancer.port()
     visits = {visit.ask(): visit for visit in (Visit(port) for _ in range(3))}

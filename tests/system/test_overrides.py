@@ -71,6 +71,43 @@ async def test_a_drained_backend_keeps_its_sessions_and_gets_no_new_ones(nginxes
         assert {event.author for event in told[-4:]} == {ANN}
 
 
+async def test_a_drain_closes_what_is_left_at_its_deadline(nginxes):
+    """Behaviour 34."""
+    async with Balancer(simple(*nginxes[:2])) as balancer:
+        visits = [await asyncio.to_thread(Visit, port_of(balancer)) for _ in range(2)]
+        names = [await asyncio.to_thread(visit.ask) for visit in visits]
+        later = await balancer.override("b", Action.MAINTENANCE, ANN, deadline_s=3600)
+        soon = await balancer.override("a", Action.DRAIN, ANN, deadline_s=0.1)
+        assert (later.deadline - later.at, soon.deadline - soon.at) == pytest.approx((3600, 0.1))
+        await comes_true(lambda: kinds(balancer, "p/a")[-1] == "sessions_closed", "its session is closed")
+        alive = [await asyncio.to_thread(visit.is_alive) for visit in visits]
+        assert dict(zip(names, alive, strict=True)) == {"a": False, "b": True}
+        assert states(balancer)["a"] == "draining", "it goes on being drained"
+        lines = (await balancer.explain("backend", "a")).lines
+        assert any(line.startswith("what is left of its sessions was closed at ") for line in lines)
+        for visit in visits:
+            visit.close()
+
+
+async def test_a_drain_has_the_deadline_of_its_pool_unless_it_has_its_own_or_ends_before(nginxes):
+    async with Balancer(simple(*nginxes[:2], drain={"deadline": "5m"})) as balancer:
+
+        async def lasts(**limits: float) -> float:
+            made = await balancer.override("a", Action.DRAIN, ANN, **limits)
+            return round(made.deadline - made.at, 3) if made.deadline else 0
+
+        assert await lasts() == 300
+        assert await lasts(deadline_s=60) == 60
+        assert await lasts(ttl_s=600) == 300
+        assert await lasts(ttl_s=300) == 0
+        with pytest.raises(RefusedError, match="a deadline of 60 s never comes when it ends after 60 s"):
+            await lasts(ttl_s=60, deadline_s=60)
+        with pytest.raises(RefusedError, match="a deadline of -1 s is out of range"):
+            await lasts(deadline_s=-1)
+        with pytest.raises(RefusedError, match="weight takes no deadline"):
+            await balancer.override("a", Action.WEIGHT, ANN, value=3, deadline_s=60)
+
+
 async def test_a_backend_that_dies_while_draining_says_both(nginxes):
     async with Balancer(simple(*nginxes)) as balancer:
         await balancer.override("b", Action.DRAIN, ANN)

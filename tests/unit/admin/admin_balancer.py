@@ -139,7 +139,7 @@ class MemoryBalancer:
 
     # -- changing
 
-    async def override(self, backend, action, author, *, value=None, ttl_s=0.0):
+    async def override(self, backend, action, author, *, value=None, ttl_s=0.0, deadline_s=0.0):
         self.calls.append((f"{action} {backend}", author))
         if action is Action.ADD:
             pool, _, name = backend.partition("/")
@@ -158,6 +158,7 @@ class MemoryBalancer:
             self.now.now,
             value=value,
             until=self.now.now + ttl_s if ttl_s else 0.0,
+            deadline=self.now.now + deadline_s if deadline_s else 0.0,
         )
         slot = next(slot for slot in SLOTS if action in slot)
         self._overrides = [one for one in self._overrides if one.backend != backend or one.action not in slot]

@@ -18,7 +18,7 @@ from easyproxy.control.keeping import AGAIN_S, Keeper
 from easyproxy.control.operations import Action, Author, Override
 from easyproxy.control.state_file import StateFile, StateFileError, default_place, parse, render
 
-DRAIN = Override("o1", "p/a", Action.DRAIN, Author("ann", "kernel update"), at=5.0, until=9.0)
+DRAIN = Override("o1", "p/a", Action.DRAIN, Author("ann", "kernel update"), at=5.0, until=9.0, deadline=8.0)
 WEIGHT = Override(
     "o2", "p/b", Action.WEIGHT, Author("bob"), at=6.0, value=7, base=1, conflict="the file says 3"
 )
@@ -50,6 +50,7 @@ overrides = st.builds(
     at=st.floats(0, 2e11),
     base=st.one_of(st.none(), st.integers(0, 300), st.dictionaries(words, st.integers() | words, max_size=3)),
     until=st.floats(0, 2e11),
+    deadline=st.floats(0, 2e11),
     conflict=words,
 )
 
