@@ -21,6 +21,7 @@ from easyproxy.control.operations import (
     Stacks,
     UnknownError,
 )
+from easyproxy.control.simulate import client_host
 from easyproxy.control.status import BackendStatus, ClientStatus, ProbeStatus, Status
 from easyproxy.engine.seam import BackendCounters, SessionInfo, Statistics, Where
 
@@ -111,6 +112,7 @@ class MemoryBalancer:
         )
 
     def simulate(self, client, *, pool="", without=frozenset()):
+        client_host(client)  # raises RefusedError
         status = self.status()
         if pool and pool not in {one.name for one in status.pools}:
             raise UnknownError(f"there is no pool {pool}")
