@@ -322,7 +322,7 @@ class Balancer(Desk):
         if self._is_serving:
             self._warden.look()
             self.engine.apply(self._registry.snapshot(time.monotonic(), self._warden.writers()))
-            self._drains.look(time.monotonic())
+            self._drains.look(time.monotonic(), time.time())
             while self._dead:
                 self._spawn(self.engine.close_sessions(Where(backend=self._dead.pop()), "backend_down"))
 

@@ -8,12 +8,29 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from dataclasses import dataclass, field
 
 UNITS = {1: "s", 60: "min", 3600: "h"}
 """What a rate may be told in, by seconds."""
 
 _PORT = re.compile(r"\d{1,5}", re.ASCII)
+
+
+def path_bytes(path: str) -> bytes:
+    """Return a path as the system has it.
+
+    Raises:
+        ValueError: it holds what this program's character set, which follows from its locale, does not have.
+    """
+    encoding = sys.getfilesystemencoding()
+    try:
+        return path.encode(encoding)
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{path!r} cannot be written in the character set of this program, {encoding}; "
+            "start it with PYTHONUTF8=1, or with a locale such as LC_ALL=C.UTF-8"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -41,7 +58,7 @@ class Address:
             path = text.removeprefix("unix:")
             if not path.startswith("/"):
                 raise ValueError(f"{text!r} is not a unix socket address; write unix:/absolute/path")
-            if len(path.encode()) > 107:  # sun_path of unix(7) holds 108 bytes with the final NUL
+            if len(path_bytes(path)) > 107:  # sun_path of unix(7) holds 108 bytes with the final NUL
                 raise ValueError(f"{text!r} is too long for a unix socket; the system allows 107 bytes")
             return cls(path=path)
         host, colon, port = text.rpartition(":")

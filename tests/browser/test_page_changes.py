@@ -13,7 +13,7 @@ from eventually import eventually
 from page import Look, Operator
 from playwright.sync_api import expect
 from proxy import command
-from stage import Backend, Stage
+from stage import Backend, Begin, Stage
 
 
 def state_in_the_terminal(stage: Stage, backend: str) -> str:
@@ -51,8 +51,10 @@ def test_a_backend_is_taken_out_and_made_ready_again(stage: Stage, look: Look) -
 
     operator.choose("red", "Maintenance")
     expect(operator.dialog.get_by_label("Who")).to_have_value("anna")  # remembered
+    operator.dialog.get_by_label("Close what is left after").fill("2h")
     operator.send("Put into maintenance")
     expect(operator.row("red")).to_contain_text("Maintenance")
+    expect(operator.row("red")).to_contain_text("maintenance, deadline 2 h 00 min")
     stage.wait_for_state("red", "maintenance")
 
     operator.choose("red", "Make ready")
@@ -60,6 +62,20 @@ def test_a_backend_is_taken_out_and_made_ready_again(stage: Stage, look: Look) -
     expect(operator.row("red")).to_contain_text("Ready")
     stage.wait_for_state("red", "ready")
     assert stage.ask("/api/overrides") == []
+
+
+def test_a_change_that_will_not_survive_a_restart_says_so(begin: Begin, look: Look) -> None:
+    stage = begin("red", "blue")
+    (stage.folder / "easyproxy.overrides.json").mkdir()  # in the way of the state file
+    warning = re.compile(
+        "Warning: the change is in force but will not survive .* cannot be written: Is a directory"
+    )
+    for what, state in (("Drain", "Draining"), ("Make ready", "Ready")):
+        operator = look(stage)
+        operator.choose("red", what)
+        operator.send(what)
+        expect(operator.page.get_by_role("status").get_by_text(warning)).to_be_visible()
+        expect(operator.row("red")).to_contain_text(state)
 
 
 def test_a_weight_is_changed_and_taken_back(stage: Stage, look: Look) -> None:

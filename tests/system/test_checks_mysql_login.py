@@ -94,7 +94,7 @@ async def test_the_primary_and_its_replicas_say_what_they_are(replication):
     assert (primary.facts.role, primary.facts.version) == ("primary", version)
     for name in "bc":
         replica = await seen(replication[name])
-        assert replica.detail == f"replica, 0 s behind, {version}"
+        assert replica.detail == f"replica, up to date, {version}"
         assert (replica.facts.role, replica.facts.lag_s) == ("replica", 0.0)
         notes = dict(replica.facts.notes)
         assert notes["read_only"] == "ON"

@@ -74,7 +74,7 @@ async def test_a_standby_that_streams_and_has_replayed_all_has_no_lag_even_if_no
 ):
     await until_level(standby)
     finding = await found(standby, account())
-    assert finding.detail == f"replica, 0 s behind, {finding.facts.version}"
+    assert finding.detail == f"replica, up to date, {finding.facts.version}"
     assert (finding.facts.role, finding.facts.lag_s, finding.facts.timeline) == ("replica", 0.0, 1)
     notes = dict(finding.facts.notes)
     assert notes["receiver"] == "streaming"

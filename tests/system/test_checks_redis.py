@@ -80,7 +80,7 @@ async def test_primary_and_replica_say_what_they_are(pair):
     one, other = await found(primary), await found(replica)
     assert one.detail == f"primary, {one.facts.version}"
     assert (one.facts.role, dict(one.facts.notes)["replicas"]) == ("primary", "1")
-    assert other.detail == f"replica, 0 s behind, {other.facts.version}"
+    assert other.detail == f"replica, up to date, {other.facts.version}"
     notes = dict(other.facts.notes)
     assert (other.facts.role, other.facts.lag_s, notes["link"], notes["follows"]) == (
         "replica",
@@ -122,7 +122,7 @@ async def test_a_primary_that_says_nothing_any_more_makes_the_lag_unknown(make):
     assert facts is not None
     assert facts.lag_s == -1.0
     primary.send(signal.SIGCONT)
-    await until_said(replica, "0 s behind")
+    await until_said(replica, "up to date")
 
 
 async def test_a_promoted_replica_is_a_primary_with_the_next_probe(pair):

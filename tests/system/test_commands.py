@@ -57,6 +57,21 @@ def test_a_drained_backend_keeps_its_sessions_gets_no_new_ones_and_comes_back_wi
         visit.close()
 
 
+def test_a_drain_closes_what_is_left_at_the_deadline_that_is_typed(balancer):
+    port = balancer.port()
+    visits = {visit.ask(): visit for visit in (Visit(port) for _ in range(3))}
+    told = easyproxy(balancer, "drain", "p/a", "--deadline", "5m")
+    assert "p/a: drain, deadline 5 min" in told
+    assert "1 established session goes on, for 5 min at most" in told
+    assert "drain, deadline 5 min" in easyproxy(balancer, "overrides")
+    easyproxy(balancer, "drain", "p/a", "--deadline", "100ms")
+    eventually(lambda: not visits["a"].is_alive(), "its session is closed")
+    assert visits["b"].is_alive()
+    assert "never comes" in easyproxy(balancer, "drain", "p/b", "--deadline", "5m", "--for", "1m", code=1)
+    for visit in visits.values():
+        visit.close()
+
+
 def test_maintenance_stops_the_probes_and_can_close_the_sessions(balancer):
     port = balancer.port()
     visits = {visit.ask(): visit for visit in (Visit(port) for _ in range(3))}
@@ -78,6 +93,29 @@ def test_a_weight_changes_the_shares_at_once_and_forget_takes_it_back(balancer):
     easyproxy(balancer, "forget", made["id"])
     shares = [ask(port) for _ in range(12)]
     assert shares.count("a") == 4
+
+
+def test_a_change_that_will_not_survive_a_restart_warns_on_standard_error(start, nginxes, tmp_path):
+    balancer = start(simple(*nginxes) | {"state_file": str(tmp_path / "nowhere" / "state.json")})
+    for words in (
+        ("drain", "a"),
+        ("ready", "a"),
+        ("add", "p", "127.0.0.1:1"),
+        ("forget", answer(balancer, "weight", "a", "4")["id"]),
+    ):
+        for more in ((), ("--json",)) if words[0] == "drain" else ((),):
+            done = subprocess.run(
+                [*command(*words, *more), "--admin", str(balancer.admin)],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=True,
+            )
+            assert done.stderr.startswith("warning: the change is in force but will not survive a restart: ")
+            assert (
+                f"{tmp_path}/nowhere/state.json cannot be written: No such file or directory" in done.stderr
+            )
+            assert "warning: " not in done.stdout
 
 
 def test_a_backend_is_added_serves_and_is_removed_while_its_sessions_go_on(start, nginxes):

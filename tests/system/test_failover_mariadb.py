@@ -7,15 +7,19 @@ How long there were no writes is printed, not judged.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pymysql
 import pytest
 from eventually import eventually
-from numbered import Writers, prove, rows
 from proxy import RunningBalancer, Settings
+from servers.mariadb import MariaDb
 from servers.replication import MONITOR, NAMES, PASSWORD, WRITER, Replication
+from writing import Writers
+from writing import prove as prove_in_order
 
 A, B, C = 1, 2, 3
 """The servers' numbers."""
@@ -55,6 +59,58 @@ def configuration(
     }
 
 
+class Rows:
+    """A session that blocks its thread, as the driver does; ``server`` is the number of the one that it has come to."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = pymysql.connect(
+            host="127.0.0.1",
+            port=port,
+            user=WRITER,
+            database="shop",
+            autocommit=True,
+            connect_timeout=20,
+            read_timeout=60,
+        )
+        try:
+            self.server = self._execute("SELECT @@server_id")
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _execute(self, statement: str, *values: int) -> int:
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return int((cursor.fetchone() or (0,))[0])
+
+    async def write(self, attempt: int) -> None:
+        self._execute("INSERT INTO numbered VALUES (%s, @@server_id, NOW(6), CONNECTION_ID())", attempt)
+
+    async def close(self) -> None:
+        with contextlib.suppress(pymysql.err.Error, OSError):
+            self._connection.close()
+
+
+async def enter(port: int) -> Rows:
+    return Rows(port)
+
+
+def rows(server: MariaDb) -> dict[int, tuple[int, str]]:
+    """Return what a server holds: every attempt, and who wrote it and when, by its own clock: they all have the same."""
+    found = server.sql("SELECT id, server, at FROM shop.numbered")
+    return {int(attempt): (int(writer), at) for attempt, writer, at in found}
+
+
+def prove(writers: Writers, survivor: MariaDb, order: tuple[int, ...]) -> None:
+    """Prove besides that no two servers took writes at the same time, whoever the clients were."""
+    held = rows(survivor)
+    prove_in_order(writers.acks, {attempt: writer for attempt, (writer, _) in held.items()}, order)
+    for earlier, later in itertools.pairwise(order):
+        last = max(at for writer, at in held.values() if writer == earlier)
+        first = min(at for writer, at in held.values() if writer == later)
+        assert last < first, f"{earlier} has written at {last}, after {later} had begun at {first}"
+
+
 @pytest.fixture
 def begin(start, replication, tmp_path) -> Iterator:
     """Start a balancer with these rules for failovers, and the writers."""
@@ -64,27 +120,15 @@ def begin(start, replication, tmp_path) -> Iterator:
         rules = {"fence": True, "hold": "10s", "close_sessions": True} | failover
         balancer = start(configuration(replication, tmp_path, failover=rules))
         eventually(lambda: balancer.writers() == ["orders/a"], "a takes writes")
-        writers = Writers(balancer.port("rw"), WRITER)
+        port = balancer.port("rw")
+        writers = Writers(lambda: enter(port), clients=4)
         running.append(writers)
-        writers.wait_for(50, A, "a is written to")
+        writers.wait_for(15, A, "a is written to")
         return balancer, writers
 
     yield begin_one
     for writers in running:
         writers.stop()
-
-
-def publish(what: str, writers: Writers, replication: Replication, record_property) -> None:
-    """Tell how long there were no writes, and how much of that after the servers were set up anew."""
-    first = min((ack.at for ack in writers.acks if ack.server != A), default=0.0)
-    figures = {
-        "rows": len(writers.acks),
-        "seconds_without_writes": round(writers.longest_pause_s, 2),
-        "of_these_when_the_servers_were_ready": round(max(0.0, first - replication.changed_at), 2),
-    }
-    for name, value in figures.items():
-        record_property(name, value)
-    print(f"{what}: {figures}")  # noqa: T201 - this is how it is published
 
 
 def fail_over(replication: Replication) -> str:
@@ -103,12 +147,12 @@ def test_a_planned_change_of_the_primary_loses_nothing(replication, begin, recor
     replication.lead("b")
     for name in "ac":
         replication.follow(name, "b")
-    writers.wait_for(50, B, "b is written to")
+    writers.wait_for(15, B, "b is written to")
     writers.stop()
-    prove(writers.acks, replication["b"], (A, B))
+    prove(writers, replication["b"], (A, B))
     eventually(lambda: balancer.role("a") == "replica", "a is seen as a replica")
     eventually(lambda: balancer.writers() == ["orders/b"], "b takes writes")
-    publish("planned", writers, replication, record_property)
+    writers.publish("planned", B, replication.changed_at, record_property)
 
 
 @pytest.mark.parametrize("comes_back_writable", [False, True])
@@ -119,36 +163,36 @@ def test_a_primary_that_crashes_is_followed_by_the_replica_that_is_promoted(
     balancer, writers = begin(split_brain="keep")
     replication["a"].kill()
     heir = fail_over(replication)
-    writers.wait_for(50, NUMBER[heir], f"{heir} is written to")
+    writers.wait_for(15, NUMBER[heir], f"{heir} is written to")
     replication["a"].start()
     if comes_back_writable:
         replication["a"].sql("SET GLOBAL read_only = 0")
     expected = "primary" if comes_back_writable else "replica"
     eventually(lambda: balancer.role("a") == expected, f"a is seen as a {expected}")
-    writers.wait_for(50, NUMBER[heir], f"{heir} is written to as before")
+    writers.wait_for(15, NUMBER[heir], f"{heir} is written to as before")
     writers.stop()
-    prove(writers.acks, replication[heir], (A, NUMBER[heir]))
+    prove(writers, replication[heir], (A, NUMBER[heir]))
     eventually(lambda: balancer.writers() == [f"orders/{heir}"], f"{heir} takes writes")
     # What only the old primary has, nobody was told is written.
     stray = rows(replication["a"]).keys() - rows(replication[heir]).keys()
-    assert not stray & {ack.number for ack in writers.acks}
-    publish("crash", writers, replication, record_property)
+    assert not stray & {ack.attempt for ack in writers.acks}
+    writers.publish("crash", NUMBER[heir], replication.changed_at, record_property)
 
 
 def test_a_primary_that_hangs_gets_no_writes_when_it_wakes_up(replication, begin, record_property):
     balancer, writers = begin(split_brain="keep")
     replication["a"].freeze()
     heir = fail_over(replication)
-    writers.wait_for(50, NUMBER[heir], f"{heir} is written to")
+    writers.wait_for(15, NUMBER[heir], f"{heir} is written to")
     replication["a"].thaw()
     eventually(lambda: balancer.role("a") == "primary", "a is back and says that it is the primary")
-    writers.wait_for(50, NUMBER[heir], f"{heir} is written to as before")
+    writers.wait_for(15, NUMBER[heir], f"{heir} is written to as before")
     writers.stop()
-    prove(writers.acks, replication[heir], (A, NUMBER[heir]))
+    prove(writers, replication[heir], (A, NUMBER[heir]))
     eventually(lambda: balancer.writers() == [f"orders/{heir}"], f"{heir} takes writes")
     stray = rows(replication["a"]).keys() - rows(replication[heir]).keys()
-    assert not stray & {ack.number for ack in writers.acks}
-    publish("hang", writers, replication, record_property)
+    assert not stray & {ack.attempt for ack in writers.acks}
+    writers.publish("hang", NUMBER[heir], replication.changed_at, record_property)
 
 
 def split(replication: Replication) -> None:
@@ -170,22 +214,22 @@ def test_of_two_primaries_neither_gets_writes(replication, begin, record_propert
     writers.wait_for_failures(20)
     assert written_by(replication, "a") == count
     replication.follow("b", "a")
-    writers.wait_for(50, A, "a is written to again")
+    writers.wait_for(15, A, "a is written to again")
     writers.stop()
-    prove(writers.acks, replication["a"], (A,))
+    prove(writers, replication["a"], (A,))
     assert written_by(replication, "b") == 0
     assert "no writes go anywhere" in balancer.log()
-    publish("two primaries, refuse", writers, replication, record_property)
+    writers.publish("two primaries, refuse", A, replication.changed_at, record_property)
 
 
 def test_of_two_primaries_the_one_that_has_served_keeps_its_writes(replication, begin):
     balancer, writers = begin(split_brain="keep")
     split(replication)
     eventually(lambda: balancer.role("b") == "primary", "b is seen as a primary")
-    writers.wait_for(50, A, "a is written to as before")
+    writers.wait_for(15, A, "a is written to as before")
     eventually(lambda: balancer.writers() == ["orders/a"], "a takes writes")
     writers.stop()
-    prove(writers.acks, replication["a"], (A,))
+    prove(writers, replication["a"], (A,))
     assert written_by(replication, "b") == 0
 
 
@@ -198,14 +242,14 @@ def test_a_monitor_whose_password_has_changed_stops_nothing(replication, begin, 
         return [backend["last_probe"]["detail"] for backend in balancer.backends().values()]
 
     eventually(lambda: all("alive, role unknown" in each for each in details()), "nobody lets the check in")
-    writers.wait_for(50, A, "a is written to as before")
+    writers.wait_for(15, A, "a is written to as before")
     eventually(lambda: balancer.writers() == ["orders/a"], "a takes writes")
     assert "counts as primary as before, but its check cannot see it any more" in balancer.log()
     (tmp_path / "password").write_text("another-one")
     eventually(lambda: not any("unknown" in each for each in details()), "everybody lets the check in")
     eventually(lambda: balancer.writers() == ["orders/a"], "a takes writes")
     writers.stop()
-    prove(writers.acks, replication["a"], (A,))
+    prove(writers, replication["a"], (A,))
 
 
 # -- reads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -9,11 +10,10 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from eventually import comes_true
+from eventually import eventually
 from servers.postgresql_cluster import WORD, Cluster, Node
-from writing import prove, publish, writing
+from writing import Writers, prove
 
-pytestmark = pytest.mark.anyio
 CHECK = {
     "type": "postgresql",
     "user": "monitor",
@@ -26,6 +26,7 @@ CHECK = {
     "fall": 2,
 }
 TIME_OUT_S = 5.0
+WHERE = "SELECT inet_server_port()"
 
 
 @pytest.fixture
@@ -58,14 +59,15 @@ def settings(*nodes: Node, **check: object) -> dict[str, object]:
 
 
 class Rows:
-    """A session of the application's account."""
+    """A session of the application's account; ``server`` is the port of the one that it has come to."""
 
-    def __init__(self, connection: asyncpg.Connection) -> None:
+    def __init__(self, connection: asyncpg.Connection, server: int) -> None:
         self._connection = connection
+        self.server = server
 
-    async def write(self, attempt: int, number: int) -> None:
+    async def write(self, attempt: int) -> None:
         await self._connection.execute(
-            "INSERT INTO written VALUES ($1, $2, inet_server_port())", attempt, number, timeout=TIME_OUT_S
+            "INSERT INTO written VALUES ($1, inet_server_port())", attempt, timeout=TIME_OUT_S
         )
 
     async def close(self) -> None:
@@ -77,13 +79,26 @@ async def enter(port: int) -> asyncpg.Connection:
     return await asyncpg.connect(**where, ssl=False, timeout=TIME_OUT_S)
 
 
-async def server_of(port: int) -> int:
-    """Say to which server a new session comes."""
+async def begin(port: int) -> Rows:
     connection = await enter(port)
     try:
-        return await connection.fetchval("SELECT inet_server_port()")
+        return Rows(connection, await connection.fetchval(WHERE, timeout=TIME_OUT_S))
+    except BaseException:
+        connection.terminate()
+        raise
+
+
+async def _server_of(port: int) -> int:
+    connection = await enter(port)
+    try:
+        return await connection.fetchval(WHERE)
     finally:
         await connection.close()
+
+
+def server_of(port: int) -> int:
+    """Say to which server a new session comes."""
+    return asyncio.run(_server_of(port))
 
 
 def rows_of(node: Node) -> dict[int, int]:
@@ -92,86 +107,83 @@ def rows_of(node: Node) -> dict[int, int]:
     return {int(attempt): int(port) for attempt, port in (line.split("|") for line in lines)}
 
 
-async def planned(old: Node, new: Node) -> None:
+def planned(old: Node, new: Node) -> None:
     """A switch in order: the old primary sends all it has when it ends."""
     old.stop()
     new.promote()
 
 
-async def crash(old: Node, new: Node) -> None:
+def crash(old: Node, new: Node) -> None:
     old.stop(signal.SIGKILL)
     new.promote()
 
 
-async def crash_and_return(old: Node, new: Node) -> None:
+def crash_and_return(old: Node, new: Node) -> None:
     """The timeline fork: the old primary comes back writable, and does not know better."""
     old.stop(signal.SIGKILL)
     new.promote()
     old.start("ssl=on")
 
 
-async def promoted_beside(_: Node, new: Node) -> None:
+def promoted_beside(_: Node, new: Node) -> None:
     """The new one is promoted while the old one is alive and well."""
     new.promote()
 
 
-async def frozen(old: Node, new: Node) -> None:
+def frozen(old: Node, new: Node) -> None:
     """The old primary hangs with all its processes."""
     old.send_all(signal.SIGSTOP)
     new.promote()
 
 
 @pytest.mark.parametrize("fail", [planned, crash, crash_and_return, promoted_beside, frozen])
-async def test_clients_go_on_with_the_new_primary_and_nothing_promised_is_lost(
+def test_clients_go_on_with_the_new_primary_and_nothing_promised_is_lost(
     start, cluster, record_property, fail: Callable
 ):
     old, new = cluster.nodes
     balancer = start(settings(old, new))
     port = balancer.port("writes")
 
-    async def connect() -> Rows:
-        return Rows(await enter(port))
-
-    async with writing(connect) as writers:
-        await writers.progress()
+    with Writers(lambda: begin(port)) as writers:
+        writers.wait_for(20, old.port, "a is written to")
         assert balancer.writers() == ["db/a"]
-        await fail(old, new)
+        fail(old, new)
         ready_at = time.monotonic()
-        await comes_true(lambda: balancer.writers() == ["db/b"], "b takes writes")
-        await writers.progress()
+        eventually(lambda: balancer.writers() == ["db/b"], "b takes writes")
+        writers.wait_for(20, new.port, "b is written to")
         if fail is frozen:
             old.send_all(signal.SIGCONT)
         if old.is_running:
             # From here on it would take whatever it were given.
             old.set("synchronous_standby_names", "")
-            await comes_true(
+            eventually(
                 lambda: balancer.role("a") == "primary", "the old one says that it is the primary as well"
             )
-        await writers.progress(50)
+        writers.wait_for(50, new.port, "b is written to as before")
         assert balancer.writers() == ["db/b"]
-        assert await server_of(port) == new.port
-    publish(f"PostgreSQL, {fail.__name__}", writers, rows_of(new), new.port, ready_at, record_property)
+        assert server_of(port) == new.port
+    writers.publish(f"PostgreSQL, {fail.__name__}", new.port, ready_at, record_property)
     if not old.is_running:
         old.start("ssl=on")
-    prove(writers.acknowledged, rows_of(new), rows_of(old), (old.port, new.port))
+    prove(writers.acks, rows_of(new), (old.port, new.port), rows_of(old))
 
 
-async def test_a_replica_that_lags_leaves_the_listener_for_reads_and_returns(start, cluster):
+def test_a_replica_that_lags_leaves_the_listener_for_reads_and_returns(start, cluster):
     primary, replica = cluster.nodes
     balancer = start(settings(primary, replica, max_lag="1s"))
     reads = balancer.port("reads")
-    assert await server_of(reads) == replica.port
+    assert server_of(reads) == replica.port
     replica.sql("SELECT pg_wal_replay_pause()")
     primary.sql("CREATE TABLE later (n int)")
-    await comes_true(lambda: "serves as a replica no more" in balancer.log(), "the replica lags too far")
-    assert await server_of(reads) == primary.port
+    eventually(lambda: "serves as a replica no more" in balancer.log(), "the replica lags too far")
+    assert server_of(reads) == primary.port
     assert "paused" in str(balancer.backends()["b"])
     replica.sql("SELECT pg_wal_replay_resume()")
-    await comes_true(lambda: "serves as a replica again" in balancer.log(), "the replica is back")
-    assert await server_of(reads) == replica.port
+    eventually(lambda: "serves as a replica again" in balancer.log(), "the replica is back")
+    assert server_of(reads) == replica.port
 
 
-async def test_the_password_of_the_check_is_nowhere_to_be_seen(start, cluster, tmp_path: Path):
+def test_the_password_of_the_check_is_nowhere_to_be_seen(start, cluster, tmp_path: Path):
     secret = tmp_path / "monitor"
     secret.write_text(WORD + "\n")
     check = {"password": None, "password_file": str(secret)}

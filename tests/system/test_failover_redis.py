@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from eventually import comes_true, eventually
+from eventually import eventually
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from servers.redis_replication import RedisNode
-from writing import prove, publish, writing
+from writing import Writers, prove
 
-pytestmark = pytest.mark.anyio
 CHECK = {
     "type": "redis",
     # A second of patience: a busy machine is no dead primary.
@@ -78,21 +78,21 @@ def enter(port: int) -> Redis:
 
 
 class Rows:
-    """A session; ``port`` is that of the server which it came to: a session never changes its server.
+    """A session; ``server`` is the port of the one which it came to: a session never changes its server.
 
     What counts as acknowledged is what all ``replicas`` have that the primary had when the session began.
     """
 
-    def __init__(self, client: Redis, port: int, replicas: int) -> None:
+    def __init__(self, client: Redis, server: int, replicas: int) -> None:
         self._client = client
-        self._port = port
+        self.server = server
         self._replicas = replicas
 
-    async def write(self, attempt: int, number: int) -> None:
+    async def write(self, attempt: int) -> None:
         if not self._replicas:
             raise RedisError("the primary has no replica, so nothing that it says is a promise")
         async with self._client.pipeline(transaction=False) as batch:
-            batch.set(f"row:{attempt}", f"{self._port}:{number}")
+            batch.set(f"row:{attempt}", str(self.server))
             batch.wait(self._replicas, int(TIME_OUT_S * 1000 / 2))
             _, having = await batch.execute()
         if having < self._replicas:
@@ -103,7 +103,7 @@ class Rows:
             await self._client.aclose()
 
 
-async def connect_to(port: int) -> Rows:
+async def begin(port: int) -> Rows:
     client = enter(port)
     try:
         server = int((await client.info("server"))["tcp_port"])
@@ -114,9 +114,14 @@ async def connect_to(port: int) -> Rows:
     return Rows(client, server, replicas)
 
 
-async def server_of(port: int) -> int:
+async def _server_of(port: int) -> int:
     async with enter(port) as client:
         return int((await client.info("server"))["tcp_port"])
+
+
+def server_of(port: int) -> int:
+    """Say to which server a new session comes."""
+    return asyncio.run(_server_of(port))
 
 
 def rows_of(node: RedisNode) -> dict[int, int]:
@@ -124,94 +129,92 @@ def rows_of(node: RedisNode) -> dict[int, int]:
     names = [line for line in node.cli("KEYS", "row:*").splitlines() if line]
     values = node.cli("MGET", *names).splitlines() if names else []
     pairs = zip(names, values, strict=True)
-    return {int(name.partition(":")[2]): int(value.partition(":")[0]) for name, value in pairs}
+    return {int(name.partition(":")[2]): int(value) for name, value in pairs}
 
 
-async def handed_over(nodes: Nodes) -> None:
+def handed_over(nodes: Nodes) -> None:
     """A switch in order: the old primary waits for the new one, and follows it (FAILOVER, since Redis 6.2)."""
     old, new, third = nodes
     assert old.cli("FAILOVER", "TO", "127.0.0.1", str(new.port)) == "OK"
-    await comes_true(lambda: new.info("replication")["role"] == "master", "the new one is primary")
+    eventually(lambda: new.info("replication")["role"] == "master", "the new one is primary")
     third.follow(new)
 
 
-async def crash(nodes: Nodes) -> None:
+def crash(nodes: Nodes) -> None:
     old, new, third = nodes
     old.kill()
     new.promote()
     third.follow(new)
 
 
-async def promoted_beside(nodes: Nodes) -> None:
+def promoted_beside(nodes: Nodes) -> None:
     """A replica is promoted by hand while the primary is alive and well, and stays so."""
     _, new, third = nodes
     new.promote()
     third.follow(new)
-    await comes_true(
-        lambda: new.info("replication")["connected_slaves"] == "1", "the third follows the new one"
-    )
+    eventually(lambda: new.info("replication")["connected_slaves"] == "1", "the third follows the new one")
 
 
 @pytest.mark.parametrize("fail", [handed_over, crash])
-async def test_clients_go_on_with_the_new_primary_and_nothing_promised_is_lost(
+def test_clients_go_on_with_the_new_primary_and_nothing_promised_is_lost(
     start, nodes, record_property, fail: Callable
 ):
     old, new, _ = nodes
     balancer = start(settings(nodes, split_brain="keep"))
     port = balancer.port("writes")
-    async with writing(lambda: connect_to(port)) as writers:
-        await writers.progress()
+    with Writers(lambda: begin(port)) as writers:
+        writers.wait_for(20, old.port, "a is written to")
         assert balancer.writers() == ["cache/a"]
-        await fail(nodes)
+        fail(nodes)
         ready_at = time.monotonic()
-        await comes_true(lambda: balancer.writers() == ["cache/b"], "b takes writes")
+        eventually(lambda: balancer.writers() == ["cache/b"], "b takes writes")
         if fail is crash:
             old.start()  # split brain: it comes back, and does not know better
-            await comes_true(
+            eventually(
                 lambda: balancer.role("a") == "primary", "the old one says that it is the primary as well"
             )
-        await writers.progress(50)
+        writers.wait_for(50, new.port, "b is written to")
         assert balancer.writers() == ["cache/b"]
-        assert await server_of(port) == new.port
-    publish(f"Redis, {fail.__name__}", writers, rows_of(new), new.port, ready_at, record_property)
+        assert server_of(port) == new.port
+    writers.publish(f"Redis, {fail.__name__}", new.port, ready_at, record_property)
     # The old one keeps nothing over a crash, and after a hand-over it has what the new one has.
     assert fail is not crash or rows_of(old) == {}, "nothing was written to the one that came back"
-    prove(writers.acknowledged, rows_of(new), {}, (old.port, new.port))
+    prove(writers.acks, rows_of(new), (old.port, new.port))
 
 
-async def test_with_two_primaries_and_nothing_that_decides_no_writes_go_anywhere(start, nodes):
+def test_with_two_primaries_and_nothing_that_decides_no_writes_go_anywhere(start, nodes):
     old, new, _ = nodes
     balancer = start(settings(nodes))
     port = balancer.port("writes")
-    async with writing(lambda: connect_to(port)) as writers:
-        await writers.progress()
-        await promoted_beside(nodes)
-        await comes_true(lambda: balancer.writers() == [], "nobody takes writes")
+    with Writers(lambda: begin(port)) as writers:
+        writers.wait_for(20, old.port, "a is written to")
+        promoted_beside(nodes)
+        eventually(lambda: balancer.writers() == [], "nobody takes writes")
         assert "nothing decides between them" in balancer.log()
         with pytest.raises((OSError, RedisError)):
-            await server_of(port)
+            server_of(port)
         before = rows_of(old), rows_of(new)
         # Whoever runs the database decides: the old one follows.
         old.follow(new)
-        await comes_true(lambda: balancer.writers() == ["cache/b"], "b takes writes")
-        await writers.progress()
+        eventually(lambda: balancer.writers() == ["cache/b"], "b takes writes")
+        writers.wait_for(20, new.port, "b is written to")
     assert not [port for port in before[1].values() if port == new.port], (
         "nothing was written to the new one before"
     )
 
 
-async def test_readers_are_served_by_replicas_whose_link_is_up(start, nodes):
+def test_readers_are_served_by_replicas_whose_link_is_up(start, nodes):
     primary, one, other = nodes
     config = settings(nodes)
     config["pools"]["cache"]["check"] = {**CHECK, "max_lag": "1s"}
     balancer = start(config)
     reads = balancer.port("reads")
-    assert {await server_of(reads) for _ in range(6)} == {one.port, other.port}
+    assert {server_of(reads) for _ in range(6)} == {one.port, other.port}
     # It follows one that does not exist, while its former primary lives and takes writes.
     other.cli("REPLICAOF", "127.0.0.1", "1")
-    await comes_true(lambda: "serves as a replica no more" in balancer.log(), "the replica lags too far")
-    assert {await server_of(reads) for _ in range(6)} == {one.port}
+    eventually(lambda: "serves as a replica no more" in balancer.log(), "the replica lags too far")
+    assert {server_of(reads) for _ in range(6)} == {one.port}
     other.follow(primary)
-    await comes_true(lambda: "serves as a replica again" in balancer.log(), "the replica is back")
+    eventually(lambda: "serves as a replica again" in balancer.log(), "the replica is back")
     eventually(lambda: balancer.backends()["c"]["role"] == "replica", "it is a replica")
-    assert {await server_of(reads) for _ in range(6)} == {one.port, other.port}
+    assert {server_of(reads) for _ in range(6)} == {one.port, other.port}

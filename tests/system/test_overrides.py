@@ -71,6 +71,43 @@ async def test_a_drained_backend_keeps_its_sessions_and_gets_no_new_ones(nginxes
         assert {event.author for event in told[-4:]} == {ANN}
 
 
+async def test_a_drain_closes_what_is_left_at_its_deadline(nginxes):
+    """Behaviour 34."""
+    async with Balancer(simple(*nginxes[:2])) as balancer:
+        visits = [await asyncio.to_thread(Visit, port_of(balancer)) for _ in range(2)]
+        names = [await asyncio.to_thread(visit.ask) for visit in visits]
+        later = await balancer.override("b", Action.MAINTENANCE, ANN, deadline_s=3600)
+        soon = await balancer.override("a", Action.DRAIN, ANN, deadline_s=0.1)
+        assert (later.deadline - later.at, soon.deadline - soon.at) == pytest.approx((3600, 0.1))
+        await comes_true(lambda: kinds(balancer, "p/a")[-1] == "sessions_closed", "its session is closed")
+        alive = [await asyncio.to_thread(visit.is_alive) for visit in visits]
+        assert dict(zip(names, alive, strict=True)) == {"a": False, "b": True}
+        assert states(balancer)["a"] == "draining", "it goes on being drained"
+        lines = (await balancer.explain("backend", "a")).lines
+        assert any(line.startswith("what is left of its sessions was closed at ") for line in lines)
+        for visit in visits:
+            visit.close()
+
+
+async def test_a_drain_has_the_deadline_of_its_pool_unless_it_has_its_own_or_ends_before(nginxes):
+    async with Balancer(simple(*nginxes[:2], drain={"deadline": "5m"})) as balancer:
+
+        async def lasts(**limits: float) -> float:
+            made = await balancer.override("a", Action.DRAIN, ANN, **limits)
+            return round(made.deadline - made.at, 3) if made.deadline else 0
+
+        assert await lasts() == 300
+        assert await lasts(deadline_s=60) == 60
+        assert await lasts(ttl_s=600) == 300
+        assert await lasts(ttl_s=300) == 0
+        with pytest.raises(RefusedError, match="a deadline of 60 s never comes when it ends after 60 s"):
+            await lasts(ttl_s=60, deadline_s=60)
+        with pytest.raises(RefusedError, match="a deadline of -1 s is out of range"):
+            await lasts(deadline_s=-1)
+        with pytest.raises(RefusedError, match="weight takes no deadline"):
+            await balancer.override("a", Action.WEIGHT, ANN, value=3, deadline_s=60)
+
+
 async def test_a_backend_that_dies_while_draining_says_both(nginxes):
     async with Balancer(simple(*nginxes)) as balancer:
         await balancer.override("b", Action.DRAIN, ANN)
@@ -110,6 +147,25 @@ async def test_the_last_ready_backend_may_be_drained_with_a_warning(nginxes):
         assert event.level == "warning"
         with pytest.raises(ConnectionResetError):
             await asyncio.to_thread(ask, port_of(balancer))
+
+
+async def test_what_will_not_survive_a_restart_says_so_and_why(nginxes, tmp_path):
+    folder = tmp_path / "not-there-yet"
+    async with Balancer(simple(*nginxes[:2]), state_file=folder / "state.json") as balancer:
+        unkept = f"will not survive a restart: {folder / 'state.json'} cannot be written: No such file or directory"
+        drain = await balancer.override("a", Action.DRAIN, ANN)
+        weight = await balancer.override("b", Action.WEIGHT, ANN, value=3)
+        assert states(balancer)["a"] == "draining", "it is in force"
+        for made in (drain, weight, await balancer.forget(weight.id, ANN)):
+            assert unkept in made.warning
+        last = await balancer.override("b", Action.MAINTENANCE, ANN)
+        assert "no backend of pool p is ready" in last.warning
+        assert unkept in last.warning, "one warning does not hide the other"
+        [ended] = await balancer.restore("b", ANN)
+        assert unkept in ended.warning
+        assert [one.warning for one in balancer.overrides()] == [""], "it is about that moment"
+        folder.mkdir()
+        assert (await balancer.override("b", Action.WEIGHT, ANN, value=3)).warning == ""
 
 
 async def test_a_weight_changes_the_shares_of_new_sessions(nginxes):

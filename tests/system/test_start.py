@@ -39,6 +39,31 @@ def test_an_admin_address_in_use_is_named(start, nginxes):
     assert str(admin) in second.log()
 
 
+NO_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_paths_that_the_locale_cannot_write_are_named_with_the_remedy_that_helps(start, nginxes, tmp_path):
+    folder = tmp_path / "bücher"
+    folder.mkdir()
+    config = simple(nginxes[0], bind=f"unix:{folder}/l.sock") | {
+        "state_file": f"{folder}/state.json",
+        "access_log": f"{folder}/access.log",
+    }
+    refused = start(config, env=NO_UTF8, patience=False)
+    assert refused.program.ended() == 2
+    for setting, name in (
+        ("listeners[0].bind", "l.sock"),
+        ("state_file", "state.json"),
+        ("access_log", "access.log"),
+    ):
+        told = f"{setting}: '{folder}/{name}' cannot be written in the character set of this program, ascii;"
+        assert told in refused.log()
+    assert "start it with PYTHONUTF8=1" in refused.log()
+    start(config, env=NO_UTF8 | {"PYTHONUTF8": "1"})
+    assert (folder / "l.sock").is_socket()
+    assert (folder / "access.log").is_file()
+
+
 def test_an_address_of_no_interface_is_named(start, nginxes):
     # 192.0.2.0/24 is for documentation (RFC 5737): no machine has it.
     balancer = start(simple(*nginxes, bind="192.0.2.1:8080"), patience=False)

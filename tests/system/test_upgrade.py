@@ -479,7 +479,12 @@ def test_overrides_and_limits_hold_across_an_upgrade(begin, nginxes):
     config["listeners"][0]["max_sessions"] = 3
     balancer = begin(config)
     port = balancer.port()
-    post(balancer.admin, "/api/drain", {"backend": "p/b", "who": "test", "why": "repair"})
+    post(
+        balancer.admin,
+        "/api/drain",
+        {"backend": "p/b", "who": "test", "why": "repair", "ttl": "2h", "deadline": "1h"},
+    )
+    laid = fetch(balancer.admin, "/api/overrides")
     with ExitStack() as stack:
         visits = [stack.enter_context(Visit(port)) for _ in range(3)]
         assert [visit.ask() for visit in visits] == ["a"] * 3
@@ -487,6 +492,7 @@ def test_overrides_and_limits_hold_across_an_upgrade(begin, nginxes):
         late.send()
         balancer.upgrade()
         assert balancer.backends()["b"]["state"] == "draining"
+        assert fetch(balancer.admin, "/api/overrides") == laid, "with every point in time"
         assert balancer.status()["listeners"][0]["counters"]["sessions"] == 3
         assert [visit.ask() for visit in visits] == ["a"] * 3
         visits[0].close()

@@ -58,6 +58,7 @@ def test_any_text_is_an_address_or_is_refused_in_words(text):
         ("two words:80", "does not hold a host name"),
         ("unix:relative", "unix:/absolute/path"),
         ("unix:/" + "x" * 107, "107 bytes"),
+        ("unix:/run/\ud800.sock", "cannot be written in the character set of this program, utf-8"),
         ("unix:/" + "\N{LATIN SMALL LETTER E WITH ACUTE}" * 60, "107 bytes"),
     ],
 )

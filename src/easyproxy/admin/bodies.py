@@ -92,6 +92,14 @@ class Overriding(BackendChange):
     """After so long it ends by itself: seconds, or a text with a unit; 0 is never."""
 
 
+class Draining(Overriding):
+    """A backend that is to be left by its sessions."""
+
+    deadline: Annotated[float, Span()] = 0.0
+    """After so long the sessions that are left are closed: seconds, or a text with a unit; by default, and for 0, as the pool's
+    `drain.deadline` says."""
+
+
 class Weighting(Overriding):
     """A backend's share of new sessions."""
 

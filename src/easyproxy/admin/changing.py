@@ -13,6 +13,7 @@ from easyproxy.admin.bodies import (
     BackendChange,
     Change,
     Closing,
+    Draining,
     Forgetting,
     Overriding,
     Planning,
@@ -52,9 +53,13 @@ def _add_overriding(router: APIRouter, operations: Operations) -> None:
         summary="Give a backend no new sessions; established ones go on, and it is still probed",
         responses=responses,
     )
-    async def drain(change: Overriding, request: Request) -> Override:
+    async def drain(change: Draining, request: Request) -> Override:
         return await operations.override(
-            change.backend, Action.DRAIN, author(change, request), ttl_s=change.ttl
+            change.backend,
+            Action.DRAIN,
+            author(change, request),
+            ttl_s=change.ttl,
+            deadline_s=change.deadline,
         )
 
     @router.post(
@@ -62,9 +67,13 @@ def _add_overriding(router: APIRouter, operations: Operations) -> None:
         summary="Give a backend no new sessions, and do not probe it either",
         responses=responses,
     )
-    async def maintenance(change: Overriding, request: Request) -> Override:
+    async def maintenance(change: Draining, request: Request) -> Override:
         return await operations.override(
-            change.backend, Action.MAINTENANCE, author(change, request), ttl_s=change.ttl
+            change.backend,
+            Action.MAINTENANCE,
+            author(change, request),
+            ttl_s=change.ttl,
+            deadline_s=change.deadline,
         )
 
     @router.post(

@@ -27,10 +27,8 @@ from easyproxy.control.operations import (
     Explanation,
     Operations,
     Override,
-    RefusedError,
     ReloadState,
 )
-from easyproxy.control.simulate import client_host
 from easyproxy.control.status import ClientStatus, ListenerStatus, PoolStatus
 from easyproxy.engine.seam import SessionInfo
 
@@ -177,8 +175,6 @@ def _add_questions(router: APIRouter, operations: Operations) -> None:
             ),
         ],
     ) -> Explanation:
-        if kind == "client":
-            _check_address(subject)
         return await operations.explain(kind, subject)
 
     @router.get(
@@ -194,7 +190,6 @@ def _add_questions(router: APIRouter, operations: Operations) -> None:
             Query(max_length=1000, description="Backends to leave out, as if they were not ready."),
         ] = None,
     ) -> list[Choice]:
-        _check_address(client)
         return operations.simulate(client, pool=pool, without=frozenset(without or ()))
 
     @router.get(
@@ -222,13 +217,6 @@ def knows_parameters(request: Request) -> None:
         if name not in known:
             few = f"it knows {listing(sorted(known), 'and')}" if known else "it has none"
             raise HTTPException(422, f"there is no parameter {name[:100]!r} here; {few}")
-
-
-def _check_address(client: str) -> None:
-    try:
-        client_host(client)
-    except RefusedError as error:
-        raise HTTPException(422, str(error)) from None
 
 
 def _cut(rows: list[Row], limit: int, response: Response) -> list[Row]:

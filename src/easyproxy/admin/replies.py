@@ -177,8 +177,9 @@ def add_refusals(app: FastAPI) -> None:
         return refusal(404, str(error))
 
     @app.exception_handler(RefusedError)
-    async def of_refused(_request: Request, error: RefusedError) -> Response:
-        return refusal(409, str(error))
+    async def of_refused(request: Request, error: RefusedError) -> Response:
+        # A question changes nothing, so nothing stands in its way: it is the question that is wrong.
+        return refusal(409 if request.method == "POST" else 422, str(error))
 
     @app.exception_handler(EasyProxyError)
     async def of_engine(_request: Request, error: EasyProxyError) -> Response:

@@ -26,6 +26,13 @@ _FOR = click.option(
     help="End it by itself after 30s, 10m, 2h ...  [default: never]",
 )
 
+_DEADLINE = click.option(
+    "--deadline",
+    metavar="TIME",
+    default="",
+    help="Close the sessions that are left after 30s, 5m ...  [default: the pool's drain.deadline]",
+)
+
 
 def _epilog(*examples: str) -> str:
     return "\n".join(("\b", "Examples:", *(f"  easyproxy {example}" for example in examples), "", STATUSES))
@@ -34,27 +41,32 @@ def _epilog(*examples: str) -> str:
 @click.command(
     "drain",
     epilog=_epilog(
-        "drain db/10.0.0.1:3306 --why 'kernel update' --for 30m", "drain 10.0.0.1:3306 && easyproxy top"
+        "drain db/10.0.0.1:3306 --why 'kernel update' --for 30m",
+        "drain 10.0.0.1:3306 --deadline 5m && easyproxy top",
     ),
 )
 @_BACKEND
 @_FOR
+@_DEADLINE
 @authored
 @asks
-def drain(asker: Asker, *, backend: str, ttl: str, author: Json) -> None:
+def drain(asker: Asker, *, backend: str, ttl: str, deadline: str, author: Json) -> None:
     """Give a backend no new sessions; established ones go on, and it is still probed."""
-    _lay_over(asker, "/api/drain", backend, {"ttl": ttl, **author})
+    _lay_over(asker, "/api/drain", backend, {"ttl": ttl, "deadline": deadline, **author})
 
 
 @click.command("maintenance", epilog=_epilog("maintenance db/10.0.0.1:3306 --why 'new disk'"))
 @_BACKEND
 @_FOR
+@_DEADLINE
 @click.option("--close", "close_sessions", is_flag=True, help="Close its sessions too, at once.")
 @authored
 @asks
-def maintenance(asker: Asker, *, backend: str, ttl: str, close_sessions: bool, author: Json) -> None:
+def maintenance(
+    asker: Asker, *, backend: str, ttl: str, deadline: str, close_sessions: bool, author: Json
+) -> None:
     """Give a backend no new sessions and do not probe it either."""
-    found = _lay_over(asker, "/api/maintenance", backend, {"ttl": ttl, **author})
+    found = _lay_over(asker, "/api/maintenance", backend, {"ttl": ttl, "deadline": deadline, **author})
     if close_sessions:
         closed = asker.post("/api/close", {"backend": found["id"], **author})
         if not asker.as_json:
@@ -69,7 +81,8 @@ def ready(asker: Asker, *, backend: str, author: Json) -> None:
     """End the drain or maintenance of a backend: it serves again when it is healthy."""
     found = find_backend(asker, backend)
     answer = asker.post("/api/ready", {"backend": found["id"], **author})
-    asker.show(answer, [f"{printable(found['id'])} is enabled again"])
+    warning = next((gone["warning"] for gone in answer), "")
+    asker.show(answer, [f"{printable(found['id'])} is enabled again"], warning=warning)
 
 
 @click.command(
@@ -115,7 +128,7 @@ def add(
         key: value for key, value in settings.items() if value not in (None, "")
     }
     answer = asker.post("/api/backends/add", {"pool": pool, "backend": backend, "ttl": ttl, **author})
-    asker.show(answer, _made(answer))
+    asker.show(answer, _made(answer), warning=answer["warning"])
 
 
 @click.command("remove", epilog=_epilog("remove db/10.0.0.4:3306"))
@@ -153,13 +166,13 @@ def forget(asker: Asker, *, override: str, author: Json) -> None:
             EXIT_REFUSED,
         )
     answer = asker.post("/api/overrides/forget", {"id": found[0], **author})
-    asker.show(answer, [f"{printable(found[0])} is taken away"])
+    asker.show(answer, [f"{printable(found[0])} is taken away"], warning=answer["warning"])
 
 
 def _lay_over(asker: Asker, path: str, backend: str, body: Json) -> Json:
     found = find_backend(asker, backend)
     answer = asker.post(path, {"backend": found["id"], **body})
-    asker.show(answer, _made(answer, found["counters"]["sessions"]))
+    asker.show(answer, _made(answer, found["counters"]["sessions"]), warning=answer["warning"])
     return found
 
 
@@ -169,9 +182,8 @@ def _made(answer: Json, sessions: int | None = None) -> Iterator[str]:
         line += f", for {span(answer['until'] - answer['at'])}"
     yield line
     if sessions and answer["action"] in ("drain", "maintenance", "remove"):
-        yield f"{counted(sessions, 'established session')} {'goes' if sessions == 1 else 'go'} on"
-    if answer["warning"]:
-        yield click.style(f"warning: {printable(answer['warning'])}", fg="yellow")
+        limit = f", for {span(answer['deadline'] - answer['at'])} at most" if answer.get("deadline") else ""
+        yield f"{counted(sessions, 'established session')} {'goes' if sessions == 1 else 'go'} on{limit}"
 
 
 def described(override: Json) -> str:
@@ -179,6 +191,8 @@ def described(override: Json) -> str:
 
     >>> described({"action": "weight", "value": 3}), described({"action": "drain", "value": None})
     ('weight 3', 'drain')
+    >>> described({"action": "drain", "at": 100.0, "deadline": 400.0})
+    'drain, deadline 5 min'
     >>> described({"action": "add", "value": {"address": "10.0.0.9:80", "name": "c", "weight": 2}})
     'added at 10.0.0.9:80, weight 2'
     """
@@ -188,7 +202,12 @@ def described(override: Json) -> str:
         value = override["value"]
         rest = [f"{key} {item}" for key, item in value.items() if key not in ("address", "name")]
         return printable(", ".join([f"added at {value.get('address')}", *rest]))
-    return printable({"remove": "removed"}.get(override["action"], override["action"]))
+    what = printable({"remove": "removed"}.get(override["action"], override["action"]))
+    return (
+        f"{what}, deadline {span(override['deadline'] - override['at'])}"
+        if override.get("deadline")
+        else what
+    )
 
 
 def _ends(until: float, now: float) -> str:

@@ -23,7 +23,8 @@ def _address(value: object, example: str) -> Address:
         raise wrong(f"{value} is a port alone, not an address; write {example}")
     if not isinstance(value, str):
         raise wrong(f"{shown(value)} is not an address; write {example}")
-    if CONTROL.search(value) or any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+    is_broken = any(0xD800 <= ord(char) <= 0xDFFF for char in value)
+    if CONTROL.search(value) or (is_broken and not value.startswith("unix:")):  # of a path more can be said
         raise wrong(f"{shown(value)} holds a control character; write {example}")
     if len(value) > 300:
         raise wrong(f"{shown(value)} is too long for an address; write {example}")

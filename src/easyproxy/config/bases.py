@@ -9,13 +9,13 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
-from easyproxy.config.fields import Duration, Fraction, Text, Whole, wrong
+from easyproxy.config.fields import Duration, FileName, Fraction, Switch, Text, Whole, wrong
 from easyproxy.config.words import format_duration
 
 HostText = Annotated[
     str, Text(most=253, pattern=r"[\x21-\x7e]*", form="a host name in ASCII (write others as xn--...)")
 ]
-CaFile = Annotated[str, Text(line=True)]
+CaFile = Annotated[str, FileName()]
 MaxLag = Annotated[float, Duration(least=0.05, most=86400, zero="no limit", none=True)]
 
 
@@ -90,3 +90,19 @@ class CheckSettings(Settings):
     def options(self) -> dict[str, object]:
         """Return what belongs to the type alone, as keyword arguments for making the check."""
         return {name: getattr(self, name) for name in type(self).model_fields if name not in self.common}
+
+
+class TlsSettings(CheckSettings):
+    """What every health check has that can speak TLS."""
+
+    tls: Annotated[bool, Switch()] = False
+    """Speak TLS; the check of a database logs in only with it then."""
+
+    tls_verify: Annotated[bool, Switch()] = True
+    """Verify the certificate and its name."""
+
+    tls_ca: CaFile = ""
+    """File with the certificates of the authorities to trust (PEM); by default the system's."""
+
+    server_name: HostText = ""
+    """Name for SNI and verification; by default the backend's host, for `http` its `host` if that is set."""

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from easyproxy.config.bases import CaFile, CheckSettings, HostText, MaxLag
+from easyproxy.config.bases import CheckSettings, HostText, MaxLag, TlsSettings
 from easyproxy.config.databases import MysqlCheckSettings, PostgresqlCheckSettings, RedisCheckSettings
 from easyproxy.config.document import shown
-from easyproxy.config.fields import Custom, Switch, Text, wrong
+from easyproxy.config.fields import Custom, Text, wrong
 
 CUSTOM_PATTERN = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 """A class of the user's own: ``package.module:Class``."""
@@ -113,7 +113,7 @@ EnvName = Annotated[str, Text(least=1, pattern=r"[A-Za-z_][0-9A-Za-z_]*", form="
 EnvValue = Annotated[str, NO_NUL]
 
 
-class TcpCheckSettings(CheckSettings):
+class TcpCheckSettings(TlsSettings):
     """Connect; then, if so configured, send something and wait for an answer."""
 
     type: Literal["tcp"] = "tcp"
@@ -125,20 +125,8 @@ class TcpCheckSettings(CheckSettings):
     expect: Octets = ""
     """Text that the answer must contain; with nothing to `send`, the greeting."""
 
-    tls: Annotated[bool, Switch()] = False
-    """Speak TLS."""
 
-    tls_verify: Annotated[bool, Switch()] = True
-    """Verify the certificate and its name."""
-
-    tls_ca: CaFile = ""
-    """File with the certificates of the authorities to trust (PEM); by default the system's."""
-
-    server_name: HostText = ""
-    """Name for SNI and verification; by default the backend's host."""
-
-
-class HttpCheckSettings(CheckSettings):
+class HttpCheckSettings(TlsSettings):
     """Send an HTTP request, and judge status and body."""
 
     type: Literal["http"] = "http"
@@ -165,18 +153,6 @@ class HttpCheckSettings(CheckSettings):
 
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
     """Further request headers."""
-
-    tls: Annotated[bool, Switch()] = False
-    """Speak TLS (https)."""
-
-    tls_verify: Annotated[bool, Switch()] = True
-    """Verify the certificate and its name."""
-
-    tls_ca: CaFile = ""
-    """File with the certificates of the authorities to trust (PEM); by default the system's."""
-
-    server_name: HostText = ""
-    """Name for SNI and verification; by default `host`, else the backend's host."""
 
 
 class ExecCheckSettings(CheckSettings):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping
+from posixpath import normpath
 
 from pydantic import BaseModel
 
-from easyproxy.config import drain, greeting, kernel, roles
+from easyproxy.config import drain, files, greeting, kernel, roles
 from easyproxy.config.document import Path, path_text, shown
 from easyproxy.config.rates import LONGEST_REFILL_S, rate_of
 from easyproxy.config.raw import Finding, address_of, backend_address, get, items, pools_of
@@ -33,6 +34,7 @@ def problems(raw: object) -> list[Finding]:
         *_admin(raw),
         *_loops(raw),
         *_rates(raw),
+        *files.problems(raw),
         *greeting.problems(raw),
         *kernel.problems(raw),
         *roles.problems(raw),
@@ -134,7 +136,7 @@ def _backends(raw: object) -> Iterator[Finding]:
 def _key(address: Address) -> tuple[object, int]:
     """Make equal addresses equal however they are written."""
     if address.path:
-        return address.path, -1
+        return normpath(address.path), -1
     try:
         return ipaddress.ip_address(address.host), address.port
     except ValueError:
@@ -157,7 +159,7 @@ def collide(one: Address, other: Address) -> bool:
     A wildcard takes its families: ``:80`` and ``[::]:80`` both, ``0.0.0.0:80`` IPv4. Port 0 never collides.
     """
     if one.path or other.path:
-        return one.path == other.path
+        return normpath(one.path) == normpath(other.path)
     if one.port != other.port or one.port == 0:
         return False
     try:
@@ -262,7 +264,7 @@ def _loops(raw: object) -> Iterator[Finding]:
                     ("pools", pool, "backends", index, "address"),
                     f"{shown(str(address))} is the listener {bind} itself; its sessions would go round for ever",
                 )
-            elif address and address.path and address.path == bind.path:
+            elif address and address.path and collide(bind, address):
                 yield Finding(
                     ("pools", pool, "backends", index, "address"),
                     f"{shown(str(address))} is the listener itself; its sessions would go round for ever",

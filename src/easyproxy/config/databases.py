@@ -9,24 +9,23 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import SecretStr
 
-from easyproxy.config.bases import CaFile, CheckSettings, HostText, MaxLag
-from easyproxy.config.fields import Secret, Switch, Text
+from easyproxy.config.bases import MaxLag, TlsSettings
+from easyproxy.config.fields import FileName, Secret, Switch, Text
 
 UserName = Annotated[str, Text(least=1, most=80, pattern=r"[\x21-\x7e]+", form="a user name in ASCII")]
 PasswordFile = Annotated[
     str,
-    Text(
+    FileName(
         pattern=r"(/.*|[^/]*)",
-        line=True,
         form="an absolute path, or the name of a systemd credential (without a slash)",
     ),
 ]
 
 
-class DatabaseCheckSettings(CheckSettings):
+class DatabaseCheckSettings(TlsSettings):
     """What every check of a database has."""
 
-    common: ClassVar[frozenset[str]] = CheckSettings.common | {"max_lag"}
+    common: ClassVar[frozenset[str]] = TlsSettings.common | {"max_lag"}
 
     user: UserName = "easyproxy"
     """Account to log in as."""
@@ -44,18 +43,6 @@ class DatabaseCheckSettings(CheckSettings):
     max_lag: MaxLag = 0.0
     """A replica that is further behind does not serve listeners with `role: replica`, until it is back at half of this; 0 or
     `none` is no limit. One that does not follow its primary at all never serves them."""
-
-    tls: Annotated[bool, Switch()] = False
-    """Speak TLS, and log in only with it."""
-
-    tls_verify: Annotated[bool, Switch()] = True
-    """Verify the certificate and its name."""
-
-    tls_ca: CaFile = ""
-    """File with the certificates of the authorities to trust (PEM); by default the system's."""
-
-    server_name: HostText = ""
-    """Name for SNI and verification; by default the backend's host."""
 
 
 class MysqlCheckSettings(DatabaseCheckSettings):

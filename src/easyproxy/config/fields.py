@@ -24,6 +24,7 @@ from easyproxy.config.words import (
     nearest,
     parse_duration,
 )
+from easyproxy.model import path_bytes
 
 JsonSchema = dict[str, Any]
 
@@ -238,6 +239,22 @@ class Text(Kind):
         if self.pattern:
             found["pattern"] = f"^{self.pattern}$"
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class FileName(Text):
+    """The name of a file, which this program must be able to write in its character set; attributes as of :class:`Text`."""
+
+    line: bool = True
+
+    def read(self, value: object) -> str:
+        """Read a string; whether there is such a file is found out by whoever opens it."""
+        name = Text.read(self, value)
+        try:
+            path_bytes(name)
+        except ValueError as error:
+            raise wrong(str(error)) from None
+        return name
 
 
 @dataclass(frozen=True, slots=True)

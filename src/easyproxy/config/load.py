@@ -9,17 +9,18 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from easyproxy.config import cross, json_text, legacy, toml_text, yaml12
+from easyproxy.config import cross, files, json_text, legacy, probing, toml_text, yaml12
 from easyproxy.config.document import MAX_BYTES, Document, Mark, path_text, shown
 from easyproxy.config.explain import explain, shorten
 from easyproxy.config.fields import Token
+from easyproxy.config.raw import Finding
 from easyproxy.config.schema import AdminConfig, Config
 from easyproxy.errors import ConfigError, Problem
 
@@ -73,13 +74,7 @@ def examine(path: str | Path, *, strategies: frozenset[str] | None = None) -> Lo
 
 def examine_source(source: Source, *, strategies: frozenset[str] | None = None) -> Loaded:
     """Judge what was read from a file, and keep the warnings."""
-    loaded = examine_text(source.text, source.form, source.name, strategies=strategies)
-    asked = loaded.config.access_log
-    if asked is not None and os.path.realpath(asked.path) == os.path.realpath(source.name):
-        raise ConfigError(
-            [Problem(source.name, "access_log.path", "it is this configuration file; name another file")]
-        )
-    return loaded
+    return examine_text(source.text, source.form, source.name, strategies=strategies)
 
 
 def read_source(path: str | Path) -> Source:
@@ -152,7 +147,7 @@ def examine_text(text: str, form: str, name: str, *, strategies: frozenset[str] 
 
 
 def _judge(document: Document, raw: dict[str, object], strategies: frozenset[str] | None) -> Loaded:
-    problems = list(document.problems)
+    problems = [*document.problems, *_placed(document, files.over_itself(raw, document.name))]
     try:
         config = Config.model_validate(raw, context={"strategies": strategies})
     except ValidationError as error:
@@ -160,15 +155,16 @@ def _judge(document: Document, raw: dict[str, object], strategies: frozenset[str
         raise ConfigError(shorten(in_order(problems), document.name)) from None
     if problems:
         raise ConfigError(shorten(in_order(problems), document.name))
-    return Loaded(config, _warnings(document, raw))
+    doubts = [*cross.warnings(raw), *probing.warnings(config)]
+    return Loaded(config, tuple(in_order(_placed(document, doubts, key=True))))
 
 
-def _warnings(document: Document, raw: object) -> tuple[Problem, ...]:
-    problems = [
-        Problem(document.where(document.mark(item.path, key=True)), path_text(item.path), item.message)
-        for item in cross.warnings(raw)
+def _placed(document: Document, findings: Iterable[Finding], *, key: bool = False) -> list[Problem]:
+    """Say where findings stand: at the values, or at the keys."""
+    return [
+        Problem(document.where(document.mark(item.path, key=key)), path_text(item.path), item.message)
+        for item in findings
     ]
-    return tuple(in_order(problems))
 
 
 def _judge_legacy(document: Document, raw: dict[str, object]) -> Loaded:

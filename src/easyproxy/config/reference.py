@@ -11,12 +11,12 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from easyproxy.config.bases import CheckSettings, Settings
+from easyproxy.config.bases import CheckSettings, Settings, TlsSettings
 from easyproxy.config.databases import DatabaseCheckSettings
 from easyproxy.config.json_schema import MODELS, written_default
 
 _TABLE = re.compile(r"(<!-- settings of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_COMMON = (CheckSettings, DatabaseCheckSettings)
+_COMMON = (CheckSettings, TlsSettings, DatabaseCheckSettings)
 _ALL: tuple[type[Settings], ...] = (*MODELS, *_COMMON)
 TABLES = {model.__name__: model for model in _ALL}
 """What the page may ask for, by name."""

@@ -30,6 +30,7 @@ from easyproxy.config.drain import PROTOCOLS, SESSIONS_END, WHEN
 from easyproxy.config.fields import (
     Custom,
     Duration,
+    FileName,
     JsonSchema,
     Switch,
     Text,
@@ -317,7 +318,7 @@ class AdminConfig(Settings):
     token: Annotated[SecretStr | None, Token()] = None
     """Secret that every request must bring (`Authorization: Bearer ...`); 16 characters or more."""
 
-    token_file: Annotated[str | None, Text(least=1, line=True)] = None
+    token_file: Annotated[str | None, FileName(least=1)] = None
     """File that holds the token, instead of `token`."""
 
     hosts: Annotated[tuple[HostName, ...], Field(max_length=100)] = ()
@@ -343,9 +344,7 @@ class AccessLogConfig(Settings):
 
     path: Annotated[
         str,
-        Text(
-            least=1, most=4096, line=True, pattern=r"stdout|/.+", form="stdout or a path that begins with /"
-        ),
+        FileName(least=1, pattern=r"stdout|/.+", form="stdout or a path that begins with /"),
     ]
     """Where the lines go: a file, which is opened again after SIGUSR1 or when it was moved, or `stdout`."""
 
@@ -413,7 +412,7 @@ class Config(Settings):
     workers: Annotated[int | str, Whole(1, 256, ("auto",))] = "auto"
     """Worker processes; `auto` is one for each CPU that the process may use."""
 
-    worker_python: Annotated[str, Text(pattern=r"(auto|same|/.+)", form=_PYTHON_FORM, line=True)] = "auto"
+    worker_python: Annotated[str, FileName(pattern=r"(auto|same|/.+)", form=_PYTHON_FORM)] = "auto"
     """Which Python runs the worker processes: `same` as the control process, the absolute path of one of the same version,
     or `auto`: a faster build of that version where the system has one (in `/usr/bin`, `/usr/local/bin` or
     `/opt/python/bin`, with only root allowed to write there), otherwise `same`."""
@@ -427,7 +426,7 @@ class Config(Settings):
     watch: Annotated[bool, Switch()] = False
     """Reload by itself when the content of the file changes; `easyproxy run --watch` and `--no-watch` overrule it."""
 
-    state_file: Annotated[str | None, Text(least=1, line=True)] = None
+    state_file: Annotated[str | None, FileName(least=1)] = None
     """File in which changes made at run time survive a restart; `off` keeps none. When left out, `easyproxy run FILE` takes
     `overrides.json` in `$STATE_DIRECTORY` (systemd), else `FILE` with `.overrides.json` for its suffix."""
 

@@ -38,14 +38,14 @@ def is_shown_whole(text: str) -> bool:
     return _UNFIT.search(text) is None
 
 
-def lifetime(ttl_s: float) -> float:
-    """Return a time to live in seconds; 0 is for ever.
+def lifetime(ttl_s: float, what: str = "time to live") -> float:
+    """Return a time to live, or another time that is called ``what``, in seconds; 0 is for ever.
 
     Raises:
         RefusedError: it is negative, endless, or no number.
     """
     if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float) or not math.isfinite(ttl_s):
-        raise RefusedError(f"{ttl_s!r} is no time to live; give seconds")
+        raise RefusedError(f"{ttl_s!r} is no {what}; give seconds")
     if not 0 <= ttl_s <= LONGEST_TTL_S:
-        raise RefusedError(f"a time to live of {ttl_s:g} s is out of range; 0 (for ever) to ten years")
+        raise RefusedError(f"a {what} of {ttl_s:g} s is out of range; 0 (for ever) to ten years")
     return float(ttl_s)

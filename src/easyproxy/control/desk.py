@@ -181,7 +181,14 @@ class Desk:
         return await self._reloading.rollback(clean(author))
 
     async def override(
-        self, backend: str, action: Action, author: Author, *, value: object = None, ttl_s: float = 0.0
+        self,
+        backend: str,
+        action: Action,
+        author: Author,
+        *,
+        value: object = None,
+        ttl_s: float = 0.0,
+        deadline_s: float = 0.0,
     ) -> Override:
         """Lay a change over one backend (``pool/name``, or its name where only one pool has it).
 
@@ -194,13 +201,17 @@ class Desk:
             author: who wants it, and why.
             value: the weight, or the backend to add; None otherwise.
             ttl_s: after so many seconds it ends by itself; 0 is never.
+            deadline_s: of DRAIN and MAINTENANCE: after so many seconds the sessions that are left are closed; 0 is what the
+                pool's ``drain`` says.
 
         Raises:
             UnknownError: there is no such backend or pool.
             RefusedError: the value is wrong, or the result would contradict itself; nothing has changed.
             EngineError: the engine refuses it; nothing has changed.
         """
-        return await self._steering.override(backend, action, author, value=value, ttl_s=ttl_s)
+        return await self._steering.override(
+            backend, action, author, value=value, ttl_s=ttl_s, deadline_s=deadline_s
+        )
 
     async def restore(self, backend: str, author: Author) -> list[Override]:
         """End drain and maintenance of a backend; return what was taken away. Raises UnknownError.

@@ -1,4 +1,4 @@
-"""Closes what is left of a backend or a listener when its time to drain is over: ``pools.NAME.drain.deadline``.
+"""Closes what is left of a backend or a listener when its time to drain is over: at the deadline of an override, else of its pool.
 
 When sessions end before that is their own matter, or the engine's (``drain.when``). An asyncio edge that decides little: who is
 being drained stands in the configuration and in what operators have laid over it.
@@ -7,6 +7,7 @@ being drained stands in the configuration and in what operators have laid over i
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from easyproxy.config.drain import BETWEEN_TRANSACTIONS
@@ -19,17 +20,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from easyproxy.control.journal import Journal
+    from easyproxy.control.operations import Override
     from easyproxy.control.registry import Registry
     from easyproxy.engine.seam import Engine
 
 _NEVER = float("inf")
 
 
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """When the time of somebody is over, how long it was, and the id of the override that asked for it, if one did."""
+
+    until: float
+    length_s: float
+    asked_by: str = ""
+
+
 class Drains:
     """Who is being drained, and until when.
 
-    After an upgrade time begins anew for those whom an operator drains; of those that a reload had taken away the successor knows
-    nothing, and their sessions leave between two transactions or by themselves.
+    An override has its deadline as a point in time, so it holds over an upgrade; of those that a reload had taken away the successor
+    knows nothing, and their sessions leave between two transactions or by themselves.
 
     Args:
         registry: the configuration, and the stances of operators.
@@ -51,24 +62,47 @@ class Drains:
         self._journal = journal
         self._spawn = spawn
         self._serving: dict[Where, float] = {}  # how many seconds each would have; 0 for ever
-        self._until: dict[Where, tuple[float, float]] = {}  # when it is over, and how long it was
+        self._limits: dict[Where, _Limit] = {}
 
-    def look(self, now: float) -> None:
-        """Learn after every change who has left, and who is back; ``now`` in seconds of a steady clock."""
+    def look(self, now: float, wall: float) -> None:
+        """Learn after every change who has left, and who is back.
+
+        Args:
+            now: seconds of a steady clock.
+            wall: the same moment in seconds since the epoch.
+        """
+        entries = self._registry.entries.values()
         has_deadlines = any(pool.drain.deadline for pool in self._registry.config.pools.values())
-        if not (has_deadlines or self._until or any(self._serving.values())):
+        is_asked = any(entry.stance is not None and entry.stance.deadline for entry in entries)
+        if not (has_deadlines or is_asked or self._limits or any(self._serving.values())):
             return
         serving = dict(self._listeners())
         drained: dict[Where, float] = {}
-        for entry in self._registry.entries.values():
-            deadline_s = self._registry.config.pools[entry.pool].drain.deadline
-            (serving if entry.stance is None else drained)[Where(backend=entry.id)] = deadline_s
-        for where in self._until.keys() & serving.keys():
-            del self._until[where]
+        for entry in entries:
+            where, deadline_s = (
+                Where(backend=entry.id),
+                self._registry.config.pools[entry.pool].drain.deadline,
+            )
+            if entry.stance is None:
+                serving[where] = deadline_s
+            else:
+                drained[where] = deadline_s
+                self._ask(where, entry.stance, now - wall)
+        for where in self._limits.keys() & serving.keys():
+            del self._limits[where]
         for where, deadline_s in {**self._serving, **drained}.items():
             if deadline_s and where not in serving:
-                self._until.setdefault(where, (now + deadline_s, deadline_s))
+                self._limits.setdefault(where, _Limit(now + deadline_s, deadline_s))
         self._serving = serving
+
+    def _ask(self, where: Where, stance: Override, ahead_s: float) -> None:
+        """Take the deadline of an override, once; the steady clock is ``ahead_s`` before the other. It replaces every former one."""
+        asked_by = stance.id if stance.deadline else ""
+        if where in self._limits and self._limits[where].asked_by != asked_by:
+            del self._limits[where]
+        if asked_by:
+            limit = _Limit(stance.deadline + ahead_s, stance.deadline - stance.at, asked_by)
+            self._limits.setdefault(where, limit)
 
     def _listeners(self) -> Iterator[tuple[Where, float]]:
         config = self._registry.config
@@ -77,16 +111,16 @@ class Drains:
 
     def expire(self, now: float) -> None:
         """Close the sessions of those whose time is over."""
-        for where, (until, deadline_s) in tuple(self._until.items()):
-            if now >= until:
-                self._until[where] = (_NEVER, deadline_s)
-                self._spawn(self._close(where, deadline_s))
+        for where, limit in tuple(self._limits.items()):
+            if now >= limit.until:
+                self._limits[where] = replace(limit, until=_NEVER)
+                self._spawn(self._close(where, limit.length_s))
 
     async def tell_who_stays(self, backend: str) -> None:
         """Say how many sessions of a backend that is drained now cannot leave between two transactions, and why."""
         entry = self._registry.entries.get(backend)  # it may have been taken away since
         pool = self._registry.config.pools[entry.pool] if entry is not None else None
-        if pool is None or pool.drain.when != BETWEEN_TRANSACTIONS:
+        if entry is None or pool is None or pool.drain.when != BETWEEN_TRANSACTIONS:
             return
         doubts = Counter(
             session.transaction.partition(": ")[2]
@@ -96,7 +130,10 @@ class Drains:
         del doubts[""]
         if doubts:
             why = ", ".join(f"{doubt} ({count})" for doubt, count in doubts.most_common())
-            limit = f", for {span(pool.drain.deadline)} at most" if pool.drain.deadline else ""
+            stance = entry.stance
+            asked_s = stance.deadline - stance.at if stance is not None and stance.deadline else 0.0
+            deadline_s = asked_s or pool.drain.deadline
+            limit = f", for {span(deadline_s)} at most" if deadline_s else ""
             text = f"{counted(doubts.total(), 'session')} cannot be told to be between two transactions{limit}: {why}"
             self._journal.tell(Kind.SESSIONS_STAY, backend, text, level="warning")
 

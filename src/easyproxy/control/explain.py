@@ -66,6 +66,9 @@ def explain_backend(
     for override in overrides:
         until = f", until {clock(override.until, now)}" if override.until else ""
         lines.append(f"an operator says since {clock(override.at, now)}{until}: {words(override)}")
+        if override.deadline:
+            verb = "is" if override.deadline > now else "was"
+            lines.append(f"what is left of its sessions {verb} closed at {clock(override.deadline, now)}")
         if override.conflict:
             lines.append(f"in conflict with the file: {override.conflict}")
     if entry.stance is not None and backend.is_healthy is not None:

@@ -58,19 +58,20 @@ class Keeper:
             self._journal.tell(Kind.STATE_FILE, str(self._file.path), text, level="warning")
         return found
 
-    async def save(self, overrides: Overrides) -> None:
-        """Write the overrides; when that fails, say so once."""
+    async def save(self, overrides: Overrides) -> str:
+        """Write the overrides; when that fails, log it once, and return what whoever made a change ought to know."""
         if self._file is None:
-            return
+            return ""
         has_failed, self._again_at, self._is_stale = bool(self._again_at), 0.0, False
         path = str(self._file.path)
         try:
             await asyncio.to_thread(self._file.write, overrides)  # fsync(2) may take long
         except StateFileError as error:
             self._again_at = self._clock() + AGAIN_S
+            text = f"the change is in force but will not survive a restart: {error}"
             if not has_failed:
-                text = f"the change is in force but will not survive a restart: {error}"
                 self._journal.tell(Kind.STATE_FILE, path, text, level="warning")
-        else:
-            if has_failed:
-                self._journal.tell(Kind.STATE_FILE, path, "overrides survive a restart again")
+            return text
+        if has_failed:
+            self._journal.tell(Kind.STATE_FILE, path, "overrides survive a restart again")
+        return ""

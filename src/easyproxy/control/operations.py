@@ -45,8 +45,10 @@ class Override:
         author: who made it, and why.
         at: seconds since the epoch.
         until: when it ends by itself, in seconds since the epoch; 0 is never.
+        deadline: of DRAIN and MAINTENANCE: when the sessions that are left are closed, in seconds since the epoch; 0 is never.
         conflict: in words, when the file has changed the same thing since; empty otherwise.
-        warning: what whoever makes it ought to know, for example that nobody serves the pool now; only in the answer.
+        warning: what whoever makes it or takes it away ought to know, for example that nobody serves the pool now, or that
+            the change will not survive a restart; only in the answer.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Override:
     value: int | Mapping[str, object] | None = None
     base: int | Mapping[str, object] | None = None
     until: float = 0.0
+    deadline: float = 0.0
     conflict: str = ""
     warning: str = ""
 
@@ -221,7 +224,14 @@ class Operations(View, Protocol):
     # -- changing
 
     async def override(
-        self, backend: str, action: Action, author: Author, *, value: object = None, ttl_s: float = 0.0
+        self,
+        backend: str,
+        action: Action,
+        author: Author,
+        *,
+        value: object = None,
+        ttl_s: float = 0.0,
+        deadline_s: float = 0.0,
     ) -> Override:
         """Lay a change over one backend; it replaces a former one of the same kind."""
 

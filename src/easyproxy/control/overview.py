@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from easyproxy.control.compose import burst_of, rise
 from easyproxy.control.failover import Post
-from easyproxy.control.roles import PRIMARY, REPLICA, lag_words, uses_of
+from easyproxy.control.roles import PRIMARY, REPLICA, uses_of
 from easyproxy.control.status import (
     BackendStatus,
     ClientStatus,
@@ -151,7 +151,7 @@ def _backend(
         takes_writes=entry.id in post.writers,
         is_rival=entry.id in post.rivals,
         lag_s=facts.lag_s if 0 <= facts.lag_s < float("inf") else None,
-        lag=lag_words(facts.lag_s) if facts.role == REPLICA else "",
+        lag=facts.lag_words if facts.role == REPLICA else "",
         is_lagging=entry.is_lagging,
         server_version=facts.version,
         timeline=facts.timeline,

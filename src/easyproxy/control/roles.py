@@ -57,16 +57,3 @@ def lags(was_lagging: bool, facts: Facts, max_lag_s: float | None, unknown_s: fl
     if facts.lag_s < 0:
         return was_lagging or unknown_s > max_lag_s
     return facts.lag_s > max_lag_s * (_RETURNS_AT if was_lagging else 1.0)
-
-
-def lag_words(lag_s: float) -> str:
-    """Put a lag into words.
-
-    >>> lag_words(0.0), lag_words(7.25), lag_words(float("inf")), lag_words(-1.0)
-    ('up to date', '7.2 s behind', 'does not follow its primary', 'lag unknown')
-    """
-    if lag_s < 0:
-        return "lag unknown"
-    if lag_s == float("inf"):
-        return "does not follow its primary"
-    return "up to date" if lag_s < 0.05 else f"{lag_s:.1f} s behind"

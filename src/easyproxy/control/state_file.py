@@ -195,7 +195,7 @@ def to_plain(override: Override) -> dict[str, object]:
     """Write one override as plain data, which JSON can hold."""
     plain = asdict(override)
     del plain["warning"]
-    without = {"value": None, "base": None, "until": 0.0, "conflict": ""}
+    without = {"value": None, "base": None, "until": 0.0, "deadline": 0.0, "conflict": ""}
     return {key: value for key, value in plain.items() if key not in without or value != without[key]}
 
 
@@ -218,6 +218,7 @@ def from_plain(item: object) -> Override:
             value=_value(item.get("value")),
             base=_value(item.get("base")),
             until=_time(item.get("until", 0.0)),
+            deadline=_time(item.get("deadline", 0.0)),
             conflict=_word(item.get("conflict", "")),
         )
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:

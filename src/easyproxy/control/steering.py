@@ -176,7 +176,14 @@ class Steering:
     # -- single overrides
 
     async def override(
-        self, backend: str, action: Action, author: Author, *, value: object = None, ttl_s: float = 0.0
+        self,
+        backend: str,
+        action: Action,
+        author: Author,
+        *,
+        value: object = None,
+        ttl_s: float = 0.0,
+        deadline_s: float = 0.0,
     ) -> Override:
         """Lay a change over one backend; it replaces a former one of the same kind.
 
@@ -186,10 +193,9 @@ class Steering:
             EngineError: the engine refuses it; nothing has changed.
         """
         action, author, ttl_s = Action(action), clean(author), lifetime(ttl_s)
+        deadline_s = lifetime(deadline_s, "deadline")
         async with self.lock:
-            fresh = self._made(backend, action, value, author)
-            if ttl_s:
-                fresh = replace(fresh, until=fresh.at + ttl_s)
+            fresh = self._limited(self._made(backend, action, value, author), ttl_s, deadline_s)
             former = o.replaced(self.overrides, fresh)
             if self._set_aside is not None:  # what it replaces does not come back either
                 replaced = o.replaced(self._set_aside[1], fresh)
@@ -207,14 +213,15 @@ class Steering:
             takes = action not in (Action.WEIGHT, Action.ADD)
             warning = self._unserved(fresh.backend) if takes else ""
             text = o.words(fresh) + (f", until {stamp(fresh.until)}" if fresh.until else "")
+            text += f", closing what is left at {stamp(fresh.deadline)}" if fresh.deadline else ""
             text += f"; it replaces {o.words(former)}" if former else ""
             text += f"; {warning}" if warning else ""
             level = "warning" if warning else "info"
             self._journal.tell(Kind.OVERRIDE_SET, fresh.backend, text, level=level, author=author)
             self._journal.notes(notes)
             self._tell_changes(changes, author)
-            await self._keeper.save(self.overrides)
-            return replace(fresh, warning=warning)
+            unkept = await self._keeper.save(self.overrides)
+            return replace(fresh, warning="; ".join(filter(None, (warning, unkept))))
 
     def _made(self, backend: str, action: Action, value: object, author: Author) -> Override:
         """Make an override from what was asked for."""
@@ -239,6 +246,20 @@ class Steering:
             value=value,
             base=o.said(self.filed, backend, action),
         )
+
+    def _limited(self, fresh: Override, ttl_s: float, deadline_s: float) -> Override:
+        """Say when an override ends, and when sessions are closed that it has left over: as asked, else as its pool says."""
+        if deadline_s and fresh.action not in o.STANCES:
+            raise RefusedError(f"{fresh.action.value} takes no deadline")
+        if ttl_s and deadline_s >= ttl_s:
+            raise RefusedError(
+                f"a deadline of {deadline_s:g} s never comes when it ends after {ttl_s:g} s; give a shorter one"
+            )
+        if fresh.action in o.STANCES and not deadline_s:
+            usual_s = self.effective.pools[fresh.backend.partition("/")[0]].drain.deadline
+            deadline_s = usual_s if not ttl_s or usual_s < ttl_s else 0.0
+        until, deadline = (fresh.at + seconds if seconds else 0.0 for seconds in (ttl_s, deadline_s))
+        return replace(fresh, until=until, deadline=deadline)
 
     def _newcomer(self, backend: str, value: object) -> tuple[str, Mapping[str, object]]:
         """Read what is to be added: to a ``pool``, or as ``pool/name``; return its id and its mapping."""
@@ -271,9 +292,8 @@ class Steering:
         async with self.lock:
             backend = find_backend(backend, self._registry.entries)
             gone = [one for one in o.of_backend(self.overrides, backend) if one.action in o.STANCES]
-            if gone:
-                await self._take_away(gone, Kind.OVERRIDE_FORGOTTEN, author)
-            return gone
+            unkept = await self._take_away(gone, Kind.OVERRIDE_FORGOTTEN, author) if gone else ""
+            return [replace(one, warning=unkept) for one in gone]
 
     async def forget(self, override: str, author: Author) -> Override:
         """Take one override away, by its id.
@@ -288,8 +308,8 @@ class Steering:
             if found is None:
                 known = ", ".join(one.id for one in self.overrides[:20]) or "none"
                 raise UnknownError(f"there is no override {override} (any more); there is {known}")
-            await self._take_away([found], Kind.OVERRIDE_FORGOTTEN, author)
-            return found
+            unkept = await self._take_away([found], Kind.OVERRIDE_FORGOTTEN, author)
+            return replace(found, warning=unkept)
 
     async def expire(self) -> None:
         """End those whose time is over, and write again what could not be written.
@@ -325,7 +345,8 @@ class Steering:
         self._journal.notes((o.Note(Kind.OVERRIDE_CONFLICT, marked, text),))
         await self._keeper.save(self.overrides)
 
-    async def _take_away(self, gone: list[Override], kind: Kind, author: Author | None) -> None:
+    async def _take_away(self, gone: list[Override], kind: Kind, author: Author | None) -> str:
+        """Take overrides away; return what is to be said where that cannot be kept."""
         notes, changes = await self._change(o.without(self.overrides, (one.id for one in gone)))
         self._taken_away.update(one.id for one in gone)
         for override in gone:
@@ -337,7 +358,7 @@ class Steering:
                 )
         self._journal.notes(notes)
         self._tell_changes(changes, author)
-        await self._keeper.save(self.overrides)
+        return await self._keeper.save(self.overrides)
 
     async def _change(self, wanted: o.Overrides) -> tuple[tuple[o.Note, ...], list[Change]]:
         """Put other overrides in force with the same file."""

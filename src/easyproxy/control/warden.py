@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from easyproxy.control.events import Kind
 from easyproxy.control.failover import Post, Server, judge, to_close
 from easyproxy.control.journal import log
-from easyproxy.control.roles import PRIMARY, REPLICA, lag_words
+from easyproxy.control.roles import PRIMARY, REPLICA
 from easyproxy.control.wording import counted, span
 from easyproxy.engine.seam import Where
 from easyproxy.errors import EasyProxyError
@@ -201,7 +201,7 @@ class Warden:
 
     def _lag_changed(self, entry: Entry) -> None:
         assert entry.facts is not None  # noqa: S101 - the caller looked
-        words = lag_words(entry.facts.lag_s)
+        words = entry.facts.lag_words
         if not entry.is_lagging:
             self._lagging.discard(entry.id)
             self._journal.tell(Kind.REPLICA_LAG, entry.id, f"serves as a replica again: {words}")

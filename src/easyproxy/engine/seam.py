@@ -43,6 +43,23 @@ class Facts:
     timeline: int = 0
     notes: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def lag_words(self) -> str:
+        """How far a replica is behind, for people.
+
+        >>> [Facts("replica", lag_s).lag_words for lag_s in (0.0, 7.25, 12.0, 90000.5)]
+        ['up to date', '7.2 s behind', '12 s behind', '90000 s behind']
+        >>> [Facts("replica", lag_s).lag_words for lag_s in (-1.0, float("inf"))]
+        ['lag unknown', 'does not follow its primary']
+        """
+        if self.lag_s < 0:
+            return "lag unknown"
+        if self.lag_s == float("inf"):
+            return "does not follow its primary"
+        if self.lag_s < 0.05:
+            return "up to date"
+        return f"{self.lag_s:.{0 if self.lag_s >= 100 or self.lag_s == int(self.lag_s) else 1}f} s behind"
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:

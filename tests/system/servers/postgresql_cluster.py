@@ -43,7 +43,7 @@ CREATE ROLE clear LOGIN PASSWORD '{WORD}' IN ROLE pg_monitor;
 CREATE ROLE narrow LOGIN PASSWORD '{WORD}' CONNECTION LIMIT 0;
 SET password_encryption = 'md5';
 CREATE ROLE weak LOGIN PASSWORD '{WORD}' IN ROLE pg_monitor;
-CREATE TABLE written (attempt bigint PRIMARY KEY, number bigint, port int);
+CREATE TABLE written (attempt bigint PRIMARY KEY, port int);
 GRANT ALL ON written TO app;
 """
 

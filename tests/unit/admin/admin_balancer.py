@@ -21,6 +21,7 @@ from easyproxy.control.operations import (
     Stacks,
     UnknownError,
 )
+from easyproxy.control.simulate import client_host
 from easyproxy.control.status import BackendStatus, ClientStatus, ProbeStatus, Status
 from easyproxy.engine.seam import BackendCounters, SessionInfo, Statistics, Where
 
@@ -111,6 +112,7 @@ class MemoryBalancer:
         )
 
     def simulate(self, client, *, pool="", without=frozenset()):
+        client_host(client)  # raises RefusedError
         status = self.status()
         if pool and pool not in {one.name for one in status.pools}:
             raise UnknownError(f"there is no pool {pool}")
@@ -139,7 +141,7 @@ class MemoryBalancer:
 
     # -- changing
 
-    async def override(self, backend, action, author, *, value=None, ttl_s=0.0):
+    async def override(self, backend, action, author, *, value=None, ttl_s=0.0, deadline_s=0.0):
         self.calls.append((f"{action} {backend}", author))
         if action is Action.ADD:
             pool, _, name = backend.partition("/")
@@ -158,6 +160,7 @@ class MemoryBalancer:
             self.now.now,
             value=value,
             until=self.now.now + ttl_s if ttl_s else 0.0,
+            deadline=self.now.now + deadline_s if deadline_s else 0.0,
         )
         slot = next(slot for slot in SLOTS if action in slot)
         self._overrides = [one for one in self._overrides if one.backend != backend or one.action not in slot]

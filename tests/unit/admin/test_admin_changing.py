@@ -61,6 +61,7 @@ async def test_a_drain_is_an_override_with_author_and_end(admin, scene):
         "value": None,
         "base": None,
         "until": NOW + 90,
+        "deadline": 0.0,
         "conflict": "",
         "warning": "",
     }
@@ -72,6 +73,14 @@ async def test_a_time_to_live_is_a_text_with_a_unit_or_seconds(admin):
     for ttl, seconds in (("30m", 1800), (90, 90), (0.5, 0.5), ("", 0), (0, 0), ("0", 0)):
         answer = await change(admin, "/api/maintenance", {"backend": "web/a", "ttl": ttl})
         assert answer.json()["until"] == (NOW + seconds if seconds else 0)
+
+
+async def test_a_drain_and_a_maintenance_may_have_a_deadline(admin):
+    for path in ("/api/drain", "/api/maintenance"):
+        answer = await change(admin, path, {"backend": "web/a", "deadline": "5m"})
+        assert answer.json()["deadline"] == NOW + 300
+    refused = await change(admin, "/api/backends/remove", {"backend": "web/a", "deadline": "5m"})
+    assert (refused.status, refused.json()["problems"][0]["path"]) == (422, "deadline")
 
 
 async def test_ready_ends_what_keeps_a_backend_out(admin, scene):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from config_samples import config_with
+from config_samples import config_with, message_for
 
 from easyproxy.cli.check import command as check
 from easyproxy.cli.schema import command as schema
@@ -250,12 +250,48 @@ def test_a_token_is_read_from_its_file(tmp_path):
         read_token(config_with(admin={"token_file": str(path)}, load=True).admin)
 
 
-def test_the_access_log_may_not_be_the_configuration_file(tmp_path):
+@pytest.mark.parametrize(
+    ("setting", "place"),
+    [
+        ("access_log: {path: FILE}", "3:20: access_log.path"),
+        ("access_log: FILE", "3:13: access_log"),
+        ("state_file: FILE", "3:13: state_file"),
+    ],
+)
+def test_what_we_write_into_may_not_be_the_configuration_file(tmp_path, setting, place):
+    (tmp_path / "link").symlink_to(tmp_path)
     path = tmp_path / "easyproxy.yaml"
-    text = (
+    path.write_text(
         "listeners: [{bind: '127.0.0.1:0', pool: p}]\npools: {p: {backends: ['127.0.0.1:1']}}\n"
-        f"access_log: {{path: {tmp_path}/./easyproxy.yaml}}\n"
+        + setting.replace("FILE", f"{tmp_path}/link/./easyproxy.yaml")
     )
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=r"access_log\.path: it is this configuration file"):
+    with pytest.raises(ConfigError) as caught:
         load(path)
+    assert str(caught.value) == f"{path}:{place}: it is this configuration file; name another file"
+
+
+@pytest.mark.parametrize(
+    ("where", "other"),
+    [
+        ("state_file", {"state_file": "/run/x"}),
+        ("admin.token_file", {"admin": {"token_file": "/run//x"}}),
+        ("admin.bind", {"admin": {"bind": "unix:/run/x"}}),
+        ("listeners[0].bind", {"listener": {"bind": "unix:/run/./x"}}),
+        ("pools.db.backends[0]", {"backend": {"address": "unix:/run/x"}}),
+        ("pools.db.check.tls_ca", {"check": {"type": "tcp", "tls": True, "tls_ca": "/run/x"}}),
+        ("pools.db.check.password_file", {"check": {"type": "redis", "password_file": "/run/x"}}),
+        ("worker_python", {"worker_python": "/run/x"}),
+    ],
+)
+@pytest.mark.parametrize("log", ["/run/x", {"path": "/run/x"}])
+def test_the_access_log_has_a_file_of_its_own(where, other, log):
+    place = "access_log" if isinstance(log, str) else "access_log.path"
+    told = f"{place}: '/run/x' is already taken by {where}; name another file"
+    assert message_for(config_with(access_log=log, **other)) == told
+
+
+def test_the_state_file_has_a_file_of_its_own():
+    told = "state_file: '/run/x' is already taken by admin.token_file; name another file"
+    assert message_for(config_with(state_file="/run/x", admin={"token_file": "/run/x"})) == told
+    config_with(state_file="off", access_log="stdout", admin="off", load=True)
+    config_with(state_file="/run/x", access_log="/run/y", listener={"bind": "unix:/run/z"}, load=True)

@@ -130,6 +130,7 @@ def test_zero_is_refused_where_it_means_nothing():
         (":0", ":0", False),
         ("unix:/a", "unix:/a", True),
         ("unix:/a", "unix:/b", False),
+        ("unix:/run/a", "unix:/run//./a", True),
         ("unix:/a", ":80", False),
     ],
 )

@@ -17,6 +17,8 @@ from easyproxy.engine.seam import SessionInfo, Where
 from easyproxy.errors import EngineError
 
 pytestmark = pytest.mark.anyio
+WALL = 1e9
+"""How far the clock of the epoch, by which overrides go, is ahead of the steady one."""
 
 
 def config(*backends: str, listeners=("l",), **drain):
@@ -42,7 +44,7 @@ class Lab:
         self.live: list[tuple[str, str]] = []
         self.tasks: list[asyncio.Task] = []
         self.drains = Drains(self.registry, self, self.journal, spawn=self.spawn)
-        self.drains.look(0)
+        self.look(0)
 
     def spawn(self, work) -> None:
         self.tasks.append(asyncio.ensure_future(work))
@@ -66,22 +68,33 @@ class Lab:
         assert {reason for _, reason in self.closed} <= {"drained"}
         return [where.backend or where.listener for where, _ in self.closed]
 
+    def look(self, now: float) -> None:
+        """Let it learn what there is, by a clock that is not the one of overrides."""
+        self.drains.look(now, now + WALL)
+
     def drained(self, *names: str) -> None:
-        stances = {
-            f"db/{name}": Override(name, f"db/{name}", Action.DRAIN, Author("ann"), 0.0) for name in names
-        }
-        self.registry.take_stances(stances, 0.0)
+        self.held(*(Override(name, f"db/{name}", Action.DRAIN, Author("ann"), WALL) for name in names))
+
+    def held(self, *stances: Override) -> None:
+        self.registry.take_stances({stance.backend: stance for stance in stances}, WALL)
+
+
+def asked(backend: str, at: float, deadline_s: float, number: int = 1) -> Override:
+    """Make a drain with a deadline of its own."""
+    return Override(
+        f"o{number}", f"db/{backend}", Action.DRAIN, Author("ann"), WALL + at, deadline=WALL + at + deadline_s
+    )
 
 
 async def test_a_drained_backend_has_until_the_deadline_and_is_closed_once():
     lab = Lab("a", "b", deadline="5m")
     lab.drained("a")
-    lab.drains.look(100)
-    lab.drains.look(200)  # whatever else changes meanwhile
+    lab.look(100)
+    lab.look(200)  # whatever else changes meanwhile
     assert await lab.at(399) == []
     assert await lab.at(400) == ["db/a"]
     assert await lab.at(1000) == ["db/a"]
-    lab.drains.look(2000)
+    lab.look(2000)
     assert await lab.at(9000) == ["db/a"]
     [event] = lab.journal.events.newest()
     assert (event.kind, event.subject) == (Kind.SESSIONS_CLOSED, "db/a")
@@ -91,12 +104,12 @@ async def test_a_drained_backend_has_until_the_deadline_and_is_closed_once():
 async def test_one_that_is_ready_again_keeps_its_sessions_and_has_all_the_time_anew():
     lab = Lab("a", "b", deadline="5m")
     lab.drained("a")
-    lab.drains.look(100)
+    lab.look(100)
     lab.drained()
-    lab.drains.look(200)
+    lab.look(200)
     assert await lab.at(1000) == []
     lab.drained("a")
-    lab.drains.look(1000)
+    lab.look(1000)
     assert await lab.at(1299) == []
     assert await lab.at(1300) == ["db/a"]
 
@@ -105,7 +118,7 @@ async def test_backends_and_listeners_that_a_reload_takes_away_have_the_same():
     lab = Lab("a", "b", listeners=("l", "m"), deadline="5m")
     fresh = config("b", "c")
     lab.registry.replace(fresh, lab.registry.entries_for(fresh), 0.0)
-    lab.drains.look(100)
+    lab.look(100)
     assert await lab.at(399) == []
     assert sorted(await lab.at(400)) == ["db/a", "m"], "by what held when they were there"
 
@@ -113,15 +126,64 @@ async def test_backends_and_listeners_that_a_reload_takes_away_have_the_same():
 async def test_without_a_deadline_nobody_is_closed():
     lab = Lab("a", "b")
     lab.drained("a")
-    lab.drains.look(100)
+    lab.look(100)
     assert await lab.at(1e9) == []
+
+
+@pytest.mark.parametrize("usual", ["none", "5m"])
+async def test_a_drain_may_have_a_deadline_of_its_own(usual):
+    lab = Lab("a", "b", deadline=usual)
+    lab.held(asked("a", at=100, deadline_s=60))
+    lab.look(100)
+    assert await lab.at(159) == []
+    assert await lab.at(160) == ["db/a"]
+    lab.look(200)
+    assert await lab.at(9000) == ["db/a"], "it is closed once"
+    [event] = lab.journal.events.newest()
+    assert event.text == "2 sessions closed: the drain's deadline of 1 min is over"
+
+
+async def test_the_deadline_of_a_drain_is_a_point_in_time_that_a_successor_holds():
+    lab = Lab("a", "b", deadline="5m")
+    lab.held(asked("a", at=-70, deadline_s=90), asked("b", at=-1000, deadline_s=90, number=2))
+    lab.look(0)
+    assert await lab.at(0) == ["db/b"], "it was over while nobody looked"
+    assert await lab.at(19) == ["db/b"]
+    assert await lab.at(20) == ["db/b", "db/a"]
+
+
+async def test_a_drain_that_replaces_another_has_its_own_time():
+    lab = Lab("a", "b")
+    lab.held(asked("a", at=0, deadline_s=60))
+    lab.look(0)
+    lab.held(asked("a", at=50, deadline_s=60, number=2))
+    lab.look(50)
+    assert await lab.at(109) == []
+    lab.drained("a")
+    lab.look(109)
+    assert await lab.at(9000) == [], "without a deadline it waits for ever"
+    lab.held(asked("a", at=9000, deadline_s=1, number=3))
+    lab.look(9000)
+    assert await lab.at(9001) == ["db/a"]
+
+
+async def test_one_that_is_taken_away_while_it_drains_keeps_its_deadline():
+    lab = Lab("a", "b")
+    lab.held(asked("a", at=0, deadline_s=60))
+    lab.look(0)
+    fresh = config("b")
+    lab.registry.replace(fresh, lab.registry.entries_for(fresh), 0.0)
+    lab.held()
+    lab.look(10)
+    assert await lab.at(59) == []
+    assert await lab.at(60) == ["db/a"]
 
 
 async def test_an_engine_that_does_not_answer_is_told_of():
     lab = Lab("a", "b", deadline="1s")
     lab.refuses = True
     lab.drained("a")
-    lab.drains.look(100)
+    lab.look(100)
     assert await lab.at(200) == []
     assert "still open at the deadline of the drain: no answer" in lab.journal.events.newest()[-1].text
 
@@ -139,6 +201,9 @@ async def test_who_cannot_be_followed_is_told_when_a_drain_begins():
     assert event.text == (
         "3 sessions cannot be told to be between two transactions, for 5 min at most: it is encrypted (2), other (1)"
     )
+    lab.held(asked("a", at=0, deadline_s=60))
+    await lab.drains.tell_who_stays("db/a")
+    assert ", for 1 min at most: " in lab.journal.events.newest()[-1].text
     for quiet in (Lab("a"), Lab("a", when="between_transactions", protocol="mysql")):
         quiet.live = lab.live[:2]
         await quiet.drains.tell_who_stays("db/a")

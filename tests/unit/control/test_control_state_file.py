@@ -18,7 +18,7 @@ from easyproxy.control.keeping import AGAIN_S, Keeper
 from easyproxy.control.operations import Action, Author, Override
 from easyproxy.control.state_file import StateFile, StateFileError, default_place, parse, render
 
-DRAIN = Override("o1", "p/a", Action.DRAIN, Author("ann", "kernel update"), at=5.0, until=9.0)
+DRAIN = Override("o1", "p/a", Action.DRAIN, Author("ann", "kernel update"), at=5.0, until=9.0, deadline=8.0)
 WEIGHT = Override(
     "o2", "p/b", Action.WEIGHT, Author("bob"), at=6.0, value=7, base=1, conflict="the file says 3"
 )
@@ -50,6 +50,7 @@ overrides = st.builds(
     at=st.floats(0, 2e11),
     base=st.one_of(st.none(), st.integers(0, 300), st.dictionaries(words, st.integers() | words, max_size=3)),
     until=st.floats(0, 2e11),
+    deadline=st.floats(0, 2e11),
     conflict=words,
 )
 
@@ -225,16 +226,16 @@ async def test_a_change_that_cannot_be_written_is_told_once_and_tried_again(plac
     journal, clock = Journal(), Clock()
     keeper = Keeper(StateFile(place), journal, clock)
     full_disk(monkeypatch)
-    await keeper.save((DRAIN,))
-    await keeper.save(ALL)
+    answers = [await keeper.save((DRAIN,)), await keeper.save(ALL)]
     [event] = journal.events.newest()
     assert (event.kind, event.level, event.subject) == ("state_file", "warning", str(place))
     assert "will not survive a restart" in event.text
+    assert answers == [event.text] * 2, "whoever makes a change hears of it each time"
     assert not keeper.is_owing
     clock.now += AGAIN_S
     assert keeper.is_owing
     monkeypatch.undo()
-    await keeper.save(ALL)
+    assert await keeper.save(ALL) == ""
     assert journal.events.newest()[-1].text == "overrides survive a restart again"
     assert not keeper.is_owing
     assert StateFile(place).read() == ALL
@@ -258,7 +259,7 @@ async def test_without_a_file_nothing_is_kept_and_nothing_said():
     journal = Journal()
     keeper = Keeper(None, journal)
     assert keeper.read() == ()
-    await keeper.save(ALL)
+    assert await keeper.save(ALL) == ""
     assert journal.events.newest() == []
     assert not keeper.is_owing
 

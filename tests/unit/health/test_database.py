@@ -13,7 +13,7 @@ def test_a_primary_says_so_with_its_version():
 def test_a_replica_says_how_far_it_is_behind_and_why():
     facts = Facts("replica", float("inf"), "8.4.3")
     assert known(facts, "the SQL thread is stopped").detail == (
-        "replica, does not follow: the SQL thread is stopped, 8.4.3"
+        "replica, does not follow its primary: the SQL thread is stopped, 8.4.3"
     )
 
 

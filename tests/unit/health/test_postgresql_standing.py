@@ -68,7 +68,7 @@ def test_a_primary_whose_transactions_begin_read_only_says_so():
 
 def test_a_replica_that_has_replayed_all_has_no_lag_however_old_the_last_transaction_is():
     finding = found(REPLICA)
-    assert finding.detail == "replica, 0 s behind, 16.2"
+    assert finding.detail == "replica, up to date, 16.2"
     assert (finding.facts.lag_s, finding.facts.timeline) == (0.0, 3)
     assert dict(finding.facts.notes)["follows"] == "10.0.0.1:5432"
 

@@ -34,7 +34,7 @@ def test_a_primary_says_how_many_follow_it():
 
 def test_a_replica_with_its_link_up_is_up_to_date():
     finding = judge(REPLICA)
-    assert finding.detail == "replica, 0 s behind, 7.0.15"
+    assert finding.detail == "replica, up to date, 7.0.15"
     assert dict(finding.facts.notes) == {"position": "1200", "follows": "10.0.0.1:6379", "link": "up"}
 
 

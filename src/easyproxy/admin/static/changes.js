@@ -8,10 +8,11 @@ import { table } from "./table.js";
 const plain = (value) => (value !== null && typeof value === "object" ? (value.address ?? Object.values(value).join(", ")) : value);
 
 /** weight 1 → 3 */
-export function inShort({ action, value, base }) {
+export function inShort({ action, value, base, at, deadline }) {
   if (action === "weight") return base === null || base === undefined ? `weight ${value}` : `weight ${plain(base)} → ${plain(value)}`;
   if (action === "add") return `added: ${plain(value)}`;
-  return { drain: "drain", maintenance: "maintenance", remove: "removed" }[action] ?? words(action);
+  const what = { drain: "drain", maintenance: "maintenance", remove: "removed" }[action] ?? words(action);
+  return deadline ? `${what}, deadline ${span(deadline - at)}` : what;
 }
 
 export const left = ({ until }, now) => (until ? (until > now ? `${span(until - now)} left` : "overdue") : "");

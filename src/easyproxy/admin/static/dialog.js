@@ -3,7 +3,7 @@
 import { h, setText } from "./dom.js";
 import { icon } from "./icons.js";
 import { change, inWords } from "./server.js";
-import { toast } from "./toast.js";
+import { toast, warn } from "./toast.js";
 
 let serial = 0;
 const remembered = () => {
@@ -79,7 +79,7 @@ export function openDialog(className, title, ...content) {
 /**
  * Ask before something is changed.
  *
- * spec: { title, says(): lines, fields, length: what lengthField takes or false, button, danger, path,
+ * spec: { title, says(): lines, fields, length: what lengthField takes or false, further fields behind it, button, danger, path,
  * body(values), done(answer): text, prepare(area, allow), after(answer) }. `prepare` fills an area that
  * must be read before; until it has called allow(true) nothing can be sent.
  */
@@ -91,7 +91,7 @@ export function operate(spec) {
   const length = spec.length ? lengthField(spec.length) : null;
   const who = field({ ...WHO, value: remembered() });
   const why = field(WHY);
-  const all = [...fields, ...(length ? [length] : []), why, who];
+  const all = [...fields, ...(length ? [length] : []), ...(spec.further ?? []).map(field), why, who];
   const send = h("button", { type: "submit", class: spec.danger ? "primary danger" : "primary" }, spec.button);
   const cancel = h("button", { type: "button", class: "plain", onclick: () => dialog.close() }, "Cancel");
   const form = h("form", { novalidate: false }, lines, area, h("div", { class: "fields" }, ...all.map(({ node }) => node)), alert, h("div", { class: "dialog-buttons" }, cancel, send));
@@ -128,6 +128,7 @@ export function operate(spec) {
       const answer = await change(spec.path, { who: values.who, why: values.why, ...spec.body(values) });
       dialog.close();
       toast(spec.done(answer));
+      [answer].flat().forEach((made) => made?.warning && warn(made.warning));
       spec.after?.(answer);
     } catch (error) {
       showRefusal(alert, error);

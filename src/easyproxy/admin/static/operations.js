@@ -6,6 +6,7 @@ import { known } from "./known.js";
 
 const sessionsOf = (backend) => backend.counters.sessions;
 const LENGTH = {};
+const DEADLINE = { name: "deadline", label: "Close what is left after", placeholder: "5m", hint: "By default what the pool's drain says." };
 
 /** What it means for the clients of the pool when this backend gets no new sessions. */
 function remaining(id) {
@@ -27,9 +28,10 @@ export const drain = ({ id, name }) =>
     title: `Drain ${name}?`,
     says: () => [`It gets no new sessions; probes go on. ${live(id)}`, remaining(id)],
     length: LENGTH,
+    further: [DEADLINE],
     button: "Drain",
     path: "/api/drain",
-    body: ({ ttl }) => ({ backend: id, ttl }),
+    body: ({ ttl, deadline }) => ({ backend: id, ttl, deadline }),
     done: () => `${name} gets no new sessions.`,
     after: known.changed,
   });
@@ -39,9 +41,10 @@ export const maintenance = ({ id, name }) =>
     title: `Put ${name} into maintenance?`,
     says: () => [`It gets no new sessions and no probes. ${live(id)}`, remaining(id)],
     length: LENGTH,
+    further: [DEADLINE],
     button: "Put into maintenance",
     path: "/api/maintenance",
-    body: ({ ttl }) => ({ backend: id, ttl }),
+    body: ({ ttl, deadline }) => ({ backend: id, ttl, deadline }),
     done: () => `${name} is in maintenance.`,
     after: known.changed,
   });

@@ -51,7 +51,7 @@ def make(type: str, options: Mapping[str, object] | None = None) -> Check:  # no
     Options are the keyword arguments of the class.
 
     >>> make("tcp", {"send": "PING", "expect": "PONG"})
-    TcpCheck(send='PING', expect='PONG', tls=False, tls_verify=True, tls_ca='', server_name='')
+    TcpCheck(tls=False, tls_verify=True, tls_ca='', server_name='', send='PING', expect='PONG')
 
     Raises:
         ValueError: there is no such check, or it does not take these options; the message says what would be right.

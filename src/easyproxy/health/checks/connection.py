@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from easyproxy.errors import ProbeFailed
-from easyproxy.health.checks.base import Target
+from easyproxy.health.checks.base import Check, Target
 
 FAREWELL_S = 0.25
 """How long a content probe waits for the server to close its side as well."""
@@ -36,6 +36,31 @@ class Tls:
     verify: bool = True
     ca: str = ""
     server_name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsCheck(Check):
+    """A check that can speak TLS.
+
+    Attributes:
+        tls: speak TLS.
+        tls_verify: refuse a certificate that is not valid for ``server_name``.
+        tls_ca: file with the certificates to trust (PEM); empty is the system's.
+        server_name: name to ask for and to verify; empty is the backend's host as configured.
+    """
+
+    tls: bool = False
+    tls_verify: bool = True
+    tls_ca: str = ""
+    server_name: str = ""
+
+    @property
+    def _name(self) -> str:
+        return self.server_name
+
+    @property
+    def _tls(self) -> Tls | None:
+        return Tls(self.tls_verify, self.tls_ca, self._name) if self.tls else None
 
 
 @dataclass(slots=True)

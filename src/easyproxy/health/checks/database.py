@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from pydantic import SecretStr
 
 from easyproxy.engine.seam import Facts
-from easyproxy.health.checks.base import Check, Finding, plain
-from easyproxy.health.checks.connection import Tls
+from easyproxy.health.checks.base import Finding, plain
+from easyproxy.health.checks.connection import TlsCheck
 from easyproxy.health.checks.password import NoPasswordError, Password
 
 PRIMARY, REPLICA = "primary", "replica"
@@ -20,7 +19,7 @@ class LoginRefusedError(Exception):
 
 
 @dataclass(frozen=True)
-class DatabaseCheck(Check):
+class DatabaseCheck(TlsCheck):
     """An account and TLS. The three settings of the password are alternatives.
 
     Attributes:
@@ -29,19 +28,12 @@ class DatabaseCheck(Check):
         password_file: a file that holds it, or the name of a systemd credential; read anew for each probe.
         password_env: an environment variable that holds it.
         tls: speak TLS, and never show the password without it.
-        tls_verify: refuse a certificate that is not valid for ``server_name``.
-        tls_ca: file with the certificates to trust (PEM); empty is the system's.
-        server_name: name to ask for and to verify; empty is the backend's host as configured.
     """
 
     user: str = "easyproxy"
     password: SecretStr | None = None
     password_file: str = ""
     password_env: str = ""
-    tls: bool = False
-    tls_verify: bool = True
-    tls_ca: str = ""
-    server_name: str = ""
 
     def __post_init__(self) -> None:
         """Refuse two passwords."""
@@ -51,10 +43,6 @@ class DatabaseCheck(Check):
     @property
     def _password(self) -> Password:
         return Password(self.password, self.password_file, self.password_env)
-
-    @property
-    def _tls(self) -> Tls | None:
-        return Tls(self.tls_verify, self.tls_ca, self.server_name) if self.tls else None
 
     def _read_password(self) -> tuple[str | None, str]:
         """Return the password, if there is one, and what stands in its way, if anything does.
@@ -88,23 +76,10 @@ def known(facts: Facts, why: str = "") -> Finding:
     """
     parts = [facts.role or "role unknown"]
     if facts.role == REPLICA:
-        parts[0] += f", {lag_in_words(facts.lag_s)}"
+        parts[0] += f", {facts.lag_words}"
     if why:
         parts[0] += f": {plain(why, 130)}"
     return Finding(f"{parts[0]}{_and(facts.version)}", facts)
-
-
-def lag_in_words(lag_s: float) -> str:
-    """Say how far a replica is behind.
-
-    >>> lag_in_words(0), lag_in_words(12.34), lag_in_words(90000), lag_in_words(-1.0), lag_in_words(math.inf)
-    ('0 s behind', '12.3 s behind', '90000 s behind', 'lag unknown', 'does not follow')
-    """
-    if lag_s < 0:
-        return "lag unknown"
-    if math.isinf(lag_s):
-        return "does not follow"
-    return f"{lag_s:.1f} s behind" if 0 < lag_s < 100 and lag_s != int(lag_s) else f"{lag_s:.0f} s behind"
 
 
 def _and(version: str) -> str:

@@ -11,8 +11,8 @@ from types import MappingProxyType
 import h11
 
 from easyproxy.errors import ProbeFailed
-from easyproxy.health.checks.base import Check, Target, plain
-from easyproxy.health.checks.connection import Connection, Tls, connect
+from easyproxy.health.checks.base import Target, plain
+from easyproxy.health.checks.connection import Connection, TlsCheck, connect
 
 BODY_BYTES = 1024 * 1024
 """How much of a body is read; what is expected must stand in it."""
@@ -24,7 +24,7 @@ _STATUS = re.compile(r"([1-5]\d\d)(?:-([1-5]\d\d))?", re.ASCII)
 
 
 @dataclass(frozen=True)
-class HttpCheck(Check):
+class HttpCheck(TlsCheck):
     """Succeeds when the response has an expected status and its body holds ``expect_body``.
 
     Redirects are not followed: a 302 says that the backend works.
@@ -36,9 +36,6 @@ class HttpCheck(Check):
         expect_status: codes and ranges, such as ``200-399`` or ``200,204``.
         expect_body: text that the first MiB of the body must hold; empty does not look.
         headers: further headers of the request.
-        tls: speak TLS.
-        tls_verify: refuse a certificate that is not valid for ``server_name``.
-        tls_ca: file with the certificates to trust (PEM); empty is the system's.
         server_name: name to ask for and to verify; empty is ``host`` without its port, or the backend's
             host as configured.
     """
@@ -49,10 +46,6 @@ class HttpCheck(Check):
     expect_status: str = "200-399"
     expect_body: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
-    tls: bool = False
-    tls_verify: bool = True
-    tls_ca: str = ""
-    server_name: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what could not be sent or understood, before anything is served."""
@@ -63,12 +56,14 @@ class HttpCheck(Check):
         except (h11.LocalProtocolError, UnicodeEncodeError) as error:
             raise ValueError(f"this request cannot be sent: {error}") from None
 
+    @property
+    def _name(self) -> str:
+        return self.server_name or _without_port(self.host)
+
     async def probe(self, target: Target) -> str:
         """Ask once. Returns the status line in words, for example ``200 OK``."""
-        name = self.server_name or _without_port(self.host)
-        tls = Tls(self.tls_verify, self.tls_ca, name) if self.tls else None
         conversation = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES)
-        async with connect(target, tls) as connection:
+        async with connect(target, self._tls) as connection:
             request = self._request(_host_of(target, tls=self.tls))
             sent = conversation.send(request) or b""
             connection.writer.write(sent + (conversation.send(h11.EndOfMessage()) or b""))

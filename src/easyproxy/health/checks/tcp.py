@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from easyproxy.errors import ProbeFailed
-from easyproxy.health.checks.base import Check, Target, plain
-from easyproxy.health.checks.connection import SHARE, Connection, Tls, connect
+from easyproxy.health.checks.base import Target, plain
+from easyproxy.health.checks.connection import SHARE, Connection, TlsCheck, connect
 from easyproxy.health.checks.knock import knock
 
 ANSWER_BYTES = 64 * 1024
@@ -17,25 +17,17 @@ ANSWER_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
-class TcpCheck(Check):
+class TcpCheck(TlsCheck):
     r"""Succeeds when the connection stands and the answer, if one is expected, holds ``expect``.
 
     Attributes:
         send: what to send once connected. Each character up to U+00FF goes out as one byte, so that a binary
             protocol can be written as ``"\x00\x01"``.
         expect: what the answer must hold somewhere in its first 64 KiB, in the same notation.
-        tls: speak TLS.
-        tls_verify: refuse a certificate that is not valid for ``server_name``.
-        tls_ca: file with the certificates to trust (PEM); empty is the system's.
-        server_name: name to ask for and to verify; empty is the backend's host as configured.
     """
 
     send: str = ""
     expect: str = ""
-    tls: bool = False
-    tls_verify: bool = True
-    tls_ca: str = ""
-    server_name: str = ""
 
     def __post_init__(self) -> None:
         """Refuse characters that are no byte."""
@@ -53,8 +45,7 @@ class TcpCheck(Check):
         if not (self.send or self.expect or self.tls or target.address.path):
             await knock(target.address, target.timeout_s * SHARE)
             return "connected"
-        tls = Tls(self.tls_verify, self.tls_ca, self.server_name) if self.tls else None
-        async with connect(target, tls) as connection:
+        async with connect(target, self._tls) as connection:
             if self.send:
                 connection.writer.write(self.send.encode("latin-1"))
                 await connection.writer.drain()
