@@ -49,11 +49,14 @@ def _unknown_protocols(raw: object) -> Iterator[Finding]:
     for name, pool in pools_of(raw).items():
         if not _follows(pool) or get(get(pool, "drain"), "protocol") is not None:
             continue
-        kind = check_type(pool)
-        if isinstance(kind, str) and kind not in PROTOCOLS and get(pool, "greeting") not in PROTOCOLS:
+        kind, greeting = check_type(pool), get(pool, "greeting")
+        if isinstance(kind, str) and kind not in PROTOCOLS and greeting not in PROTOCOLS:
+            and_greeting = (
+                "and it has no greeting" if greeting in (None, "none") else f"its greeting {shown(greeting)}"
+            )
             yield Finding(
                 ("pools", name, "drain"),
-                f"which protocol its clients speak is not known: its check is {shown(kind)}, and it has no greeting; write"
+                f"which protocol its clients speak is not known: its check is {shown(kind)}, {and_greeting}; write"
                 f" {{when: {BETWEEN_TRANSACTIONS}, protocol: {listing(PROTOCOLS)}}}",
             )
 

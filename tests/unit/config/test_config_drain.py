@@ -49,6 +49,11 @@ def test_a_protocol_that_nobody_knows_is_asked_for(check, drain):
     )
 
 
+def test_a_greeting_that_tells_no_protocol_is_named():
+    raw = config_with(pool={"drain": BETWEEN, "greeting": "any"}, check={"type": "tcp"})
+    assert "its check is 'tcp', its greeting 'any'; write {when: " in message_for(raw)
+
+
 def test_the_kernel_engine_cannot_follow_anybody():
     raw = config_with(listener={"engine": "kernel"}, pool={"drain": BETWEEN}, check={"type": "mysql"})
     assert message_for(raw).startswith(

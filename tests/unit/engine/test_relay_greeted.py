@@ -256,6 +256,36 @@ def test_a_pool_whose_greeting_is_taken_out_waits_for_none_any_more():
         assert at.heard(first, 5) == b"hello"
 
 
+@PORTABLE
+def test_a_backend_that_comes_meanwhile_is_tried_when_the_others_have_failed(portable):
+    """Behaviour 29: the client would have been served by the former configuration, and is by the new one."""
+    with scene("mysql", portable=portable) as at:
+        at.steps.serve(at.first)
+        client = at.steps.client()
+        at.steps.taken(at.first)
+        at.steps.settle()
+        at.steps.serve(at.second)
+        at.steps.after(2.0)
+        at.steps.taken(at.second).sendall(GREETING)
+        assert at.heard(client, len(GREETING)) == GREETING
+
+
+@pytest.mark.parametrize(
+    ("retries", "comes"), [(0, True), (2, False)], ids=["retries are used up", "the same"]
+)
+def test_a_change_meanwhile_allows_no_further_attempts(retries, comes):
+    with scene("mysql", retries=retries) as at:
+        at.steps.serve(at.first)
+        client = at.steps.client()
+        at.steps.taken(at.first)
+        at.steps.settle()
+        at.steps.serve(at.first, *([at.second] if comes else []), connect_timeout_s=7.0)
+        at.steps.after(2.0)
+        assert at.steps.ends == ["connect_failed"]
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
 # -- PostgreSQL
 
 

@@ -210,6 +210,23 @@ async def test_a_client_that_waits_for_a_place_moves_with_its_listener_to_anothe
         assert not rig.complaints
 
 
+async def test_a_client_whose_backend_is_silent_moves_with_its_listener_to_another_pool():
+    """Behaviour 29."""
+    async with relay() as rig:
+        silent, good = rig.server(), rig.server()
+        one = Pool("one", backends=(backend("one", "a", silent),), greeting="any", greeting_timeout_s=0.5)
+        two = Pool("two", backends=(backend("two", "a", good),))
+        rig.apply(one, two, listeners={"front": "one", "other": "one"})
+        client = await rig.client()
+        await rig.taken(silent)
+        rig.apply(one, two, listeners={"front": "two", "other": "one"})
+        session = await rig.taken(good)
+        await rig.send(client, b"ping")
+        assert await rig.read(session, 4) == b"ping"
+        client.close()
+        session.close()
+
+
 async def test_clients_that_wait_in_a_pool_that_is_removed_are_told():
     """Behaviours 12 and 29."""
     async with relay() as rig:

@@ -30,10 +30,11 @@ from easyproxy.engine.seam import Outcome
 from easyproxy.strategy.base import StrategyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from easyproxy.engine.relay.core import Core
     from easyproxy.engine.relay.runtime import BackendRuntime
+    from easyproxy.model import Backend
 
 _STREAM = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
 # Python names it from 3.12 on; the number is that of linux/in.h.
@@ -88,6 +89,7 @@ class Dial(Waiting):
         self.client_mask = 0
         self.gave_up_at = 0.0
         self._candidates = None
+        self._chosen_from: dict[str, BackendRuntime] | None = None
         self._failed: BackendRuntime | None = None
         self._left = 0
         self._holds_ack = False  # the end of the handshake waits for the client's first bytes
@@ -108,9 +110,7 @@ class Dial(Waiting):
             self._why = FULL
             self._queue()
             return
-        self._candidates = pool.choose(session.host)
-        self._left = pool.pool.retries + 1
-        self._is_short = False
+        self._choose()
         self._next()
 
     def _next(self) -> None:
@@ -127,7 +127,8 @@ class Dial(Waiting):
                 candidates = self._candidates = iter(pool.tiers.backends if pool.tiers is not None else ())
                 continue
             if chosen is None:
-                break
+                candidates = self._candidates = self._come_since()
+                continue
             backend = pool.backends.get(chosen.id)
             if backend is None:
                 continue
@@ -142,6 +143,15 @@ class Dial(Waiting):
                 return
         self._candidates = None
         self._exhausted()
+
+    def _come_since(self) -> Iterator[Backend] | None:
+        """Return candidates that are new since the former were chosen: the pool has changed, or the listener has another."""
+        now, before = self.session.listener.pool.backends, self._chosen_from
+        if before is None or before is now:
+            return None
+        self._chosen_from = now
+        chosen = self.session.listener.pool.choose(self.session.host)
+        return (each for each in chosen if now.get(each.id) is not before.get(each.id))
 
     def _exhausted(self) -> None:
         """Wait, where that may help, or give up: no candidate is left."""

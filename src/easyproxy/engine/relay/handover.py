@@ -85,6 +85,7 @@ DIAL_FIELDS = (
 DIAL_REST = frozenset(
     {
         "_candidates",  # the taker's strategy names new ones when the attempt under way fails
+        "_chosen_from",  # with the candidates
         "_failed",  # a reference into the table of runtimes
         "core",
         "session",

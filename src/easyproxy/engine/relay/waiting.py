@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from easyproxy.engine.relay.core import Core
+    from easyproxy.engine.relay.runtime import BackendRuntime
     from easyproxy.engine.relay.session import Session
     from easyproxy.model import Backend
 
@@ -42,6 +43,7 @@ class Waiting:
 
     __slots__ = (
         "_candidates",
+        "_chosen_from",
         "_deadline",
         "_is_held",
         "_is_short",
@@ -59,6 +61,7 @@ class Waiting:
     client_mask: int  # edges of the client that are to be looked at once the backend stands
     gave_up_at: float
     _candidates: Iterator[Backend] | None
+    _chosen_from: dict[str, BackendRuntime] | None  # the pool's backends at that time
     _left: int  # attempts
     _deadline: float
     _queue_until: float
@@ -72,6 +75,13 @@ class Waiting:
 
     def _next(self) -> None:
         raise NotImplementedError
+
+    def _choose(self) -> None:
+        """Have the pool's strategy name candidates, for as many attempts as the pool allows."""
+        pool = self.session.listener.pool
+        self._candidates, self._chosen_from = pool.choose(self.session.host), pool.backends
+        self._left = pool.pool.retries + 1
+        self._is_short = False
 
     def _attempt_failed(self, outcome: Outcome, error: int, detail: str = "") -> None:
         raise NotImplementedError
@@ -154,9 +164,7 @@ class Waiting:
     def retry(self) -> bool:
         """Try again from the queue; return whether it left the queue."""
         pool = self.session.listener.pool
-        self._is_short = False
-        self._candidates = pool.choose(self.session.host)
-        self._left = pool.pool.retries + 1
+        self._choose()
         if not pool.backends:
             self._queue_until = 0.0
             self._stops_at_gate()
