@@ -71,18 +71,15 @@ class Drains:
             now: seconds of a steady clock.
             wall: the same moment in seconds since the epoch.
         """
-        entries = self._registry.entries.values()
-        has_deadlines = any(pool.drain.deadline for pool in self._registry.config.pools.values())
+        pools, entries = self._registry.config.pools, self._registry.entries.values()
+        has_deadlines = any(pool.drain.deadline for pool in pools.values())
         is_asked = any(entry.stance is not None and entry.stance.deadline for entry in entries)
         if not (has_deadlines or is_asked or self._limits or any(self._serving.values())):
             return
         serving = dict(self._listeners())
         drained: dict[Where, float] = {}
         for entry in entries:
-            where, deadline_s = (
-                Where(backend=entry.id),
-                self._registry.config.pools[entry.pool].drain.deadline,
-            )
+            where, deadline_s = Where(backend=entry.id), pools[entry.pool].drain.deadline
             if entry.stance is None:
                 serving[where] = deadline_s
             else:
@@ -119,8 +116,10 @@ class Drains:
     async def tell_who_stays(self, backend: str) -> None:
         """Say how many sessions of a backend that is drained now cannot leave between two transactions, and why."""
         entry = self._registry.entries.get(backend)  # it may have been taken away since
-        pool = self._registry.config.pools[entry.pool] if entry is not None else None
-        if entry is None or pool is None or pool.drain.when != BETWEEN_TRANSACTIONS:
+        if entry is None:
+            return
+        drain = self._registry.config.pools[entry.pool].drain
+        if drain.when != BETWEEN_TRANSACTIONS:
             return
         doubts = Counter(
             session.transaction.partition(": ")[2]
@@ -132,7 +131,7 @@ class Drains:
             why = ", ".join(f"{doubt} ({count})" for doubt, count in doubts.most_common())
             stance = entry.stance
             asked_s = stance.deadline - stance.at if stance is not None and stance.deadline else 0.0
-            deadline_s = asked_s or pool.drain.deadline
+            deadline_s = asked_s or drain.deadline
             limit = f", for {span(deadline_s)} at most" if deadline_s else ""
             text = f"{counted(doubts.total(), 'session')} cannot be told to be between two transactions{limit}: {why}"
             self._journal.tell(Kind.SESSIONS_STAY, backend, text, level="warning")
