@@ -89,7 +89,7 @@ class Dial(Waiting):
         self.client_mask = 0
         self.gave_up_at = 0.0
         self._candidates = None
-        self._chosen_from: dict[str, BackendRuntime] | None = None
+        self._chosen_from: frozenset[BackendRuntime] | None = None
         self._failed: BackendRuntime | None = None
         self._left = 0
         self._holds_ack = False  # the end of the handshake waits for the client's first bytes
@@ -146,12 +146,12 @@ class Dial(Waiting):
 
     def _come_since(self) -> Iterator[Backend] | None:
         """Return candidates that are new since the former were chosen: the pool has changed, or the listener has another."""
-        now, before = self.session.listener.pool.backends, self._chosen_from
-        if before is None or before is now:
+        pool, before = self.session.listener.pool, self._chosen_from
+        if before is None or before is pool.roster:
             return None
-        self._chosen_from = now
-        chosen = self.session.listener.pool.choose(self.session.host)
-        return (each for each in chosen if now.get(each.id) is not before.get(each.id))
+        self._chosen_from = pool.roster
+        chosen = pool.choose(self.session.host)
+        return (each for each in chosen if pool.backends.get(each.id) not in before)
 
     def _exhausted(self) -> None:
         """Wait, where that may help, or give up: no candidate is left."""

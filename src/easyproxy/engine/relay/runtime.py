@@ -106,6 +106,7 @@ class PoolRuntime:
         "keeps",
         "look_in",
         "pool",
+        "roster",
         "slot",
         "source",
         "tiers",
@@ -118,6 +119,9 @@ class PoolRuntime:
         self.slot = slot
         self.cell = cell
         self.backends: dict[str, BackendRuntime] = {}  # one dict for life: strategies ask it for the load
+        self.roster: frozenset[BackendRuntime] = (
+            frozenset()
+        )  # the same backends; another one with each change
         self.choose: Callable[[str], Iterator[Backend]] = lambda _client: iter(())
         self.tiers: Tiers | None = None
         self.keeps = frozenset(pool.keeps)
@@ -140,6 +144,7 @@ class PoolRuntime:
         self.keeps = frozenset(pool.keeps)
         self.backends.clear()
         self.backends.update(backends)
+        self.roster = frozenset(backends.values())
         self.tiers = tiers
         tiers.build(pool.backends)
         self.choose = tiers.candidates

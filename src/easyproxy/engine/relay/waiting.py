@@ -61,7 +61,7 @@ class Waiting:
     client_mask: int  # edges of the client that are to be looked at once the backend stands
     gave_up_at: float
     _candidates: Iterator[Backend] | None
-    _chosen_from: dict[str, BackendRuntime] | None  # the pool's backends at that time
+    _chosen_from: frozenset[BackendRuntime] | None  # the pool's backends at that time
     _left: int  # attempts
     _deadline: float
     _queue_until: float
@@ -79,7 +79,7 @@ class Waiting:
     def _choose(self) -> None:
         """Have the pool's strategy name candidates, for as many attempts as the pool allows."""
         pool = self.session.listener.pool
-        self._candidates, self._chosen_from = pool.choose(self.session.host), pool.backends
+        self._candidates, self._chosen_from = pool.choose(self.session.host), pool.roster
         self._left = pool.pool.retries + 1
         self._is_short = False
 
