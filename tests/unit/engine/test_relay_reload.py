@@ -212,6 +212,33 @@ async def test_a_listener_moves_to_another_address_and_its_sessions_stay():
         await until(is_free)
 
 
+async def test_a_listener_that_is_in_its_own_way_is_told_so_and_gets_there_in_two_steps():
+    """Behaviour 31: the remedy for a port of another program would not help."""
+    async with relay() as rig:
+        server = rig.server()
+        pool = Pool("p", backends=(backend("p", "a", server),))
+        rig.apply(pool)
+        old = Address.parse(rig.engine.addresses()["front"])
+        everywhere = Address("0.0.0.0", old.port)
+        with pytest.raises(EngineError, match=f"this program listens on {old} until .* with one reload and"):
+            rig.apply(pool, bind=everywhere)
+        await served(rig, server)
+        rig.apply(pool, listeners={})
+
+        def is_free() -> bool:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((everywhere.host, everywhere.port))
+                except OSError:
+                    return False
+            return True
+
+        await until(is_free)
+        rig.apply(pool, bind=everywhere)
+        await served(rig, server)
+
+
 async def test_a_listener_gets_another_name_without_a_gap():
     """The socket stays, so nobody who waits in its backlog is reset."""
     async with relay() as rig:
