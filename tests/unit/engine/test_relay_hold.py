@@ -165,6 +165,25 @@ def test_a_hold_that_is_taken_out_of_the_configuration_ends_it():
         assert steps.queued == 0
 
 
+def test_when_the_hold_is_taken_out_newcomers_do_not_wait_behind_those_who_are_still_held():
+    with stepping(hold_s=10.0, admit_per_s=1.0) as steps:
+        steps.serve()
+        for _ in range(5):
+            steps.client()
+        steps.serve(steps.server)
+        steps.after(0.1)
+        held = steps.queued
+        assert held >= 3
+        steps.serve(steps.server, hold_s=0.0)
+        _, _, session = steps.connect()
+        assert session.connected_at - session.accepted_at < TICK_S
+        steps.after(0.1)
+        assert not steps.ends
+        assert 0 < steps.queued <= held, "the others are let in at the rate, as before"
+        steps.after(6.0)
+        assert (standing(steps), steps.queued, steps.ends) == (6, 0, [])
+
+
 def test_a_new_primary_gets_the_client_whose_connect_was_under_way():
     """``failover`` ends sessions; a client that has none yet is only sent elsewhere."""
     with stepping(hold_s=10.0, connect_timeout_s=60.0) as steps:

@@ -99,6 +99,8 @@ class Waiting:
         if pool.backends and gate.holds_nobody:
             pool.is_shut = False
             return False
+        if pool.backends and not pool.pool.hold_s and not self._is_held:
+            return False  # the hold was taken out of the configuration: nobody stands in line behind those who still do
         gate.hold(self)
         if not self._is_held or not self._queue_until:
             self._is_held = True
