@@ -185,6 +185,11 @@ class Waiting:
             self.core.cells[pool.cell + c.P_QUEUED] -= 1
 
     @property
+    def waits_for(self) -> str:
+        """What was lacking when it came into the queue, in words."""
+        return self._why
+
+    @property
     def is_starved(self) -> bool:
         """Whether it waits for something that this machine is short of."""
         return self._is_short and self._why != FULL
