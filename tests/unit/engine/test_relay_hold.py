@@ -7,6 +7,7 @@ import gc
 import os
 import resource
 import socket
+from pathlib import Path
 
 import pytest
 from relay_rig import backend, relay, until
@@ -94,7 +95,9 @@ def no_descriptor_left():
     gc.collect()  # so that nothing that other tests have left gives one back meanwhile
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/dev/fd"))) + 8, hard))
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (max(int(each.name) for each in Path("/dev/fd").iterdir()) + 8, hard)
+    )
     try:
         with contextlib.suppress(OSError):
             while True:

@@ -126,16 +126,18 @@ async def test_a_client_that_waits_for_a_place_moves_with_its_listener_to_anothe
         assert not rig.complaints
 
 
-async def test_a_client_whose_backend_is_silent_moves_with_its_listener_to_another_pool():
+async def test_a_client_whose_backend_leaves_without_a_word_moves_with_its_listener_to_another_pool():
     """Behaviour 29."""
     async with relay() as rig:
         silent, good = rig.server(), rig.server()
-        one = Pool("one", backends=(backend("one", "a", silent),), greeting="any", greeting_timeout_s=0.5)
+        one = Pool("one", backends=(backend("one", "a", silent),), greeting="any", greeting_timeout_s=60.0)
         two = Pool("two", backends=(backend("two", "a", good),))
         rig.apply(one, two, listeners={"front": "one", "other": "one"})
         client = await rig.client()
-        await rig.taken(silent)
+        attempt = await rig.taken(silent)
         rig.apply(one, two, listeners={"front": "two", "other": "one"})
+        await rig.engine.sessions()  # the worker answers, so it has the new configuration
+        attempt.close()
         session = await rig.taken(good)
         await rig.send(client, b"ping")
         assert await rig.read(session, 4) == b"ping"
