@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+import resource
 import socket
+from pathlib import Path
 
 import pytest
 from relay_rig import backend, relay, until
@@ -14,6 +18,8 @@ from easyproxy.engine.relay.timers import TICK_S
 from easyproxy.engine.seam import Where
 from easyproxy.model import Pool
 
+DETAIL = 11
+"""Its place in a row of ends."""
 PORTABLE = pytest.mark.parametrize("portable", [False, True])
 
 
@@ -62,6 +68,57 @@ def test_without_hold_the_client_is_turned_away_at_once():
         socket.create_connection(steps.front.getsockname(), 20).close()
         steps.until(lambda: steps.ends)
         assert steps.ends == ["no_backend"]
+
+
+@PORTABLE
+def test_those_who_are_held_leave_descriptors_to_be_let_in_with(portable):
+    """Behaviour 16: further ones wait in the backlog, and are served after them."""
+    with stepping(portable=portable, hold_s=10.0) as steps:
+        assert steps.core.most_held < resource.getrlimit(resource.RLIMIT_NOFILE)[0] / 2
+        steps.core.most_held = 2
+        steps.serve()
+        for _ in range(2):
+            steps.client()
+        with socket.create_connection(steps.front.getsockname(), 20):
+            steps.settle()
+            assert steps.queued == 2
+            steps.after(1.0)
+            assert steps.queued == 2
+            steps.serve(steps.server)
+            steps.after(0.5)
+            steps.until(lambda: standing(steps) == 3)
+
+
+@contextlib.contextmanager
+def no_descriptor_left():
+    """Use up the descriptors of this process."""
+    gc.collect()  # so that nothing that other tests have left gives one back meanwhile
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (max(int(each.name) for each in Path("/dev/fd").iterdir()) + 8, hard)
+    )
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+
+
+def test_who_waits_behind_one_that_lacks_a_descriptor_is_told_so_too():
+    with stepping(hold_s=10.0, queue_timeout_s=2.0) as steps:
+        steps.serve()
+        for _ in range(3):
+            steps.client()
+        with no_descriptor_left():
+            steps.serve(steps.server)
+            steps.after(3.0)
+        assert steps.ends == ["connect_failed"] * 3
+        assert {row[DETAIL] for row in steps.core.recent_ends} == {"p/a: Too many open files"}
 
 
 @PORTABLE
@@ -163,6 +220,25 @@ def test_a_hold_that_is_taken_out_of_the_configuration_ends_it():
         steps.after(0.1)
         assert steps.ends == ["no_backend"]
         assert steps.queued == 0
+
+
+def test_when_the_hold_is_taken_out_newcomers_do_not_wait_behind_those_who_are_still_held():
+    with stepping(hold_s=10.0, admit_per_s=1.0) as steps:
+        steps.serve()
+        for _ in range(5):
+            steps.client()
+        steps.serve(steps.server)
+        steps.after(0.1)
+        held = steps.queued
+        assert held >= 3
+        steps.serve(steps.server, hold_s=0.0)
+        _, _, session = steps.connect()
+        assert session.connected_at - session.accepted_at < TICK_S
+        steps.after(0.1)
+        assert not steps.ends
+        assert 0 < steps.queued <= held, "the others are let in at the rate, as before"
+        steps.after(6.0)
+        assert (standing(steps), steps.queued, steps.ends) == (6, 0, [])
 
 
 def test_a_new_primary_gets_the_client_whose_connect_was_under_way():

@@ -210,16 +210,18 @@ async def test_a_client_that_waits_for_a_place_moves_with_its_listener_to_anothe
         assert not rig.complaints
 
 
-async def test_a_client_whose_backend_is_silent_moves_with_its_listener_to_another_pool():
+async def test_a_client_whose_backend_leaves_without_a_word_moves_with_its_listener_to_another_pool():
     """Behaviour 29."""
     async with relay() as rig:
         silent, good = rig.server(), rig.server()
-        one = Pool("one", backends=(backend("one", "a", silent),), greeting="any", greeting_timeout_s=0.5)
+        one = Pool("one", backends=(backend("one", "a", silent),), greeting="any", greeting_timeout_s=60.0)
         two = Pool("two", backends=(backend("two", "a", good),))
         rig.apply(one, two, listeners={"front": "one", "other": "one"})
         client = await rig.client()
-        await rig.taken(silent)
+        attempt = await rig.taken(silent)
         rig.apply(one, two, listeners={"front": "two", "other": "one"})
+        await rig.engine.sessions()  # the worker answers, so it has the new configuration
+        attempt.close()
         session = await rig.taken(good)
         await rig.send(client, b"ping")
         assert await rig.read(session, 4) == b"ping"
@@ -294,6 +296,33 @@ async def test_a_listener_moves_to_another_address_and_its_sessions_stay():
                 return probe.connect_ex((old.host, old.port)) == errno.ECONNREFUSED
 
         await until(is_free)
+
+
+async def test_a_listener_that_is_in_its_own_way_is_told_so_and_gets_there_in_two_steps():
+    """Behaviour 31: the remedy for a port of another program would not help."""
+    async with relay() as rig:
+        server = rig.server()
+        pool = Pool("p", backends=(backend("p", "a", server),))
+        rig.apply(pool)
+        old = Address.parse(rig.engine.addresses()["front"])
+        everywhere = Address("0.0.0.0", old.port)
+        with pytest.raises(EngineError, match=f"this program listens on {old} until .* with one reload and"):
+            rig.apply(pool, bind=everywhere)
+        await served(rig, server)
+        rig.apply(pool, listeners={})
+
+        def is_free() -> bool:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((everywhere.host, everywhere.port))
+                except OSError:
+                    return False
+            return True
+
+        await until(is_free)
+        rig.apply(pool, bind=everywhere)
+        await served(rig, server)
 
 
 async def test_a_listener_gets_another_name_without_a_gap():

@@ -9,6 +9,9 @@ docs/decisions/0005-one-queue.md.
 Facts (accept(2)): EMFILE, ENFILE, ENOBUFS and ENOMEM stay until somebody closes something, and a level-triggered
 poller would report the waiting client for ever, so accepting pauses. Errors of the network that were pending on the
 new socket (ECONNABORTED, EPROTO, ...) concern that client only.
+
+Clients that are held at a pool's gate could use up all descriptors before one of them reaches a backend, and then nobody ever
+would. So with half of the descriptors in use, further ones are held in the backlog.
 """
 
 from __future__ import annotations
@@ -141,6 +144,9 @@ class Acceptor:
         limit = listener.max_sessions
         waits = listener.overload == "wait"
         for _ in range(self._burst):
+            if runtime.pool.is_shut and self._is_crowded():
+                self.pause()
+                return
             if limit:
                 has_place = counters.take(runtime.slot, limit)
             else:
@@ -160,6 +166,11 @@ class Acceptor:
         if self._is_full:
             self._burst = min(self._burst * 2, MAX_SHARED_BURST if self._is_one_of_many else MAX_BURST)
         self._is_full = not self._is_full
+
+    def _is_crowded(self) -> bool:
+        """Whether those who are held need the descriptors that are left."""
+        gate = self.runtime.pool.gate
+        return gate is not None and len(gate.dials) > 0 and len(self.core.sessions) >= self.core.most_held
 
     def _admit(self, fd: int, address: tuple[str, int], has_place: bool) -> None:
         core, runtime = self.core, self.runtime

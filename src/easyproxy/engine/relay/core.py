@@ -5,6 +5,7 @@ It decides nothing. Everything in it belongs to one thread.
 
 from __future__ import annotations
 
+import resource
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,6 +31,9 @@ MAX_ENDS = 16384
 """The same for ended sessions: at 10,000 a second, more than a second during which the control process does not read."""
 REMEMBERED_ENDS = 1000
 """The last sessions that ended are remembered, for whoever asks what became of one."""
+
+OTHER_DESCRIPTORS = 64
+"""So many of a worker's descriptors belong to no session."""
 
 
 class Handler(Protocol):
@@ -74,6 +78,8 @@ class Core:
         self.declined: list[tuple[float, Acceptor]] = []  # and when it accepts again
         self.follows = False  # the conversation of a session was ever followed
         self.is_leaving = False  # every session is to end that can: nobody is taken in any more
+        # Who is held at a gate needs a second descriptor to be let in with.
+        self.most_held = max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_DESCRIPTORS) // 2)
         self.is_starved = False  # clients wait for a descriptor to reach a backend with: no more are taken in
         self.reports: list[dict[str, Any]] = []
         self.recent_ends: deque[Row] = deque(maxlen=REMEMBERED_ENDS)

@@ -107,7 +107,7 @@ class Dial(Waiting):
         if pool.is_shut and not is_let_in and self._stops_at_gate():
             return
         if pool.waiting and pool.is_fair and pool.pool.queue_timeout_s:  # first come, first served
-            self._why = FULL
+            self._why = next(iter(pool.waiting)).waits_for
             self._queue()
             return
         self._choose()

@@ -46,7 +46,7 @@ from easyproxy.strategy import BUILTIN, StrategyError
 from easyproxy.strategy import load as load_strategy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from easyproxy.engine.relay.channel import Frame
 
@@ -208,7 +208,7 @@ class RelayEngine(HandingOver):
             else:
                 group = self._inherited.take(listener)
                 if group is None:
-                    group = [open_listener(listener)]
+                    group = [open_listener(listener, self._listening())]
                     undo.callback(close_group, group)
                 else:
                     undo.callback(close_group, group)
@@ -216,6 +216,10 @@ class RelayEngine(HandingOver):
                         tune(group, listener)
             sockets[listener.name] = group
         return sockets
+
+    def _listening(self) -> Iterator[socket.socket]:
+        for group in (*self._sockets.values(), *self._inherited.sockets()):
+            yield from group
 
     def _tickets_for(self, snapshot: Snapshot, undo: contextlib.ExitStack) -> dict[str, int]:
         tickets: dict[str, int] = {}

@@ -20,11 +20,15 @@ from easyproxy.errors import EngineError
 from easyproxy.model import Address, Listener
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 
-def open_listener(listener: Listener) -> socket.socket:
+def open_listener(listener: Listener, ours: Iterable[socket.socket] = ()) -> socket.socket:
     """Open the socket of a listener, and listen.
+
+    Args:
+        listener: what to open.
+        ours: sockets on which this program listens already, to be told from those of others.
 
     Raises:
         EngineError: the address is in use, not ours, or not permitted; nothing is left open.
@@ -36,7 +40,7 @@ def open_listener(listener: Listener) -> socket.socket:
             tune([sock], listener)
         except OSError as error:
             raise EngineError(
-                f"listener {listener.name}: cannot listen on {bind}: {_explain(error, bind)}"
+                f"listener {listener.name}: cannot listen on {bind}: {_explain(error, bind, ours)}"
             ) from error
         undo.pop_all()
         return sock
@@ -115,7 +119,7 @@ def _open_unix(path: str) -> socket.socket:
     return sock
 
 
-def _explain(error: OSError, bind: Address) -> str:
+def _explain(error: OSError, bind: Address, ours: Iterable[socket.socket]) -> str:
     match error.errno:
         case errno.EADDRINUSE:
             if bind.path:
@@ -123,6 +127,13 @@ def _explain(error: OSError, bind: Address) -> str:
                     f"{bind.path} is in use by another program (ss -lxp shows it), or is a file of another kind; "
                     "stop the program or choose another path"
                 )
+            for sock in ours:
+                if sock.family != socket.AF_UNIX and sock.getsockname()[1] == bind.port:
+                    return (
+                        f"this program listens on {Address(*sock.getsockname()[:2])} until the change is in force, and the two "
+                        "addresses overlap; take that listener out with one reload and bring the new one in with the next, "
+                        "or restart the program"
+                    )
             return f"port {bind.port} is in use by another program; stop it (ss -ltnp shows it) or choose another address"
         case errno.EADDRNOTAVAIL:
             return "no interface of this machine has that address"

@@ -99,6 +99,8 @@ class Waiting:
         if pool.backends and gate.holds_nobody:
             pool.is_shut = False
             return False
+        if pool.backends and not pool.pool.hold_s and not self._is_held:
+            return False  # the hold was taken out of the configuration: nobody stands in line behind those who still do
         gate.hold(self)
         if not self._is_held or not self._queue_until:
             self._is_held = True
@@ -181,6 +183,11 @@ class Waiting:
         if self in pool.waiting:
             del pool.waiting[self]
             self.core.cells[pool.cell + c.P_QUEUED] -= 1
+
+    @property
+    def waits_for(self) -> str:
+        """What was lacking when it came into the queue, in words."""
+        return self._why
 
     @property
     def is_starved(self) -> bool:
