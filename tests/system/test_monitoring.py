@@ -130,7 +130,10 @@ def test_after_the_same_sessions_haproxy_and_we_say_the_same(pair):
     assert found["web", "good"]["bin"] == str(TIMES * len(QUESTION))
     assert found["web", "good"]["bout"] == str(TIMES * len(ANSWER))
     for server in ("good", "dead"):
-        assert found["web", server]["check_status"] == expected["web", server]["check_status"]
+        # HAProxy puts "* " before it while the next check is under way.
+        assert found["web", server]["check_status"] == expected["web", server]["check_status"].removeprefix(
+            "* "
+        )
 
 
 def test_our_haproxy_metrics_are_a_part_of_the_real_ones(pair):

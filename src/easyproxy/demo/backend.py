@@ -77,9 +77,13 @@ class Connection(asyncio.Protocol):
         ):
             pass
 
-    def close_if_idle(self) -> None:
-        """Close, unless a request is half here."""
-        if self._transport is not None and not self._received and not self._skip:
+    def leave(self) -> None:
+        """Close, or break off where a request is half here."""
+        if self._transport is None:
+            return
+        if self._received or self._skip:
+            self._transport.abort()
+        else:
             self._transport.close()
 
     def _step(self, transport: asyncio.Transport) -> bool:
@@ -157,7 +161,7 @@ async def serve(backend: Backend, sock: socket.socket, stop: asyncio.Event) -> N
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(backend.emptied(), _LINGER_S)
     for connection in list(backend.connections):
-        connection.close_if_idle()
+        connection.leave()
     await asyncio.sleep(0)
 
 
