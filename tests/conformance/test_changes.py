@@ -180,6 +180,7 @@ async def test_an_address_in_use_refuses_the_whole_snapshot(rig: Rig) -> None:
     await eventually(lambda: answers(rig), {b"n"})
 
 
+@pytest.mark.long
 @behaviour(29)
 async def test_a_thousand_snapshots_under_a_stream_of_clients_cost_none_of_them(rig: Rig) -> None:
     """Behaviour 29: 0 refused, 0 reset, 0 corrupted."""
@@ -224,14 +225,14 @@ async def test_a_killed_worker_costs_only_its_own_sessions(rig: Rig) -> None:
     backend = rig.backend("a", echo)
     rig.serve(backend)
     clients = {}
-    for _ in range(24):
-        client = await rig.client()
-        await still_speaks(client)
-        clients[client.port] = client
     by_worker: dict[int, set[int]] = {}
-    for session in await rig.sessions():
-        by_worker.setdefault(session.worker, set()).add(int(session.client.rpartition(":")[2]))
-    assert len(by_worker) > 1, "24 clients met one worker only"
+    while len(by_worker) < 2:  # one that is not interrupted may take the first of them all
+        assert len(clients) < 1000, "all clients met one worker only"
+        for client in await asyncio.gather(*(rig.client() for _ in range(24))):
+            await still_speaks(client)
+            clients[client.port] = client
+        for session in await rig.sessions():
+            by_worker.setdefault(session.worker, set()).add(int(session.client.rpartition(":")[2]))
     pids = rig.processes()
     os.kill(pids[0], signal.SIGKILL)
 
@@ -247,7 +248,7 @@ async def test_a_killed_worker_costs_only_its_own_sessions(rig: Rig) -> None:
         else:
             assert await client.ending() in {"fin", "reset"}
     assert rig.counters(backend).sessions == len(survivors)
-    assert rig.counters(backend).total == 24
+    assert rig.counters(backend).total == len(clients)
 
     await eventually(lambda: len(rig.processes()), len(pids))
     for _ in range(24):
