@@ -215,7 +215,7 @@ async def test_a_client_whose_backend_leaves_without_a_word_moves_with_its_liste
     async with relay() as rig:
         silent, good = rig.server(), rig.server()
         one = Pool("one", backends=(backend("one", "a", silent),), greeting="any", greeting_timeout_s=60.0)
-        two = Pool("two", backends=(backend("two", "a", good),))
+        two = Pool("two", backends=(backend("two", "a", good),), greeting="any", greeting_timeout_s=60.0)
         rig.apply(one, two, listeners={"front": "one", "other": "one"})
         client = await rig.client()
         attempt = await rig.taken(silent)
@@ -223,8 +223,8 @@ async def test_a_client_whose_backend_leaves_without_a_word_moves_with_its_liste
         await rig.engine.sessions()  # the worker answers, so it has the new configuration
         attempt.close()
         session = await rig.taken(good)
-        await rig.send(client, b"ping")
-        assert await rig.read(session, 4) == b"ping"
+        await rig.send(session, b"hello")
+        assert await rig.read(client, 5) == b"hello"
         client.close()
         session.close()
 
