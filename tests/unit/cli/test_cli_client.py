@@ -50,8 +50,8 @@ def test_a_missing_and_a_wrong_token_are_told_apart(serve):
 
 
 def test_a_stream_yields_what_happens_and_can_be_taken_up_again(serve, scene, tmp_path):
+    scene.happened.add(Kind.TROUBLE, "web/a", "ä < b")  # before a server's thread listens for it
     for address in (serve(), serve(Address(path=str(tmp_path / "admin.sock")))):
-        scene.happened.add(Kind.TROUBLE, "web/a", "ä < b")
         with contextlib.closing(follow(address, "/api/stream", last_id="0-0")) as rows:
             found = {}
             while len(found) < 2:
