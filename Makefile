@@ -4,7 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test unit lint bench docs clean
+# Most tests wait more than they compute. A file stays together: its tests share servers. How many at a time: tests/conftest.py.
+SIDE_BY_SIDE := -n auto --dist loadfile --no-loadscope-reorder
+
+.PHONY: help run test packages unit lint bench docs clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -12,13 +15,16 @@ help: ## list the commands
 run: $(VENV)/.installed ## start the balancer before three small backends, and say what to try
 	@$(BIN)/easyproxy demo
 
-test: $(VENV)/.dev lint ## install what the tests need (Debian packages too, when root), run everything
+test: ## install what the tests need (Debian packages too, when root), run everything
+	$(MAKE) -j2 packages lint
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) tests/unit --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) tests/conformance tests/system tests/browser --durations=10
+
+packages: ## install the servers and clients of the tests (Debian, as root), or say what is missing
 	tests/packages.sh
-	$(BIN)/python -m pytest -q tests/unit --cov --cov-report=term:skip-covered
-	$(BIN)/python -m pytest -q tests/conformance tests/system tests/browser --durations=10
 
 unit: $(VENV)/.dev ## only the quick tests
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) tests/unit
 
 lint: $(VENV)/.dev ## style, types, and the directions of imports
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""One Chromium (Debian's, nothing is downloaded) for all tests, a page and a balancer for each."""
+"""One Chromium (Debian's, nothing is downloaded) for the tests of a file, a page and a balancer for each."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ PATIENCE_MS = 20_000
 """Much longer than anything takes; only a failure waits so long."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    # Not for longer: playwright runs an event loop in this thread, and no other can run beside it.
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -50,18 +51,18 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
         assert "Traceback" not in log, log
 
 
-@pytest.fixture(scope="session")
-def stage_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+@pytest.fixture(scope="module")
+def stage_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with Stage(tmp_path_factory.mktemp("shop") / "stage", ("red", "blue")) as stage:
         yield stage
     assert "Traceback" not in stage.log(), stage.log()
 
 
 @pytest.fixture
-def stage(stage_of_session: Stage) -> Iterator[Stage]:
+def stage(stage_of_module: Stage) -> Iterator[Stage]:
     """A balancer before ``red`` and ``blue`` that many tests share; each finds it as at the start."""
-    yield stage_of_session
-    stage_of_session.reset()
+    yield stage_of_module
+    stage_of_module.reset()
 
 
 @pytest.fixture

@@ -180,6 +180,8 @@ async def test_an_address_in_use_refuses_the_whole_snapshot(rig: Rig) -> None:
     await eventually(lambda: answers(rig), {b"n"})
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
 @behaviour(29)
 async def test_a_thousand_snapshots_under_a_stream_of_clients_cost_none_of_them(rig: Rig) -> None:
     """Behaviour 29: 0 refused, 0 reset, 0 corrupted."""
@@ -223,6 +225,7 @@ async def test_a_killed_worker_costs_only_its_own_sessions(rig: Rig) -> None:
     """Behaviour 32: and its successor serves; the counters are right again."""
     backend = rig.backend("a", echo)
     rig.serve(backend)
+    await rig.sessions()  # every worker has answered, so it has the listener
     clients = {}
     for _ in range(24):
         client = await rig.client()
@@ -250,6 +253,7 @@ async def test_a_killed_worker_costs_only_its_own_sessions(rig: Rig) -> None:
     assert rig.counters(backend).total == 24
 
     await eventually(lambda: len(rig.processes()), len(pids))
+    await rig.sessions()
     for _ in range(24):
         await still_speaks(await rig.client())
     assert len({session.worker for session in await rig.sessions()}) == len(by_worker)

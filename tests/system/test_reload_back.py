@@ -225,6 +225,7 @@ def test_a_listener_that_moved_comes_back_too(start, nginxes):
 # -- many
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_thousand_reloads_under_traffic_cost_no_client_no_session_and_no_byte(
     start, nginxes, postgresql, noise, tmp_path
