@@ -166,6 +166,7 @@ def web_database_and_bulk(nginxes, postgresql, echo):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_twenty_upgrades_under_wrk_pgbench_and_bulk_lose_nothing(begin, nginxes, postgresql, echo, tmp_path):
     """Behaviour 33: 0 refused, 0 reset, 0 corrupted, and the counters account for every request."""
     balancer = begin(web_database_and_bulk(nginxes, postgresql, echo))

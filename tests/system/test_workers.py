@@ -16,6 +16,7 @@ def test_a_killed_worker_costs_its_own_sessions_and_no_others(start, nginxes):
     """Behaviour 32."""
     balancer = start(simple(*nginxes))
     port = balancer.port()
+    assert not balancer.sessions(), "every worker has answered, so it accepts"
     with ExitStack() as stack:
         visits = {}
         for _ in range(40):
