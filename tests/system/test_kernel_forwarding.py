@@ -9,6 +9,7 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -288,6 +289,48 @@ async def test_bytes_sessions_and_ends_are_counted(net: Net, balancer: Balancer)
     assert 100_000 < counted.backends["pool/a"].bytes_from_backend < 200_000
     assert (told[0].reason, told[0].backend) == ("client_fin", "pool/a")
     assert await balancer.engine.recent_ends(Where(listener="front")) == told
+
+
+@pytest.mark.parametrize("family", [4, 6])
+async def test_sessions_that_come_and_go_between_two_looks_are_accounted_for(
+    net: Net, balancer: Balancer, family: int
+) -> None:
+    """The hardest: all from one port, so that each takes the place of the one before."""
+    net.serve("a", family=family)
+    told: list[SessionEnd] = []
+    balancer.engine.tell_every_session(told.extend)
+    balancer.serve(backend("a", family=family), bind=str(Address(FRONT[family], FRONT_PORT)))
+    await balancer.engine.sessions()
+
+    def converse() -> None:
+        for _ in range(50):
+            with (
+                net.inside("client"),
+                socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6) as sock,
+            ):
+                sock.settimeout(20)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )  # a reset, and no TIME_WAIT
+                sock.bind(("", 40_000))
+                sock.connect((FRONT[family], FRONT_PORT))
+                read_line(sock)
+                sock.sendall(b"x" * 1000)
+                left = 1000
+                while left:
+                    left -= len(sock.recv(left))
+
+    await asyncio.to_thread(converse)
+    async with asyncio.timeout(30):
+        while len(told) < 50:
+            await balancer.engine.sessions()
+    counted = balancer.engine.statistics()
+    assert {end.reason for end in told} == {"reset"}
+    assert len({end.id for end in told}) == len(told) == counted.backends["pool/a"].total == 50
+    assert all(1000 < end.bytes_from_client < 3000 for end in told)
+    assert counted.backends["pool/a"].bytes_from_client == sum(end.bytes_from_client for end in told)
+    assert counted.listeners["front"].sessions == 0
 
 
 async def test_limits_hold_over_changes(net: Net, balancer: Balancer) -> None:

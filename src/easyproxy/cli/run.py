@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -228,6 +229,10 @@ async def serve(
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, balancer.reopen_logs)
     if not await _has_started(balancer, heir, signals):
         return 0
+    # Collections need not walk over all that the program consists of, nor come with every 700 flows of the kernel engine.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
     told = Told(balancer)
     try:
         _announce(balancer)

@@ -27,6 +27,7 @@ _TIMED_OUT = os.strerror(errno.ETIMEDOUT)
 TERMINATION = {
     "client_fin": "--",
     "backend_fin": "--",
+    "fin": "--",  # of the kernel engine, which does not always know the side
     "client_reset": "CD",
     "client_vanished": "CD",
     "client_gave_up": "CC",

@@ -9,6 +9,7 @@ _SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 ENDINGS = {
     "client_fin": "both sides ended in peace, the client first",
     "backend_fin": "both sides ended in peace, the backend first",
+    "fin": "both sides ended in peace; which one first was not seen",
     "client_reset": "the client reset its connection",
     "backend_reset": "the backend reset its connection",
     "reset": "one side reset it; the kernel does not tell which",

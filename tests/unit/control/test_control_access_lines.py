@@ -105,7 +105,7 @@ def test_a_session_as_haproxy_writes_it(end, line):
 
 
 def test_every_reason_has_a_termination_state():
-    assert set(TERMINATION) == {*REASONS, "reset"}  # the last is the kernel engine's
+    assert set(TERMINATION) == {*REASONS, "fin", "reset"}  # the last two are the kernel engine's
 
 
 @pytest.mark.parametrize(

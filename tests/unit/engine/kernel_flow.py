@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 
-from easyproxy.engine.kernel import conntrack as ct
-from easyproxy.engine.kernel.conntrack import Flow
+from easyproxy.engine.kernel import flows as ct
+from easyproxy.engine.kernel.flows import Flow
 
 
 def packed(text: str) -> bytes:
@@ -28,5 +28,5 @@ FLOW = Flow(
     packets_from_backend=4,
     bytes_from_backend=400,
     started_ns=0,
-    tuple=b"t7",
+    handle=b"t7",
 )

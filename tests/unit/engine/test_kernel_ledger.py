@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from easyproxy.engine.kernel import conntrack as ct
-from easyproxy.engine.kernel.conntrack import Flow
+from easyproxy.engine.kernel import flows as ct
+from easyproxy.engine.kernel.flows import Flow
 from easyproxy.engine.kernel.ledger import Ledger, id_of
 from easyproxy.engine.seam import Where
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
@@ -76,23 +76,76 @@ def test_an_ended_flow_is_told_once_with_its_reason(ledger: Ledger, last: Flow, 
         (ct.SYN_SENT, "connect_failed"),
         (ct.ESTABLISHED, "idle_timeout"),
         (ct.FIN_WAIT, "half_closed_timeout"),
-        (ct.LAST_ACK, "client_fin"),
+        (ct.LAST_ACK, "fin"),
     ],
 )
 def test_a_flow_that_the_kernel_forgot_ended_by_its_silence(ledger: Ledger, state: int, reason: str) -> None:
     """Behaviour 14."""
     ledger.look([FLOW._replace(state=state)], 0)
-    _, ended = ledger.look([], 3600)
+    books, ended = ledger.look([FLOW._replace(state=state, timeout_s=0, is_gone=True)], 3600)
     assert [end.reason for end in ended] == [reason]
+    assert books.ends == {reason: 1}
+    assert books.sessions_by_listener == {}
 
 
 def test_a_flow_that_is_given_up_before_its_time_was_not_idle(ledger: Ledger) -> None:
     """For a reset outside of what the kernel knows of the window, it shortens the time of a flow."""
     ledger.look([FLOW], 0)
     ledger.look([FLOW._replace(bytes_from_backend=500)], 3000)
-    _, ended = ledger.look([], 3700)
+    _, ended = ledger.look([FLOW._replace(bytes_from_backend=500, is_gone=True)], 3700)
     assert [end.reason for end in ended] == ["reset"]
     assert [flow.id for flow in ledger.forgotten] == [FLOW.id]
+
+
+def test_a_flow_that_came_and_went_between_two_looks_is_accounted_for(ledger: Ledger) -> None:
+    gone = FLOW._replace(state=ct.TIME_WAIT, is_gone=True)
+    books, ended = ledger.look([gone, gone._replace(id=8, state=ct.CLOSE, handle=b"t8")], 0)
+    assert [(end.reason, end.backend) for end in ended] == [("fin", "pool/a"), ("reset", "pool/a")]
+    assert books.bytes_from_backend == {"pool/a": 800}
+    assert books.sessions_by_listener == {}
+    assert ledger.look([], 1)[1] == []
+
+
+def test_a_client_that_uses_its_port_again_has_two_sessions(ledger: Ledger) -> None:
+    books, ended = ledger.look([FLOW._replace(state=ct.TIME_WAIT, is_gone=True), FLOW._replace(id=8)], 0)
+    assert [end.told().id for end in ended] == [id_of(FLOW)]
+    assert books.sessions_by_listener == {"front": 1}
+
+
+def test_an_ended_flow_that_is_gone_is_not_told_again_but_counted_to_the_last(ledger: Ledger) -> None:
+    ended = FLOW._replace(state=ct.TIME_WAIT, first_fin="backend")
+    ledger.look([ended], 0)
+    books, told = ledger.look([ended._replace(is_gone=True, first_fin="", bytes_from_client=340)], 5)
+    assert told == []
+    assert books.bytes_from_client == {"pool/a": 340}
+    assert books.ends == {"backend_fin": 1}
+
+
+def test_an_ended_flow_that_goes_between_hearing_and_looking_is_not_told_again(ledger: Ledger) -> None:
+    ended = FLOW._replace(state=ct.TIME_WAIT, first_fin="backend")
+    ledger.look([ended], 0)
+    ledger.look([], 1)
+    books, told = ledger.look([ended._replace(is_gone=True, first_fin="")], 2)
+    assert told == []
+    assert books.ends == {"backend_fin": 1}
+
+
+def test_who_finished_first_is_remembered_of_a_flow_that_is_gone(ledger: Ledger) -> None:
+    """The kernel does not say it again."""
+    ledger.look([FLOW._replace(state=ct.FIN_WAIT, first_fin="backend")], 0)
+    _, ended = ledger.look([FLOW._replace(state=ct.TIME_WAIT, is_gone=True)], 5)
+    assert [(end.reason, end.detail) for end in ended] == [("backend_fin", "")]
+
+
+def test_a_flow_that_vanishes_unheard_ends_with_the_look_after_the_next(ledger: Ledger) -> None:
+    """The next one hears how it went, unless the kernel could not keep it for us."""
+    ledger.look([FLOW], 0)
+    books, ended = ledger.look([], 3600)
+    assert ended == []
+    assert books.sessions_by_listener == {}
+    _, ended = ledger.look([], 3601)
+    assert [end.reason for end in ended] == ["idle_timeout"]
+    assert ledger.look([], 3602)[1] == []
 
 
 def test_a_flow_that_a_list_has_missed_goes_on(ledger: Ledger) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from easyproxy.engine.kernel import conntrack as ct
-from easyproxy.engine.kernel.conntrack import Flow
+from easyproxy.engine.kernel import flows as ct
+from easyproxy.engine.kernel.flows import Flow
 from easyproxy.engine.kernel.ledger import Ledger
 from easyproxy.engine.kernel.shortcut import Shortcut, obstacle
 from easyproxy.engine.kernel.shortcut.assembler import Assembler, Reg, network16, pieces
@@ -176,6 +176,14 @@ def test_another_flow_with_the_same_ends_begins_anew() -> None:
     assert moved(complete(sums, {SENT: Taken(1, 1, 0)}, flow=FLOW._replace(id=8))) == (4, 301, 4, 400)
 
 
+def test_what_a_flow_that_is_gone_has_moved_is_not_counted_for_the_next_with_the_same_ends() -> None:
+    """A client uses its port again before the next look."""
+    sums, taken = Sums(), {SENT: Taken(2, 20, FIN)}
+    gone, new = sums.complete([FLOW._replace(is_gone=True), FLOW._replace(id=8)], taken, {SENT})
+    assert moved(gone) == (5, 320, 4, 400)
+    assert moved(new) == moved(FLOW)
+
+
 def test_a_reset_that_was_due_ends_the_flow_and_another_does_not() -> None:
     """Anybody may send a reset with some number; TCP asks back, and so the session may go on (RFC 5961)."""
     sums = Sums()
@@ -188,11 +196,18 @@ def test_a_reset_that_was_due_ends_the_flow_and_another_does_not() -> None:
     assert ended.state == ct.TIME_WAIT
 
 
+def test_a_flow_that_is_gone_is_not_to_be_deleted() -> None:
+    sums = Sums()
+    gone = complete(sums, {SENT: Taken(1, 10, RST | EXACT)}, flow=FLOW._replace(is_gone=True))
+    assert gone.has_reset
+    assert sums.reset == []
+
+
 def test_a_flow_that_vanishes_after_a_reset_was_reset() -> None:
     ledger = Ledger()
     ledger.know(SNAPSHOT)
     ledger.look([FLOW._replace(has_reset=True)], 0)
-    _, ends = ledger.look([], 10_000)
+    _, ends = ledger.look([FLOW._replace(has_reset=True, is_gone=True)], 10_000)
     assert [end.reason for end in ends] == ["reset"]
 
 

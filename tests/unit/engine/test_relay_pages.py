@@ -54,7 +54,7 @@ def words(heading: str) -> list[str]:
 @pytest.mark.parametrize(
     ("heading", "expected"),
     [
-        ("Why a session ended", (*REASONS, "reset")),
+        ("Why a session ended", (*REASONS, "fin", "reset")),
         ("Strategies", BUILTIN),
         ("States of a session", State),
         ("States of a backend", ("checking", "ready", "down", "draining", "maintenance")),

@@ -1,12 +1,13 @@
-"""The kernel's table of flows, read and deleted from over netlink (ctnetlink) with the standard library alone.
+"""The kernel's table of flows, read, deleted from and listened to over netlink (ctnetlink) with the standard library alone.
 
 Binary, because the text of ``/proc/net/nf_conntrack`` is deprecated, and takes several times as long for 100,000 flows. The
-kernel filters: only translated flows come up. A socket belongs to the network namespace in which it was opened.
-Layouts: linux/netfilter/nfnetlink_conntrack.h. What a flow means to us is not known here.
+kernel filters what it lists: only translated flows come up. A socket belongs to the network namespace in which it was opened.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 import struct
@@ -14,82 +15,30 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
+from easyproxy.engine.kernel.flows import DNAT, ID, STATUS, Flow, read
 from easyproxy.errors import EngineError
-
-SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT, CLOSE = range(1, 9)
-ENDED = frozenset({TIME_WAIT, CLOSE})
 
 _NETLINK_NETFILTER = 12
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _ERROR, _DONE = 2, 3
-_STATUS, _PROTOINFO, _TIMEOUT, _COUNTERS_ORIG, _COUNTERS_REPLY, _ID, _TIMESTAMP, _STATUS_MASK = (
-    3, 4, 7, 9, 10, 12, 20, 26,
-)  # fmt: skip
-_DNAT = 0x20  # IPS_DST_NAT
-_SEEN_REPLY = 0x2
-_CLOSE_INIT = 0x4  # IP_CT_TCP_FLAG_CLOSE_INIT: this side sent FIN first
-_PROTOINFO_SIZE = 48
+_STATUS_MASK = 26
+_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_DESTROY = 270, 1, 3
+_SO_RCVBUFFORCE = 33
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
-_TYPE_MASK = 0x3FFF
-# One direction of a TCP flow: nested tuple, nested addresses (two of them), nested protocol (number and two ports).
-_ENDS = {4: struct.Struct(">8x4x4s4x4s4x4xB3x4xH2x4xH2x"), 6: struct.Struct(">8x4x16s4x16s4x4xB3x4xH2x4xH2x")}
-_COUNTERS = struct.Struct(">8xQ4xQ")
-_U32 = struct.Struct(">4xI")
-_U64 = struct.Struct(">8xQ")
 _BATCH = 200
 _RECEIVE = 1 << 18
-
-
-class Flow(NamedTuple):
-    """One translated TCP flow. Addresses are packed; bytes count whole packets, headers too.
-
-    ``client`` spoke to ``front``, and ``back`` answers it; to the backend it came from ``seen`` (the client's own address, or ours).
-    """
-
-    id: int
-    family: int
-    client: tuple[bytes, int]
-    front: tuple[bytes, int]
-    back: tuple[bytes, int]
-    seen: tuple[bytes, int]
-    state: int
-    timeout_s: int
-    has_reply: bool
-    first_fin: str
-    """``client`` or ``backend``, once one of them has finished."""
-    packets_from_client: int
-    bytes_from_client: int
-    packets_from_backend: int
-    bytes_from_backend: int
-    started_ns: int
-    tuple: bytes
-    """The attribute by which the kernel finds it."""
-    has_reset: bool = False
-    """One end has reset it, though the kernel could not see that this was meant."""
-
-    @property
-    def is_live(self) -> bool:
-        """Whether it has not ended; ended ones stay in the table for some seconds."""
-        return self.state not in ENDED
+_UNHEARD = 32 << 20
+"""Bytes of the kernel's memory for what it has told and we have not heard: about 40,000 flows."""
 
 
 class Conntrack:
     """One netlink socket; ``close`` it. Not to be used by two threads at once."""
 
     def __init__(self) -> None:
-        try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-            )
-            self._socket.bind((0, 0))
-        except OSError as error:
-            raise EngineError(
-                f"this kernel offers no netlink to its packet filter: {error.strerror}"
-            ) from error
+        self._socket = _open()
         self._socket.settimeout(10.0)
         self._number = 0
 
@@ -99,8 +48,8 @@ class Conntrack:
 
     def flows(self) -> Iterator[Flow]:
         """Read all translated TCP flows, parsing as it goes; walk it to the end."""
-        want = struct.pack(">I", _DNAT)
-        attributes = _attribute(_STATUS, want) + _attribute(_STATUS_MASK, want)
+        want = struct.pack(">I", DNAT)
+        attributes = _attribute(STATUS, want) + _attribute(_STATUS_MASK, want)
         self._send(self._message(_GET, _REQUEST | _DUMP, 0, attributes))
         while True:
             data = self._receive()
@@ -112,7 +61,7 @@ class Conntrack:
                 if kind == _ERROR:
                     _check(data, offset)
                 elif number == self._number:
-                    flow = _parse(data, offset + 16, offset + length)
+                    flow = read(data, offset + 16, offset + length)
                     if flow is not None:
                         yield flow
                 offset += (length + 3) & ~3
@@ -120,12 +69,12 @@ class Conntrack:
     def has(self, flow: Flow) -> bool:
         """Ask for one flow. A list may miss one: the kernel goes through its table while that changes (NLM_F_DUMP_INTR)."""
         family = socket.AF_INET if flow.family == 4 else socket.AF_INET6
-        self._send(self._message(_GET, _REQUEST, family, flow.tuple))
+        self._send(self._message(_GET, _REQUEST, family, flow.handle))
         data = self._receive()
         if _HEADER.unpack_from(data)[1] == _ERROR:
             return False
-        found = _parse(data, 16, len(data))
-        return found is not None and found.id == flow.id
+        found = read(data, 16, len(data))
+        return found is not None and found.identity == flow.identity
 
     def delete(self, flows: Iterable[Flow]) -> int:
         """Forget flows, and return how many still were there. The next packet of each belongs to no session."""
@@ -133,7 +82,7 @@ class Conntrack:
         deleted = 0
         while batch := list(islice(rest, _BATCH)):
             for flow in batch:
-                identity = flow.tuple + _attribute(_ID, struct.pack(">I", flow.id))
+                identity = flow.handle + _attribute(ID, struct.pack(">I", flow.id))
                 family = socket.AF_INET if flow.family == 4 else socket.AF_INET6
                 self._send(self._message(_DELETE, _REQUEST | _ACK, family, identity))
                 deleted += self._acknowledged()
@@ -163,6 +112,64 @@ class Conntrack:
             return self._socket.recv(_RECEIVE)
         except OSError as error:
             raise EngineError(f"cannot read the kernel's flows: {error.strerror or error}") from error
+
+
+class Departures:
+    """Flows as the kernel forgets them, with what it last knew of each; ``close`` it. Not to be used by two threads at once.
+
+    A list tells of flows that are there; those that came and went between two lists are only to be had here.
+    """
+
+    def __init__(self) -> None:
+        self._socket = _open()
+        self._socket.setblocking(False)
+        with contextlib.suppress(OSError):  # in a container it may be root's alone
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _UNHEARD)
+        try:
+            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_DESTROY)
+        except OSError as error:
+            self._socket.close()
+            raise EngineError(
+                f"this kernel does not tell which flows it forgets: {error.strerror}"
+            ) from error
+        self._heard: list[bytes] = []
+        self.has_missed = False
+        """Whether more went at a time than the kernel could keep for us."""
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def hear(self) -> None:
+        """Take from the kernel what it has to tell, to make room for more."""
+        receive, keep = self._socket.recv, self._heard.append
+        while True:
+            try:
+                keep(receive(_RECEIVE))
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise EngineError(
+                        f"cannot read which flows the kernel forgets: {error.strerror}"
+                    ) from error
+                self.has_missed = True
+
+    def take(self) -> Iterator[Flow]:
+        """Give each translated TCP flow that the kernel has forgotten since this was called last."""
+        self.hear()
+        heard, self._heard = self._heard, []
+        flows = (read(data, _HEADER.size, len(data), is_gone=True) for data in heard)
+        return (flow for flow in flows if flow is not None)
+
+
+def _open() -> socket.socket:
+    try:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        sock.bind((0, 0))
+    except OSError as error:
+        raise EngineError(f"this kernel offers no netlink to its packet filter: {error.strerror}") from error
+    return sock
 
 
 def fill() -> tuple[int, int]:
@@ -195,47 +202,3 @@ def _check(data: bytes, offset: int) -> None:
 
 def _attribute(kind: int, value: bytes) -> bytes:
     return _ATTRIBUTE.pack(4 + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def _parse(data: bytes, offset: int, end: int) -> Flow | None:
-    """Read one entry. The kernel writes both directions first, each in the layout of ``_ENDS``."""
-    family = 4 if data[offset] == socket.AF_INET else 6
-    ends = _ENDS[family]
-    start = offset + 4
-    client, front, protocol, client_port, front_port = ends.unpack_from(data, start)
-    if protocol != socket.IPPROTO_TCP:
-        return None
-    size = ends.size
-    back, seen, _, back_port, seen_port = ends.unpack_from(data, start + size)
-    state = timeout = number = started = status = 0
-    sent = got = (0, 0)
-    first_fin = ""
-    at = start + 2 * size
-    while at < end:
-        length, kind = _ATTRIBUTE.unpack_from(data, at)
-        kind &= _TYPE_MASK
-        if kind == _STATUS:
-            (status,) = _U32.unpack_from(data, at)
-        elif kind == _PROTOINFO:
-            state = data[at + 12]
-            # After the state stand two window scales, then the flags of either direction, in this order since 2.6.
-            if length >= _PROTOINFO_SIZE:
-                first_fin = "client" if data[at + 36] & _CLOSE_INIT else ""
-                first_fin = "backend" if data[at + 44] & _CLOSE_INIT else first_fin
-        elif kind == _TIMEOUT:
-            (timeout,) = _U32.unpack_from(data, at)
-        elif kind == _COUNTERS_ORIG:
-            sent = _COUNTERS.unpack_from(data, at)
-        elif kind == _COUNTERS_REPLY:
-            got = _COUNTERS.unpack_from(data, at)
-        elif kind == _ID:
-            (number,) = _U32.unpack_from(data, at)
-        elif kind == _TIMESTAMP:
-            (started,) = _U64.unpack_from(data, at)
-        at += (length + 3) & ~3
-    if not status & _DNAT:  # an older kernel does not filter
-        return None
-    return Flow(
-        number, family, (client, client_port), (front, front_port), (back, back_port), (seen, seen_port), state,
-        timeout, bool(status & _SEEN_REPLY), first_fin, *sent, *got, started, data[start : start + size],
-    )  # fmt: skip

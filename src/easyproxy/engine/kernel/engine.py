@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
 from easyproxy.engine.kernel import conntrack, slots
-from easyproxy.engine.kernel.conntrack import Conntrack, Flow
+from easyproxy.engine.kernel.conntrack import Conntrack, Departures
 from easyproxy.engine.kernel.counts import full_backends, statistics
-from easyproxy.engine.kernel.ledger import CLEAN, Books, Ledger, Session, ends_of, where_of
+from easyproxy.engine.kernel.flows import Flow
+from easyproxy.engine.kernel.ledger import CLEAN, Books, Ended, Ledger, Session, ends_of, where_of
 from easyproxy.engine.kernel.nft import Nft, Rules
 from easyproxy.engine.kernel.places import Places, placed
 from easyproxy.engine.kernel.poke import Poker
@@ -103,12 +104,13 @@ class KernelEngine:
         self._told: set[str] = set()
         self._is_full = False
         self._flows: Conntrack | None = None
+        self._departures: Departures | None = None
         self._poker: Poker | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._refresh_s = refresh_s
         self._looking: asyncio.Task[None] | None = None
         self.look_s = 0.0
-        """What the last look at the flows has cost, in seconds."""
+        """What the last look at the flows that there were has cost, in seconds; those that are gone have to be looked at anyway."""
 
     # -- life
 
@@ -124,6 +126,7 @@ class KernelEngine:
                 "kernel engine: rules of a former run are in force until the first snapshot replaces them"
             )
         self._flows = Conntrack()
+        self._departures = Departures()
         self._poker = Poker()
         if not self._poker.is_able:
             self._complain(
@@ -164,10 +167,10 @@ class KernelEngine:
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None
-        for owned in (self._flows, self._poker, self._shortcut):
+        for owned in (self._flows, self._departures, self._poker, self._shortcut):
             if owned is not None:
                 owned.close()
-        self._flows = self._poker = None
+        self._flows = self._departures = self._poker = None
         self._places.settle({})
 
     def process_ids(self) -> dict[str, int]:
@@ -287,7 +290,8 @@ class KernelEngine:
 
     async def recent_ends(self, where: Where) -> list[SessionEnd]:
         """List the sessions that ended last, oldest first."""
-        return [end for end in list(self._ledger.recent) if where_of(end, where)]
+        ends = [end.told() for end in list(self._ledger.recent)]
+        return [end for end in ends if where_of(end, where)]
 
     def tell_every_session(self, taker: EndsTaker | None) -> None:
         """Hand every session that ends to ``taker``; None ends that."""
@@ -309,7 +313,7 @@ class KernelEngine:
         if flows is None or poker is None or not sessions:
             return 0
 
-        def cut() -> list[SessionEnd]:
+        def cut() -> list[Ended]:
             gone = [session.flow for session in sessions]
             self._prepare_resets(gone)
             flows.delete(gone)
@@ -345,20 +349,42 @@ class KernelEngine:
                 self._watch_fill()
             except EngineError as error:
                 self._complain_once(f"kernel engine: {error}")
-            await asyncio.sleep(max(self._refresh_s, _SHARE * self.look_s))
+            await self._pause(max(self._refresh_s, _SHARE * self.look_s))
+
+    async def _pause(self, left_s: float) -> None:
+        """Wait for the next look, and listen meanwhile: the kernel keeps only so much for us."""
+        while left_s > REFRESH_S:
+            await asyncio.sleep(REFRESH_S)
+            left_s -= REFRESH_S
+            if self._departures is not None:
+                await self._in_thread(self._departures.hear)
+        await asyncio.sleep(left_s)
 
     async def _look(self) -> None:
         """Look at the flows and the counters, and tell of the sessions that have ended."""
-        flows = self._flows
-        if flows is None or self._layout is None:
+        flows, departures = self._flows, self._departures
+        if flows is None or departures is None or self._layout is None:
             return
 
-        def look() -> list[SessionEnd]:
-            started = time.thread_time()
+        def look() -> list[Ended]:
+            # What is gone is asked for first: what it took by the shortcut is read after that, and so is complete.
+            gone = departures.take()
+            started = 0.0
+
+            def everything() -> Iterator[Flow]:
+                nonlocal started
+                yield from gone
+                started = time.thread_time()
+                yield from flows.flows()
+
             self._books, ends = self._ledger.look(
-                self._flows_with_the_shortcut(flows), time.time(), flows.has
+                self._with_the_shortcut(everything(), flows), time.time(), flows.has
             )
             self.look_s = time.thread_time() - started
+            if departures.has_missed:
+                self._complain_once(
+                    "kernel engine: sessions end faster than they can be accounted for; ends and bytes of some are missing"
+                )
             self._packets = self._rules.counters()
             if self._ledger.forgotten and self._poker is not None:
                 self._prepare_resets(self._ledger.forgotten)
@@ -367,24 +393,24 @@ class KernelEngine:
 
         self._tell(await self._in_thread(look))
 
-    def _flows_with_the_shortcut(self, flows: Conntrack) -> Iterator[Flow]:
+    def _with_the_shortcut(self, everything: Iterable[Flow], flows: Conntrack) -> Iterator[Flow]:
         shortcut = self._shortcut
         if shortcut is None:
-            yield from flows.flows()
+            yield from everything
             return
-        yield from shortcut.complete(flows.flows())
+        yield from shortcut.complete(everything)
         flows.delete(shortcut.reset)
         if LIBERAL.is_met:
             shortcut.look()
         else:
             shortcut.close()  # the kernel would take what it meets next for a mistake
 
-    def _tell(self, ends: list[SessionEnd]) -> None:
+    def _tell(self, ends: list[Ended]) -> None:
         for end in ends:
             if end.reason not in CLEAN:
-                self._sink(end)
+                self._sink(end.told())
         if ends and self._ends_taker is not None:
-            self._ends_taker(ends)
+            self._ends_taker([end.told() for end in ends])
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if self._thread is None:

@@ -1,8 +1,7 @@
 """What the flows of the kernel mean: which session of which listener and backend, what it moved, and how it ended.
 
-Pure: flows and the time come in, counts and ended sessions go out. A flow is looked at now and then, so the length of a
-session is right to within one look. The kernel keeps what has ended for some seconds, so an end is missed only when a
-client uses the same port again before the next look.
+Pure: flows and the time come in, counts and ended sessions go out. Flows are looked at now and then, so the length of a
+session is right to within one look; those that came and went between two looks are told by the kernel as it forgets them.
 """
 
 from __future__ import annotations
@@ -11,15 +10,18 @@ import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from easyproxy.engine.kernel import conntrack as ct
-from easyproxy.engine.kernel.conntrack import Flow
+from easyproxy.engine.kernel import flows as ct
+from easyproxy.engine.kernel.flows import Flow
 from easyproxy.engine.kernel.reach import families_of, is_any
 from easyproxy.engine.seam import SessionEnd, SessionInfo, Where
 from easyproxy.model import Address, Snapshot
 
 REMEMBERED = 1000
-CLEAN = frozenset({"client_fin", "backend_fin"})
+FIN = "fin"
+"""Both ends have finished, between two looks: the kernel does not tell which one was first."""
+CLEAN = frozenset({"client_fin", "backend_fin", FIN})
 SILENCES = frozenset({"idle_timeout", "half_closed_timeout"})
 TIMEOUTS = SILENCES | {"life_timeout"}
 RESET = "reset"
@@ -56,6 +58,33 @@ class Session:
         return text_of(self.flow.client[0])
 
 
+class Ended(NamedTuple):
+    """A session that has ended. Most of many are only counted, so they are put into words when somebody asks."""
+
+    flow: Flow
+    listener: str
+    backend: str
+    started_at: float
+    age_s: float
+    reason: str
+    detail: str
+
+    def told(self) -> SessionEnd:
+        """Put it into words."""
+        return SessionEnd(
+            id=id_of(self.flow),
+            listener=self.listener,
+            backend=self.backend,
+            client=_with_port(self.flow.client),
+            reason=self.reason,
+            age_s=self.age_s,
+            bytes_from_client=self.flow.bytes_from_client,
+            bytes_from_backend=self.flow.bytes_from_backend,
+            detail=self.detail,
+            started_at=self.started_at,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Books:
     """What was counted up to the last look."""
@@ -77,12 +106,12 @@ class Ledger:
         self._ports: dict[tuple[int, int], tuple[str, str, float]] = {}
         self._backends: dict[tuple[str, _Place], str] = {}
         self._life: dict[str, float] = {}
-        self._sessions: dict[tuple[int, bytes], Session] = {}
+        self._sessions: dict[tuple[int, int, bytes], Session] = {}
         self._turn = 0
         self._totals = Books()
         self.forgotten: list[Flow] = []
         """Of the last look: flows that the kernel gave up, whose ends may not know yet."""
-        self.recent: deque[SessionEnd] = deque(maxlen=REMEMBERED)
+        self.recent: deque[Ended] = deque(maxlen=REMEMBERED)
 
     def know(self, snapshot: Snapshot) -> None:
         """Learn addresses. What left the snapshot stays known, since its flows go on."""
@@ -101,19 +130,18 @@ class Ledger:
 
     def look(
         self, flows: Iterable[Flow], now: float, has: Callable[[Flow], bool] = lambda _flow: False
-    ) -> tuple[Books, list[SessionEnd]]:
-        """Take in all flows that there are; return the counts, and the sessions that have ended since the last look.
+    ) -> tuple[Books, list[Ended]]:
+        """Take in all flows that there are and that are gone; return the counts, and the sessions that ended since the last look.
 
-        ``has`` is asked about a flow that is missing without having ended.
+        ``has`` is asked about a flow that is missing though nobody has said that it is gone.
         """
         # What stays is not put into another dict: so many new keys would set off the garbage collector, which then walks
         # over all sessions, and everybody in this process waits.
         sessions, self._turn = self._sessions, self._turn + 1
-        ended: list[SessionEnd] = []
-        by_listener: Counter[str] = Counter()
-        by_backend: Counter[str] = Counter()
+        ended: list[Ended] = []
+        self.forgotten = []
         for flow in flows:
-            key = (flow.id, flow.tuple)
+            key = flow.identity
             session = sessions.get(key)
             if session is None:
                 session = self._recognise(flow, now)
@@ -124,28 +152,26 @@ class Ledger:
             else:
                 if self._count(session.backend, flow, session.flow):
                     session.moved_at = now
-                session.flow = flow
+                # Of a flow that is gone, the kernel says nothing of this any more.
+                session.flow = flow._replace(first_fin=session.flow.first_fin) if flow.is_gone else flow
             session.turn = self._turn
-            if flow.state in ct.ENDED:
+            if flow.is_gone:
+                if not session.is_ended:
+                    ended.append(self._gone(session, now))
+                del sessions[key]
+            elif flow.state in ct.ENDED:
                 if not session.is_ended:
                     ended.append(self._end(session, now, *_how(flow)))
             else:
                 session.is_ended = False  # the client has used its port again
-                by_listener[session.listener] += 1
-                by_backend[session.backend] += 1
-        self.forgotten = []
         for key, session in [item for item in sessions.items() if item[1].turn != self._turn]:
-            if not session.is_ended:
-                if has(session.flow):
-                    by_listener[session.listener] += 1
-                    by_backend[session.backend] += 1
-                    continue
-                reason, detail = _how_it_vanished(session, now)
-                if reason in SILENCES or reason == RESET:
-                    self.forgotten.append(session.flow)
-                ended.append(self._end(session, now, reason, detail))
-            del sessions[key]
-        return self._books(by_listener, by_backend), ended
+            if not session.is_ended and has(session.flow):
+                session.turn = self._turn
+            elif session.turn < self._turn - 1:  # else it went just now, and the next look hears how
+                if not session.is_ended:
+                    ended.append(self._gone(session, now))
+                del sessions[key]
+        return self._books(), ended
 
     def matching(self, where: Where) -> list[Session]:
         """List live sessions, as of the last look."""
@@ -172,7 +198,7 @@ class Ledger:
             and now - session.started_at > limit
         ]
 
-    def closed(self, sessions: Iterable[Session], reason: str, now: float) -> list[SessionEnd]:
+    def closed(self, sessions: Iterable[Session], reason: str, now: float) -> list[Ended]:
         """Note that these were closed by us."""
         return [self._end(session, now, reason, "") for session in sessions if not session.is_ended]
 
@@ -214,29 +240,39 @@ class Ledger:
             self._totals.bytes_from_backend[backend] += flow.bytes_from_backend - got
         return flow.bytes_from_client != sent or flow.bytes_from_backend != got
 
-    def _end(self, session: Session, now: float, reason: str, detail: str) -> SessionEnd:
+    def _gone(self, session: Session, now: float) -> Ended:
+        if session.flow.state in ct.ENDED:
+            return self._end(session, now, *_how(session.flow))
+        reason, detail = _how_it_vanished(session, now)
+        if reason in SILENCES or reason == RESET:
+            self.forgotten.append(session.flow)
+        return self._end(session, now, reason, detail)
+
+    def _end(self, session: Session, now: float, reason: str, detail: str) -> Ended:
         session.is_ended = True
         self._totals.ends[reason] += 1
         if reason == "connect_failed":
             self._totals.failures[session.backend] += 1
         elif reason in TIMEOUTS:
             self._totals.timeouts[session.backend] += 1
-        end = SessionEnd(
-            id=id_of(session.flow),
-            listener=session.listener,
-            backend=session.backend,
-            client=_with_port(session.flow.client),
-            reason=reason,
-            age_s=max(0.0, now - session.started_at),
-            bytes_from_client=session.flow.bytes_from_client,
-            bytes_from_backend=session.flow.bytes_from_backend,
-            detail=detail,
-            started_at=session.started_at,
+        started = session.started_at
+        end = Ended(
+            session.flow, session.listener, session.backend, started, max(0.0, now - started), reason, detail
         )
         self.recent.append(end)
         return end
 
-    def _books(self, by_listener: Counter[str], by_backend: Counter[str]) -> Books:
+    def _books(self) -> Books:
+        by_listener: Counter[str] = Counter()
+        by_backend: Counter[str] = Counter()
+        live = Counter(
+            (session.listener, session.backend)
+            for session in self._sessions.values()
+            if session.turn == self._turn and not session.is_ended
+        )
+        for (listener, backend), count in live.items():
+            by_listener[listener] += count
+            by_backend[backend] += count
         totals = self._totals
         return Books(
             by_listener,
@@ -250,8 +286,8 @@ class Ledger:
 
 
 def id_of(flow: Flow) -> str:
-    """The name of a session; the kernel gives each flow a number."""
-    return f"k{flow.id:08x}"
+    """The name of a session: the kernel's number of the flow, which is used again, and what tells its bearers apart."""
+    return f"k{flow.id ^ flow.started_ns & 0xFFFF_FFFF:08x}"
 
 
 def text_of(packed: bytes) -> str:
@@ -298,7 +334,7 @@ def _state(flow: Flow) -> str:
 
 
 def _fin(flow: Flow) -> str:
-    return f"{flow.first_fin or 'client'}_fin"
+    return f"{flow.first_fin}_fin" if flow.first_fin else FIN
 
 
 def _how(flow: Flow) -> tuple[str, str]:

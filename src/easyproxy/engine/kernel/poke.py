@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Iterable
 
-from easyproxy.engine.kernel.conntrack import Flow
+from easyproxy.engine.kernel.flows import Flow
 from easyproxy.engine.kernel.ruleset import POKE_MARK
 
 _ACK = 0x10

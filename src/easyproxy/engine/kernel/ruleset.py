@@ -25,8 +25,9 @@ POKE_MARK = 0x45505259
 """Packets with this mark are our own questions to a client whose session was closed; see ``poke``."""
 
 _FOR_EVER_S = 432_000  # five days, the kernel's own for established flows
-_CLOSED_S = 10
-"""How long the kernel remembers a flow that has ended. Its own two minutes would fill the table with the dead."""
+_FINISHED_S, _CLOSED_S = 2, 10
+"""How long the kernel remembers a flow whose ends have both finished, or one that was reset. Its own two minutes would fill the
+table with the dead, and each look at the flows goes through all of them."""
 _SEED = 0x5EED
 MAX_CLOSING = 30_000
 """How many closed sessions at once have their backends told in transparent mode."""
@@ -38,7 +39,7 @@ NOTES = "notes"
 """A chain that no packet meets: what comments of its rules say lives as long as our rules, also when we are killed."""
 KINDS = ("chain", "counter", "set", "ct timeout")
 """Of objects that stand in the table beside its rules."""
-EDITION = "edition=2"
+EDITION = "edition=3"
 """The note of a table whose objects we may go on with. Raise it when what an object is changes and its name does not."""
 _HOOKS = {
     "prerouting": "type nat hook prerouting priority dstnat;",
@@ -311,7 +312,7 @@ def _timeouts(draft: _Draft, listener: Listener, pool: Pool, family: int) -> str
     name = f"t{idle}_{half}_{connect}_{family}"
     draft.objects["ct timeout", name] = (
         f" {{ protocol tcp; l3proto {_IP[family]}; policy = {{ syn_sent: {connect}, established: {idle}, unack: {idle}, "
-        f"fin_wait: {half}, close_wait: {half}, time_wait: {_CLOSED_S}, close: {_CLOSED_S} }}; }}"
+        f"fin_wait: {half}, close_wait: {half}, time_wait: {_FINISHED_S}, close: {_CLOSED_S} }}; }}"
     )
     return name
 

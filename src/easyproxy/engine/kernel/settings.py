@@ -25,6 +25,8 @@ class Setting:
     why: str
     is_needed: bool = True
     """Without it the kernel does not serve; otherwise something is only not seen."""
+    as_good: str = ""
+    """Another value that does as well."""
 
     @property
     def path(self) -> Path:
@@ -48,7 +50,7 @@ class Setting:
     @property
     def is_met(self) -> bool:
         """Whether it is as wanted."""
-        return self.read() == self.value
+        return self.read() in (self.value, self.as_good or self.value)
 
     def __str__(self) -> str:
         """Say what is missing, and the command that sets it."""
@@ -76,7 +78,20 @@ LIBERAL = Setting(
     "the kernel insists on seeing every packet, so established sessions go its long way, without the shortcut",
     is_needed=False,
 )
-ALWAYS = (ACCOUNTING, LOOSE)
+EVENTS = Setting(
+    "net.netfilter.nf_conntrack_events",
+    "1",
+    "sessions that come and go between two looks are not seen",
+    is_needed=False,
+    as_good="2",  # where somebody listens, and we do
+)
+TIMES = Setting(
+    "net.netfilter.nf_conntrack_timestamp",
+    "1",
+    "how long sessions took is known roughly, and of two of one client's port one may be missed",
+    is_needed=False,
+)
+ALWAYS = (ACCOUNTING, EVENTS, TIMES, LOOSE)
 _KNOWN = {setting.name: setting for setting in (FORWARD, FORWARD_6, LOCALNET, LIBERAL, *ALWAYS)}
 
 
@@ -152,7 +167,7 @@ class Settings:
         done, problems = [], []
         for setting, former in self._former.items():
             try:
-                if setting.is_met and setting.value != former:
+                if setting.read() == setting.value != former:
                     setting.set_to(former)
                     done.append(f"{setting.name}={former}")
             except EngineError as error:

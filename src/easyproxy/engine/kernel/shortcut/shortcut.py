@@ -9,7 +9,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from easyproxy.engine.kernel.conntrack import Flow
+from easyproxy.engine.kernel.flows import Flow
 from easyproxy.engine.kernel.reach import FAMILIES, families_of, family_of, is_any
 from easyproxy.engine.kernel.shortcut.bpf import EGRESS, HASH, INGRESS, PER_CPU_ARRAY, Bpf, Kernel
 from easyproxy.engine.kernel.shortcut.devices import ethernet_devices

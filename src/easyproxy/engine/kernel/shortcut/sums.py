@@ -6,8 +6,8 @@ import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from easyproxy.engine.kernel import conntrack as ct
-from easyproxy.engine.kernel.conntrack import Flow
+from easyproxy.engine.kernel import flows as ct
+from easyproxy.engine.kernel.flows import Flow
 from easyproxy.engine.kernel.shortcut.layout import EXACT, RST
 
 _PORTS = struct.Struct(">HH")
@@ -27,7 +27,7 @@ _NOTHING = Taken(0, 0, 0)
 class _Past(NamedTuple):
     """What entries that are no more had, and whose they were."""
 
-    flow: int
+    flow: tuple[int, int, bytes]
     taken: Taken
     is_missed: bool = False
 
@@ -41,21 +41,27 @@ class Sums:
         """Of the last look: flows that an end has reset for certain, and that the kernel still takes for established."""
 
     def complete(
-        self, flows: Iterable[Flow], taken: Mapping[bytes, Taken], gone: Collection[bytes]
+        self, flows: Iterable[Flow], taken: dict[bytes, Taken], gone: Collection[bytes]
     ) -> Iterator[Flow]:
         """Yield every flow with all that it moved; to be walked to the end.
 
         Args:
-            flows: as the kernel counts them.
-            taken: entries as they are now, by their ends.
+            flows: as the kernel counts them, those first that are gone.
+            taken: entries as they are now, by their ends; those of flows that are gone are taken out.
             gone: of these, the ones that will not be there at the next look.
         """
         self.reset = []
         former, self._past = self._past, {}
         for flow in flows:
-            client, backend = ends_of(flow)
-            sent = self._sum(client, flow.id, former, taken, gone)
-            got = self._sum(backend, flow.id, former, taken, gone)
+            if not taken and not former:
+                yield flow
+                continue
+            (client, backend), identity = ends_of(flow), flow.identity
+            sent = self._sum(client, identity, former, taken, gone)
+            got = self._sum(backend, identity, former, taken, gone)
+            if flow.is_gone:  # what comes after it with the same ends has nothing of this
+                for ends in (client, backend):
+                    taken.pop(ends, None)
             yield self._with(flow, sent, got) if sent is not got else flow
         # A list of flows may miss one that is there; the next has it.
         for key, past in former.items():
@@ -65,7 +71,7 @@ class Sums:
     def _sum(
         self,
         key: bytes,
-        flow: int,
+        flow: tuple[int, int, bytes],
         former: Mapping[bytes, _Past],
         taken: Mapping[bytes, Taken],
         gone: Collection[bytes],
@@ -94,7 +100,7 @@ class Sums:
             bytes_from_backend=flow.bytes_from_backend + got.bytes,
             has_reset=is_reset,
         )
-        if is_reset and ended & EXACT:
+        if is_reset and ended & EXACT and not flow.is_gone:
             self.reset.append(flow)
             return flow._replace(state=ct.CLOSE)
         return flow
