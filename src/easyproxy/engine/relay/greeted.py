@@ -68,6 +68,11 @@ class GreetedDial(Dial):
     def _is_postgresql(self) -> bool:
         return self.session.listener.pool.pool.greeting == POSTGRESQL
 
+    @property
+    def _client_speaks_first(self) -> bool:
+        """Whether the client's words come before the backend's; once some were passed on, whatever has become of the setting."""
+        return self._is_postgresql or self._sent > 0 or bool(self._asked)
+
     # -- an attempt
 
     def _connect(self, backend: BackendRuntime) -> bool:
@@ -142,7 +147,7 @@ class GreetedDial(Dial):
     def _listen(self) -> None:
         """Go as far as what was said so far allows."""
         greeting = self.session.listener.pool.pool.greeting
-        if greeting == POSTGRESQL or self._asked or self._sent:  # whatever has become of the setting since
+        if self._client_speaks_first:
             while self._converse():
                 pass
         elif greeting in JUDGES:
