@@ -200,21 +200,10 @@ def test_postgresql_is_not_raced():
 # -- a reload says meanwhile that the client speaks first
 
 
-@contextlib.contextmanager
-def deaf(at: Scene):
-    """The second backend completes no handshake: its backlog is full (listen(2))."""
-    at.second.listen(0)
-    with contextlib.ExitStack() as stack:
-        for _ in range(2):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(at.second.getsockname())
-        yield
-
-
 @PORTABLE
 def test_what_the_client_says_first_reaches_the_backend_once(portable):
-    with scene(portable=portable, greeting="any") as at, deaf(at):
+    with scene(portable=portable, greeting="any") as at:
+        at.steps.deafen(at.second)
         client = at.steps.client()
         first = at.steps.taken(at.first)
         at.steps.settle()
