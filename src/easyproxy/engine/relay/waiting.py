@@ -19,6 +19,7 @@ from easyproxy.engine.seam import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from collections.abc import Set as AbstractSet
 
     from easyproxy.engine.relay.core import Core
     from easyproxy.engine.relay.runtime import BackendRuntime
@@ -56,6 +57,8 @@ class Waiting:
         "session",
     )
 
+    no_from: AbstractSet[BackendRuntime] = frozenset()
+    """Those that have turned the client away (:mod:`.turned_away`); it does not wait for a place there."""
     core: Core
     session: Session
     client_mask: int  # edges of the client that are to be looked at once the backend stands
