@@ -85,6 +85,20 @@ async def test_when_none_has_a_place_the_client_hears_so(rig: Rig) -> None:
     assert [rig.counters(each).sessions for each in (one, other)] == [0, 0]
 
 
+@behaviour("greeting", 19)
+async def test_whom_one_turns_away_waits_for_a_place_at_the_other(rig: Rig) -> None:
+    hello = b"\x01\0\0\0\x0ahello"
+    full, busy = rig.backend("full", turn_away), rig.backend("busy", greet(hello))
+    rig.serve(full, busy.model(max_sessions=1), **in_order(greeting="mysql", queue_timeout_s=30.0))
+    first = await rig.client()
+    assert await first.read(10) == hello
+    waiting = await rig.client()
+    await eventually(rig.queued, 1)
+    first.close()
+    assert await waiting.read(10) == hello
+    assert (len(full.connections), len(busy.connections)) == (2, 2)
+
+
 @behaviour("greeting")
 async def test_what_the_client_says_first_is_said_to_the_next_one_as_well(rig: Rig) -> None:
     async def full(peer: Peer) -> None:

@@ -20,7 +20,10 @@ from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
 
 
 class Steps:
-    """One worker, one listener, one pool, one backend; every socket is closed in the end."""
+    """One worker, one listener, one pool, one backend; every socket is closed in the end.
+
+    ``places`` are the ``max_sessions`` of backends, by name.
+    """
 
     def __init__(self, stack: contextlib.ExitStack, *, portable: bool, **settings) -> None:
         self._stack = stack
@@ -36,8 +39,9 @@ class Steps:
         stack.callback(self.worker._close)
         self.core = self.worker.core
         self.server, self.front = self.listen(), self.listen()
-        names = {field.name for field in fields(Pool)}
+        names = {field.name for field in fields(Pool)} | {"places"}
         self._pool = {name: settings.pop(name) for name in names & settings.keys()}
+        self._places = self._pool.pop("places", {})
         self._listener = settings
         self.obey({"op": "listen", "listener": "l"}, [os.dup(self.front.fileno())])
         self.obey({"op": "ticket", "pool": "p"}, [anonymous_file("tickets")])
@@ -47,7 +51,7 @@ class Steps:
         """Put a snapshot in force with these backends; settings of the pool stay as they were unless they are given."""
         self._pool |= pool
         backends = tuple(
-            Backend(f"p/{name}", name, Address(*server.getsockname()))
+            Backend(f"p/{name}", name, Address(*server.getsockname()), max_sessions=self._places.get(name, 0))
             for name, server in zip("abc", servers, strict=False)
         )
         snapshot = Snapshot(
@@ -79,6 +83,14 @@ class Steps:
         sock = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         sock.settimeout(20)
         return sock
+
+    def deafen(self, server: socket.socket) -> None:
+        """Have no further connect to a backend come to an end: its backlog is full (listen(2))."""
+        server.listen(0)
+        for _ in range(2):
+            filler = self._stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
 
     def step(self, wait_s: float = 0.0) -> int:
         """Do what one turn of the worker's loop does, without a tick; return the number of events."""

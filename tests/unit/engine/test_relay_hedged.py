@@ -8,7 +8,7 @@ import struct
 
 import pytest
 from relay_steps import stepping
-from relay_words import GREETING, mysql_error
+from relay_words import GREETING, PG_OK, mysql_error, pg_startup
 from test_relay_greeted import Scene
 
 from easyproxy.engine.relay import counters as c
@@ -17,6 +17,7 @@ PORTABLE = pytest.mark.parametrize("portable", [False, True], ids=["epoll", "por
 BUSY = mysql_error(1040, b"Too many connections")
 USUAL_S = 1.0
 """What a worker takes for usual that has seen nothing yet."""
+STARTUP = pg_startup(user="u", database="d")
 
 
 @contextlib.contextmanager
@@ -194,3 +195,51 @@ def test_postgresql_is_not_raced():
         at.steps.settle()
         at.steps.after(5)
         assert at.sessions_at(4) == 0
+
+
+# -- a reload says meanwhile that the client speaks first
+
+
+@PORTABLE
+def test_what_the_client_says_first_reaches_the_backend_once(portable):
+    with scene(portable=portable, greeting="any") as at:
+        at.steps.deafen(at.second)
+        client = at.steps.client()
+        first = at.steps.taken(at.first)
+        at.steps.settle()
+        at.steps.serve(at.first, at.second, greeting="postgresql")
+        client.sendall(STARTUP)
+        assert at.heard(first, len(STARTUP)) == STARTUP
+        at.steps.after(USUAL_S + 0.5)
+        first.sendall(PG_OK)
+        assert at.heard(client, len(PG_OK)) == PG_OK
+        client.sendall(b"password")
+        assert at.heard(first, 8) == b"password"
+        assert at.count(c.B_FROM_CLIENT) == len(STARTUP) + 8
+
+
+@PORTABLE
+def test_what_the_client_says_first_is_said_to_one_of_two_that_race(portable):
+    with scene(portable=portable, greeting="any") as at:
+        client, slow, second = raced(at)
+        at.steps.serve(at.first, at.second, greeting="postgresql")
+        client.sendall(STARTUP)
+        assert at.heard(second, len(STARTUP)) == STARTUP
+        assert at.heard(slow, 1) == b"", "it is let go"
+        assert not at.observed
+        assert (at.sessions_at(3), at.sessions_at(4)) == (0, 1)
+        second.sendall(PG_OK)
+        assert at.heard(client, len(PG_OK)) == PG_OK
+        client.sendall(b"password")
+        assert at.heard(second, 8) == b"password"
+
+
+def test_who_was_raced_when_the_client_was_to_speak_first_is_not_taken_for_ill():
+    with scene(greeting="any") as at:
+        client, slow, second = raced(at)
+        at.steps.serve(at.first, at.second, greeting="postgresql")
+        at.steps.after(12)
+        assert not at.observed
+        client.sendall(STARTUP)
+        assert at.heard(second, len(STARTUP)) == STARTUP
+        assert at.heard(slow, 1) == b""

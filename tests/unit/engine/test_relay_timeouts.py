@@ -106,3 +106,19 @@ def test_a_worker_without_its_control_process_does_not_run_hot():
         assert steps.core.poller.poll(0, 8) == []
         steps.worker._tick()
         assert steps.core.poller.poll(0, 8) == []
+
+
+def test_the_time_in_the_queue_ends_also_where_another_backend_cannot_be_reached():
+    """Behaviour 19: with each try from the queue that one is dialled anew, which must not begin the time anew."""
+    with stepping(strategy="first", places={"b": 1}, connect_timeout_s=1.0, queue_timeout_s=3.0) as steps:
+        dead, full = steps.server, steps.listen()
+        steps.deafen(dead)
+        steps.serve(dead, full)
+        steps.client()
+        steps.after(1)
+        steps.taken(full)
+        waiting = steps.client()
+        steps.after(6)
+        assert steps.ends == ["queue_timeout"]
+        with pytest.raises(ConnectionResetError):
+            waiting.recv(1)

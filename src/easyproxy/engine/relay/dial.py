@@ -158,10 +158,10 @@ class Dial(Waiting):
         pool = self.session.listener.pool
         if not pool.backends and pool.gate is not None:  # the last one has gone meanwhile
             self._stops_at_gate()
-        elif self._is_short and pool.pool.queue_timeout_s:
+        elif self._may_wait:
             self._queue()
         elif self._is_short:
-            close.cut(self.core, self.session, self._no_place(), self._why)
+            self._waited_in_vain()
         else:
             close.cut(self.core, self.session, Event.CONNECT_FAILED, self._why)
 

@@ -5,8 +5,7 @@ next candidate, and what was said is moved by the flows as ever, also after an u
 PostgreSQL says first is sent to every candidate anew. One exception: a server's "no" to a request for encryption is told to
 the client, because only then it goes on; every further candidate is then asked the same first, and must say no as well.
 
-A backend that has turned the client away stays connected until another one takes the client. If none does, the client hears
-from the last of them why.
+Whom a backend turns away is :mod:`.turned_away`'s.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import errno
 import socket
 from typing import TYPE_CHECKING
 
-from easyproxy.engine.relay import close, failures, polite
+from easyproxy.engine.relay import close, polite
 from easyproxy.engine.relay import counters as c
-from easyproxy.engine.relay.dial import Dial, release_ack
+from easyproxy.engine.relay.dial import release_ack
 from easyproxy.engine.relay.flow import TAIL_UNSURE
 from easyproxy.engine.relay.greeting import (
     JUDGES,
@@ -34,6 +33,7 @@ from easyproxy.engine.relay.greeting import (
 )
 from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, RDHUP
 from easyproxy.engine.relay.session import NEWCOMER, Event, State
+from easyproxy.engine.relay.turned_away import TurnedAway
 from easyproxy.engine.seam import Outcome
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ MOST_REQUESTS = 2
 _PEEK, _ENDS = socket.MSG_PEEK, RDHUP | HUP | ERR
 
 
-class GreetedDial(Dial):
-    """The dial of a pool whose backends greet. Owns the connection to the last backend that has turned the client away."""
+class GreetedDial(TurnedAway):
+    """The dial of a pool whose backends greet."""
 
-    __slots__ = ("_asked", "_backend_mask", "_broke", "_is_listening", "_refused", "_sent", "_step")
+    __slots__ = ("_asked", "_backend_mask", "_broke", "_is_listening", "_sent", "_step")
 
     def __init__(self, core: Core, session: Session) -> None:
         super().__init__(core, session)
@@ -62,11 +62,15 @@ class GreetedDial(Dial):
         self._sent = 0  # bytes of the client's that this backend has been sent, and which still stand in the client's socket
         self._asked: list[int] = []  # requests for encryption to which the client has heard a no
         self._step = 0  # how many of them this backend has answered
-        self._refused: tuple[BackendRuntime, raw_socket, int] | None = None
 
     @property
     def _is_postgresql(self) -> bool:
         return self.session.listener.pool.pool.greeting == POSTGRESQL
+
+    @property
+    def _client_speaks_first(self) -> bool:
+        """Whether the client's words come before the backend's; once some were passed on, whatever has become of the setting."""
+        return self._is_postgresql or self._sent > 0 or bool(self._asked)
 
     # -- an attempt
 
@@ -142,7 +146,7 @@ class GreetedDial(Dial):
     def _listen(self) -> None:
         """Go as far as what was said so far allows."""
         greeting = self.session.listener.pool.pool.greeting
-        if greeting == POSTGRESQL or self._asked or self._sent:  # whatever has become of the setting since
+        if self._client_speaks_first:
             while self._converse():
                 pass
         elif greeting in JUDGES:
@@ -324,30 +328,8 @@ class GreetedDial(Dial):
         self._keep_refused(backend, sock, refusal, self._attempted_at)
         self._next()
 
-    def _keep_refused(
-        self, backend: BackendRuntime, sock: raw_socket, refusal: Refusal, attempted_at: float
-    ) -> None:
-        core = self.core
-        self._forget_refused()
-        core.handlers[sock.fileno()] = None
-        core.poller.forget(sock.fileno())
-        self._refused = (backend, sock, self._sent)
-        self._why = f"{backend.backend.id}: {refusal.words}"
-        self._pass_over(backend.backend.id, refusal.words)
-        if refusal.is_busy:  # it is well, and says so
-            core.cells[backend.cell + c.B_CONNECT_ERRORS] += 1
-        else:
-            failures.observe(core, backend, Outcome.FAILED, refusal.words, attempted_at)
-        self._failed = backend
-
-    def _exhausted(self) -> None:
-        session = self.session
-        if self._refused is None or not session.listener.pool.backends:
-            self._forget_refused()
-            super()._exhausted()
-            return
-        session.backend, session.socket, self._sent = self._refused
-        self._refused = None
+    def _hear_refusal(self, backend: BackendRuntime, sock: raw_socket, sent: int) -> None:
+        self.session.backend, self.session.socket, self._sent = backend, sock, sent
         self._backend_mask = IN
         self._broke = 0
         self._stand(is_refused=True)
@@ -379,17 +361,6 @@ class GreetedDial(Dial):
         inbound.ready(fd, mask)
         if client_mask & ~OUT and session.state is not State.CLOSED:
             outbound.ready(session.client_fd, client_mask)
-
-    def _forget_refused(self) -> None:
-        if self._refused is not None:
-            backend, sock, _ = self._refused
-            self._refused = None
-            self._close(backend, sock)
-
-    def release(self) -> None:
-        """Leave what it waits in, and the backend that had turned the client away."""
-        super().release()
-        self._forget_refused()
 
     def watch(self, want: Callable[[int, int], None]) -> None:
         """Tell a level-triggered poller what to wait for."""

@@ -98,6 +98,7 @@ GREETED_REST = frozenset(
         "_broke",  # the same
         "_is_listening",  # begins anew when the poller tells that it is connected
         "_refused",  # left behind: nobody hears its reason any more
+        "no_from",  # so it asks them once more
         "_aside",  # the same: the one that races it goes over
         "_has_raced",  # so it may once more
     }

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SLOWER, FASTER = 1.19, 0.99
 """What is usual grows and shrinks by these; it stands still where one greeting in 19 is slower."""
 _LOST = "another one has greeted first"
+_OUT = "it was raced, and the client is to speak first now"
 
 
 class Aside:
@@ -68,7 +69,7 @@ class HedgedDial(GreetedDial):
     @property
     def _race_at(self) -> float:
         """When the attempt under way has become slow; 0 when it is not raced."""
-        if self._has_raced or self.session.socket is None:
+        if self._has_raced or self._client_speaks_first or self.session.socket is None:
             return 0.0
         return self._attempted_at + self.session.listener.pool.usual_s
 
@@ -81,6 +82,7 @@ class HedgedDial(GreetedDial):
 
     def expired(self) -> None:
         """See which deadline it was: also that of the slow attempt, or the one by which an attempt is slow."""
+        self._end_race()
         now, aside = self.core.now, self._aside
         if aside is not None:
             if now >= aside.deadline:
@@ -105,6 +107,15 @@ class HedgedDial(GreetedDial):
         session.backend = session.socket = None
         self._is_listening = False
         self._next()
+
+    def _end_race(self) -> None:
+        """Let the slow one go if a reload says that the client speaks first: what it says is for one backend at a time."""
+        if self._client_speaks_first:
+            self._let_go(_OUT)
+
+    def _listen(self) -> None:
+        self._end_race()
+        super()._listen()
 
     def look_aside(self) -> None:
         """See whether the slow one has greeted after all."""

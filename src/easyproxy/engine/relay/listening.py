@@ -61,7 +61,10 @@ def share(sockets: Sequence[socket.socket], ports: Collection[int]) -> None:
     """Let others of this user bind beside those sockets whose port is among ``ports``, and beside no others.
 
     The option is looked at whenever somebody binds, and a socket that is bound and does not listen gets no client. It is never
-    set while nobody is expected: whoever listened there as well would get a part of our clients.
+    set while nobody is expected: whoever listened there as well would get a part of our clients. Once somebody has come, taking it back
+    does not undo it: the kernel remembers for the port, and for this user, until nobody has the port or somebody binds it without
+    the option (inet_csk_update_fastreuse, net/ipv4/inet_connection_sock.c). So it is no way for a listener past itself
+    (docs/decisions/0005-one-queue.md).
     """
     for sock in sockets:
         if sock.family != socket.AF_UNIX:

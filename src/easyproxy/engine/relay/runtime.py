@@ -163,9 +163,14 @@ class PoolRuntime:
         return [*(self.gate.dials if self.gate is not None else ()), *self.waiting]
 
     @property
+    def yields_all(self) -> bool:
+        """Whether every client is offered every backend, in whatever order."""
+        return self.tiers is None or self.tiers.yields_all
+
+    @property
     def is_fair(self) -> bool:
         """Whether all clients wait for the same places, so that they can be served in the order of their coming."""
-        return self.tiers is None or self.tiers.yields_all
+        return self.yields_all and not (self.waiting and next(iter(self.waiting)).no_from)
 
     def wake(self) -> None:
         """Let those who wait for a place try, first come first served."""
@@ -174,9 +179,12 @@ class PoolRuntime:
                 if not next(iter(self.waiting)).retry():
                     return
         else:
+            in_vain = None  # who waits for no other place than one before him need not try
             for dial in tuple(self.waiting):
-                if dial in self.waiting:
-                    dial.retry()
+                if dial not in self.waiting or (in_vain is not None and dial.no_from >= in_vain):
+                    continue
+                if not dial.retry() and self.yields_all:
+                    in_vain = dial.no_from
 
 
 class ListenerRuntime:

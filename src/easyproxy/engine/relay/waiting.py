@@ -19,6 +19,7 @@ from easyproxy.engine.seam import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from collections.abc import Set as AbstractSet
 
     from easyproxy.engine.relay.core import Core
     from easyproxy.engine.relay.runtime import BackendRuntime
@@ -56,6 +57,8 @@ class Waiting:
         "session",
     )
 
+    no_from: AbstractSet[BackendRuntime] = frozenset()
+    """Those that have turned the client away (:mod:`.turned_away`); it does not wait for a place there."""
     core: Core
     session: Session
     client_mask: int  # edges of the client that are to be looked at once the backend stands
@@ -185,6 +188,12 @@ class Waiting:
             self.core.cells[pool.cell + c.P_QUEUED] -= 1
 
     @property
+    def _may_wait(self) -> bool:
+        """Whether a place may yet come free in time."""
+        is_late = 0 < self._queue_until <= self.core.now
+        return self._is_short and self.session.listener.pool.pool.queue_timeout_s > 0 and not is_late
+
+    @property
     def waits_for(self) -> str:
         """What was lacking when it came into the queue, in words."""
         return self._why
@@ -193,6 +202,10 @@ class Waiting:
     def is_starved(self) -> bool:
         """Whether it waits for something that this machine is short of."""
         return self._is_short and self._why != FULL
+
+    def _waited_in_vain(self) -> None:
+        """End: there is no time left for the queue."""
+        close.cut(self.core, self.session, self._no_place(), self._why)
 
     def _no_place(self) -> Event:
         """Say what it was that the client waited for in vain: a place, or something that this machine was short of."""
@@ -210,7 +223,7 @@ class Waiting:
         elif self._is_held:
             self._held_too_long()
         elif self.session.socket is None:
-            close.cut(self.core, self.session, self._no_place(), self._why)
+            self._waited_in_vain()
         else:
             self._attempt_failed(Outcome.TIMEOUT, errno.ETIMEDOUT)
 
