@@ -123,7 +123,10 @@ class Departures:
     def __init__(self) -> None:
         self._socket = _open()
         self._socket.setblocking(False)
-        with contextlib.suppress(OSError):  # in a container it may be root's alone
+        self._socket.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, _UNHEARD
+        )  # as far as net.core.rmem_max allows
+        with contextlib.suppress(OSError):  # root of a user namespace may not
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _UNHEARD)
         try:
             self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_DESTROY)

@@ -1,4 +1,4 @@
-"""Where kernel listeners stand: numeric addresses, and ports that nobody else can take.
+"""Where kernel listeners stand: numeric addresses, and ports that no other program takes by mistake.
 
 The kernel would rewrite packets for an address whoever listens there. A bound socket that never listens keeps the port ours,
 finds out that another program has it, and lets the system choose one where the configuration says 0.
