@@ -10,7 +10,7 @@ import click
 from easyproxy.cli.asking import EXIT_NO_ANSWER, EXIT_REFUSED, EXIT_USAGE, asks, authored
 from easyproxy.cli.client import NoAnswerError, RefusedError, TokenError, post
 from easyproxy.cli.plan import described, told
-from easyproxy.cli.text import printable, span
+from easyproxy.cli.text import printable, remaining
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,7 @@ def command(asker: Asker, *, rollback_after: str, confirm: bool, rollback: bool,
 def _lines(plan: Json, state: Json) -> Iterator[str]:
     yield from described(plan)
     if until := state.get("confirm_until"):
-        left = span(until - time.time())
+        left = remaining(until - time.time())
         yield f"In force. It goes back in {left} unless confirmed: easyproxy reload --confirm"
     else:
         yield "In force."

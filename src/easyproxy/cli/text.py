@@ -9,7 +9,7 @@ import click
 
 from easyproxy.control.wording import counted, size
 
-__all__ = ["counted", "latency", "printable", "size", "span", "table"]
+__all__ = ["counted", "latency", "printable", "remaining", "size", "span", "table"]
 
 
 def printable(text: object) -> str:
@@ -33,6 +33,15 @@ def span(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600} h {whole // 60 % 60:02d} min"
     return f"{whole // 86400} d {whole // 3600 % 24} h"
+
+
+def remaining(seconds: float) -> str:
+    """Render the time that is left, to the nearest second or minute: of half an hour that has just begun, 30 minutes.
+
+    >>> remaining(29.7), remaining(1799.8), remaining(3599.9), remaining(0.2)
+    ('30 s', '30 min', '1 h 00 min', '0 s')
+    """
+    return span(seconds + (0.5 if seconds < 59.5 else 30))
 
 
 def latency(seconds: float) -> str:

@@ -99,10 +99,13 @@ def _looks(alike: Sequence[Observation], now: float) -> str:
         {span(one.duration_s): one.duration_s for one in alike if one.duration_s}.items(), key=itemgetter(1)
     )
     times = " to ".join(text for text, _ in (took[:1] + took[-1:] if len(took) > 1 else took))
+    found += f" ({times})" if times else ""
     at = clock(newest.at, now)
-    if len(alike) > 1:
-        at, found = f"{clock(oldest.at, now)} to {at}", f"{len(alike)} times {found}"
-    return f"{at}  {found}" + (f" ({times})" if times else "")
+    return (
+        f"{at}  {found}"
+        if len(alike) == 1
+        else f"{clock(oldest.at, now)} to {at}, {len(alike)} times: {found}"
+    )
 
 
 def _why(backend: BackendStatus) -> str:

@@ -43,7 +43,7 @@ def test_a_backend_that_is_down_is_explained_by_the_probes_that_led_to_it():
     assert story.headline.startswith("p/a is down since ")
     assert "connection refused (3 failures in a row)" in story.headline
     assert any(
-        re.search(r"^  \S+ to \S+  3 times connection refused \(1 ms\)$", line) for line in story.lines
+        re.search(r"^  \S+ to \S+, 3 times: connection refused \(1 ms\)$", line) for line in story.lines
     )
     assert any("check tcp every 2 s" in line for line in story.lines)
 
@@ -62,11 +62,11 @@ def test_looks_that_found_the_same_are_told_once_with_the_shortest_and_the_longe
         scene.registry.observe(Observation("p/a", outcome, detail, 160.0 + number, took), now=160.0)
     lines = backend_story(scene, "p/a").lines
     first = lines.index("the last looks at it, newest first:") + 1
-    assert [line.partition("  ")[2].split("  ")[-1] for line in lines[first : first + 4]] == [
+    assert [line.partition("  ")[2].split("  ")[-1].split(", ")[-1] for line in lines[first : first + 4]] == [
         "success: 200 OK (3 ms)",
         "timeout",
         "failed: 503 Service Unavailable (4 ms)",
-        "2 times success: 200 OK (1 ms to 2 ms)",
+        "2 times: success: 200 OK (1 ms to 2 ms)",
     ]
 
 
