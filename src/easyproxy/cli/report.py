@@ -168,11 +168,12 @@ def _backend(backend: Json, now: float) -> tuple[str, ...]:
         f"{size(counters['bytes_from_client'])} / {size(counters['bytes_from_backend'])}",
         click.style(str(errors), fg="red" if errors else None),
         latency(probe["duration_s"]) if probe else "-",
-        printable(_why(backend)),
+        printable(why_of(backend)),
     )
 
 
-def _why(backend: Json) -> str:
+def why_of(backend: Json) -> str:
+    """Say why a backend is in its state; of one that is well, what its newest probe found."""
     probe = backend["last_probe"] or {"outcome": "", "detail": ""}
     return why(backend["state"], backend["reason"], probe["outcome"], probe["detail"])
 

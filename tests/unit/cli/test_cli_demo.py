@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -31,7 +32,8 @@ def test_only_leaving_and_returning_is_said():
     ("admin", "command"),
     [("127.0.0.1:7259", "easyproxy status "), ("127.0.0.1:8081", "easyproxy status --admin 127.0.0.1:8081")],
 )
-def test_what_to_try_names_this_run(admin, command):
+def test_what_to_try_names_this_run(admin, command, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pytest"])
     stage = SimpleNamespace(
         actors=[SimpleNamespace(name=name, pid=pid) for name, pid in (("a", 11), ("b", 12))]
     )
@@ -39,3 +41,20 @@ def test_what_to_try_names_this_run(admin, command):
     assert "kill 12" in text
     assert "curl http://127.0.0.1:9527/" in text
     assert command in text
+
+
+def test_a_program_that_the_shell_would_not_find_is_named_by_its_path(tmp_path, monkeypatch):
+    program = tmp_path / "venv" / "bin" / "easyproxy"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    stage = SimpleNamespace(actors=[SimpleNamespace(name="a", pid=11)])
+    said = unstyle(introduction(Address("", 9527), Address("127.0.0.1", 7259), stage))
+    assert f"{program} status" in said
+    monkeypatch.chdir(tmp_path)
+    said = unstyle(introduction(Address("", 9527), Address("127.0.0.1", 7259), stage))
+    assert "  venv/bin/easyproxy status" in said
+    monkeypatch.setenv("PATH", str(program.parent))
+    said = unstyle(introduction(Address("", 9527), Address("127.0.0.1", 7259), stage))
+    assert "  easyproxy status" in said
