@@ -25,7 +25,7 @@ function live(id, { deadline } = {}) {
   const one = sessions === 1;
   const end = pool.drain === "between_transactions" ? `${one ? "ends" : "each end"} between two transactions` : one ? "goes on until it ends" : "go on until they end";
   const limit = deadline || (pool.drain_deadline_s ? span(pool.drain_deadline_s) : "");
-  return `Its ${plural(sessions, "session")} ${end}${limit ? `; what is left after ${limit} is closed` : ""}.`;
+  return `Its ${one ? "one session" : plural(sessions, "session")} ${end}${limit ? `; what is left after ${limit} is closed` : ""}.`;
 }
 
 export const drain = ({ id, name }) =>
