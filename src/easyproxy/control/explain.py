@@ -79,7 +79,7 @@ def explain_backend(
     lines.append(f"its address is {backend.address}; {check}")
     lines += _role(backend, status, now)
     if entry.seen:
-        lines.append("the last looks at it, newest first:")
+        lines.append("the last observations, newest first:")
         alike = groupby(reversed(entry.seen), key=lambda one: (one.outcome, one.detail))
         lines += [f"  {_looks(list(group), now)}" for _, group in alike]
     if entry.verdict.is_changing:

@@ -61,7 +61,7 @@ def test_looks_that_found_the_same_are_told_once_with_the_shortest_and_the_longe
     ):
         scene.registry.observe(Observation("p/a", outcome, detail, 160.0 + number, took), now=160.0)
     lines = backend_story(scene, "p/a").lines
-    first = lines.index("the last looks at it, newest first:") + 1
+    first = lines.index("the last observations, newest first:") + 1
     assert [line.partition("  ")[2].split("  ")[-1].split(", ")[-1] for line in lines[first : first + 4]] == [
         "success: 200 OK (3 ms)",
         "timeout",
