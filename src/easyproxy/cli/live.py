@@ -13,7 +13,7 @@ from easyproxy.cli import client
 from easyproxy.cli.asking import ALL, STATUSES, asks
 from easyproxy.cli.naming import BackendName, ListenerName, find_backend, find_listener
 from easyproxy.cli.report import client_table, session_table
-from easyproxy.cli.text import printable
+from easyproxy.cli.text import printable, terminal_width
 
 if TYPE_CHECKING:
     from easyproxy.cli.asking import Asker
@@ -44,7 +44,12 @@ def sessions(asker: Asker, *, client_address: str, backend: str, listener: str, 
     where = find_backend(asker, backend)["id"] if backend else ""
     accepted_by = find_listener(asker, listener) if listener else ""
     rows = asker.get("/api/sessions", client=client_address, backend=where, listener=accepted_by, limit=limit)
-    asker.show(rows, _rows_or(session_table(rows) if rows else [], "No sessions.", len(rows), limit))
+    asker.show(
+        rows,
+        _rows_or(
+            session_table(rows, width=terminal_width()) if rows else [], "No sessions.", len(rows), limit
+        ),
+    )
 
 
 @click.command("clients", epilog=_epilog("clients", "clients --limit 10 --json"))
