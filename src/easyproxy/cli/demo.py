@@ -72,6 +72,8 @@ def command(*, listen: Address, admin: Address, backends: int) -> None:
         asyncio.run(_demo(listen, admin, backends))
     except EasyProxyError as error:
         click.echo(f"easyproxy demo: {error}", err=True)
+        if other := elsewhere(listen, admin):
+            click.echo(f"Try: {other}", err=True)
         sys.exit(1)
 
 
@@ -136,6 +138,19 @@ def introduction(listen: Address, admin: Address, stage: Stage) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def elsewhere(listen: Address, admin: Address) -> str:
+    """The command that starts the demo on addresses that are free, where one of these is taken; empty where none is."""
+    from easyproxy.demo.stage import free_ports  # noqa: PLC0415 - see the module's imports
+
+    wanted = {"--listen": listen, "--admin": admin}
+    free = {
+        option: address if address.path else Address("127.0.0.1", free_ports(1, address.port)[0])
+        for option, address in wanted.items()
+    }
+    taken = [option for option in wanted if free[option].port != wanted[option].port]
+    return " ".join([_command(), "demo", *(f"{option} {free[option]}" for option in free)]) if taken else ""
 
 
 def _command() -> str:

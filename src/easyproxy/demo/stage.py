@@ -130,7 +130,7 @@ def free_ports(count: int, first: int = FIRST_PORT) -> list[int]:
     Raises EasyProxyError when a thousand ports do not hold them.
     """
     found: list[int] = []
-    for port in range(first, first + 1000):
+    for port in range(first, min(first + 1000, 1 << 16)):
         if len(found) == count:
             break
         with socket.socket() as probe:

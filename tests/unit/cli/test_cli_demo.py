@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import re
+import socket
 import sys
 from types import SimpleNamespace
 
 import pytest
 from click import unstyle
 
-from easyproxy.cli.demo import Announcer, configuration, introduction
+from easyproxy.cli.demo import Announcer, configuration, elsewhere, introduction
 from easyproxy.config.load import from_dict
 from easyproxy.control.registry import Change
 from easyproxy.model import Address
@@ -41,6 +43,17 @@ def test_what_to_try_names_this_run(admin, command, monkeypatch):
     assert "kill 12" in text
     assert "curl http://127.0.0.1:9527/" in text
     assert command in text
+
+
+def test_where_an_address_is_taken_a_command_with_free_ones_is_offered():
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
+        port, other = taken.getsockname()[1], free.getsockname()[1]
+        free.close()
+        offered = elsewhere(Address("127.0.0.1", port), Address("127.0.0.1", other))
+        listen = re.search(r"demo --listen 127\.0\.0\.1:(\d+) --admin 127\.0\.0\.1:(\d+)$", offered)
+        assert int(listen[1]) > port
+        assert int(listen[2]) == other
+    assert elsewhere(Address("127.0.0.1", port), Address("127.0.0.1", other)) == ""
 
 
 def test_a_program_that_the_shell_would_not_find_is_named_by_its_path(tmp_path, monkeypatch):
