@@ -219,8 +219,18 @@ def test_what_does_not_exist_is_named_together_with_what_there_is(balancer):
         balancer, "sessions", "--listener", "front", code=1
     )
     easyproxy(balancer, "explain", "9.9.9", code=1)
+    told = easyproxy(balancer, "explain", "p", code=1)
+    assert "p is a pool, no session's id, client's address or backend; there is p/a, p/b, p/c" in told
+    assert "aa is no session's id, client's address or backend" in easyproxy(
+        balancer, "explain", "aa", code=1
+    )
+    told = easyproxy(balancer, "add", "p", "10.0.0.1", code=1)
+    assert told.startswith("easyproxy add: backend.address: '10.0.0.1' has no port")
     easyproxy(balancer, "forget", "nothing", code=1)
     easyproxy(balancer, "weight", "a", "0", code=2)
+    easyproxy(balancer, "weight", "a", "257", code=2)
+    told = easyproxy(balancer, "drain", "a", "--for", "30", code=2)
+    assert "Invalid value for '--for': '30' is not a duration; it has no unit: write 30s for seconds" in told
     easyproxy(balancer, "close", code=2)
 
 

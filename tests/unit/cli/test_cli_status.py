@@ -228,7 +228,9 @@ def test_what_refuses_cannot_drive_the_terminal():
 
 
 def test_an_argument_that_is_no_utf8_is_answered_like_any_other(serve):
-    result = CliRunner().invoke(main, ["explain", "\udcff", "--admin", serve()], catch_exceptions=False)
+    result = CliRunner().invoke(
+        main, ["explain", "\udcff", "--kind", "client", "--admin", serve()], catch_exceptions=False
+    )
     assert result.exit_code == 1
     assert "is not an address of a client" in result.stderr
 
