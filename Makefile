@@ -38,6 +38,7 @@ bench: $(VENV)/.dev ## compare with HAProxy, nginx, Envoy and Traefik in one run
 	$(BIN)/python -m bench report docs/benchmarks.json --summary --into README.md
 
 $(VENV)/.installed: pyproject.toml
+	@echo "Installing into $(VENV); this happens once and takes half a minute."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -e .
 	@touch $@

@@ -22,14 +22,13 @@ from playwright.async_api import Browser, Page, async_playwright
 
 from easyproxy import Balancer
 from easyproxy.cli.client import post
-from easyproxy.demo.stage import Stage
+from easyproxy.demo.stage import Stage, free_ports
 from easyproxy.model import Address
 
 HERE = Path(__file__).parent
 CHROMIUM = "/usr/bin/chromium"
-ADMIN = "127.0.0.1:7259"
 POOLS = {"orders": ["db-1", "db-2", "db-3", "standby"], "web": ["web-1", "web-2"]}
-LISTENERS = {"orders": "127.0.0.1:9527", "web": "127.0.0.1:9528"}
+ADMIN_PORT, LISTENERS_PORT = 7259, 9527  # or the next that are free
 CHANGE = {
     "backend": "web/web-2",
     "who": "anna",
@@ -43,7 +42,7 @@ SECONDS_AFTER = 45  # until the picture
 CLIENTS = 90
 
 
-def configuration(ports: dict[str, int]) -> dict[str, object]:
+def configuration(ports: dict[str, int], listeners: dict[str, int], admin: str) -> dict[str, object]:
     def backend(name: str) -> dict[str, object]:
         settings: dict[str, object] = {"name": name, "address": f"127.0.0.1:{ports[name]}"}
         if name == "standby":
@@ -54,8 +53,8 @@ def configuration(ports: dict[str, int]) -> dict[str, object]:
 
     return {
         "listeners": [
-            {"bind": LISTENERS["orders"], "pool": "orders", "max_sessions": 10000},
-            {"bind": LISTENERS["web"], "pool": "web"},
+            {"bind": f"127.0.0.1:{listeners['orders']}", "pool": "orders", "max_sessions": 10000},
+            {"bind": f"127.0.0.1:{listeners['web']}", "pool": "web"},
         ],
         "pools": {
             "orders": {
@@ -68,13 +67,13 @@ def configuration(ports: dict[str, int]) -> dict[str, object]:
                 "backends": [backend(name) for name in POOLS["web"]],
             },
         },
-        "admin": {"bind": ADMIN},
+        "admin": {"bind": admin},
     }
 
 
-async def client(number: int) -> None:
+async def client(number: int, listeners: dict[str, int]) -> None:
     """Come and go, and ask now and then: more in some half minutes than in others."""
-    port = 9527 if number % 3 else 9528
+    port = listeners["orders" if number % 3 else "web"]
     source = (f"127.0.0.{2 + int(random.paretovariate(0.7)) % 12}", 0)
     while True:
         if number > CLIENTS * (0.7 + 0.3 * math.sin(time.time() / 7)):
@@ -91,7 +90,7 @@ async def client(number: int) -> None:
                 writer.close()
 
 
-async def take(browser: Browser, stack: AsyncExitStack) -> dict[str, Page]:
+async def take(browser: Browser, stack: AsyncExitStack, admin: str) -> dict[str, Page]:
     pages = {}
     for name, (scheme, width, height) in VIEWS.items():
         context = await browser.new_context(
@@ -99,7 +98,7 @@ async def take(browser: Browser, stack: AsyncExitStack) -> dict[str, Page]:
         )
         stack.push_async_callback(context.close)
         pages[name] = await context.new_page()
-        await pages[name].goto(f"http://{ADMIN}/")
+        await pages[name].goto(f"http://{admin}/")
     return pages
 
 
@@ -107,6 +106,7 @@ async def operate(page: Page) -> None:
     """Show what is asked before a change."""
     await page.get_by_role("button", name="Actions on db-1").click()
     await page.get_by_role("menuitem", name="Drain").click()
+    await page.get_by_label("Close what is left after").fill("5m")
     await page.get_by_label("Why").fill("a new disk")
     await page.get_by_label("Who").fill("anna")
     await page.screenshot(path=HERE / "status-drain.png")
@@ -124,20 +124,22 @@ async def main() -> None:
     async with AsyncExitStack() as stack:
         stage = await stack.enter_async_context(Stage(names, lambda _: None, restart_after_s=3600))
         ports = {actor.name: actor.port for actor in stage.actors}
-        await stack.enter_async_context(Balancer(configuration(ports), workers="process"))
+        listeners = dict(zip(POOLS, free_ports(len(POOLS), LISTENERS_PORT), strict=True))
+        admin = f"127.0.0.1:{free_ports(1, ADMIN_PORT)[0]}"
+        await stack.enter_async_context(Balancer(configuration(ports, listeners, admin), workers="process"))
         playwright = await stack.enter_async_context(async_playwright())
         browser = await playwright.chromium.launch(
             executable_path=CHROMIUM,
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
         stack.push_async_callback(browser.close)
-        traffic = [asyncio.create_task(client(number)) for number in range(CLIENTS)]
-        pages = await take(browser, stack)
+        traffic = [asyncio.create_task(client(number, listeners)) for number in range(CLIENTS)]
+        pages = await take(browser, stack, admin)
         await asyncio.sleep(SECONDS_BEFORE)
         victim = next(actor for actor in stage.actors if actor.name == DIES)
         assert victim.process is not None
         victim.process.kill()
-        await asyncio.to_thread(post, Address.parse(ADMIN), "/api/drain", CHANGE)
+        await asyncio.to_thread(post, Address.parse(admin), "/api/drain", CHANGE)
         await asyncio.sleep(SECONDS_AFTER)
         for name, page in pages.items():
             await page.screenshot(path=HERE / f"status-{name}.png")

@@ -145,6 +145,7 @@ class Balancer(Desk):
         self._admin: AdminServer | None = None
         self._tasks: set[asyncio.Task[object]] = set()
         self._is_serving = False
+        self._has_started = False
         self._is_draining = False
         self.started_at = 0.0
 
@@ -179,6 +180,7 @@ class Balancer(Desk):
         self._spawn(self._every(1.0, self._steering.expire))
         self._spawn(self._every(1.0, lambda: self._drains.expire(time.monotonic())))
         self._spawn(self._every(LOOK_EVERY_S, self._follow_file))
+        self._has_started = True
         if heir is None:
             self._journal.tell(Kind.STARTED, "", _started_words(self.status()))
         else:
@@ -209,9 +211,9 @@ class Balancer(Desk):
         """End every session, the workers, the probes and the admin server."""
         await self._upgrading.abort()
         is_ours = self._upgrading.successor is None and (self._heir is None or self._heir.is_done)
-        if self._is_serving and is_ours:
+        if self._has_started and is_ours:  # of one that could not start, only the error is told
             self._journal.tell(Kind.STOPPED, "", "every session is closed")
-        self._is_serving = False
+        self._is_serving = self._has_started = False
         self._pace.cancel()
         self._journal.events.close()
         for task in tuple(self._tasks):

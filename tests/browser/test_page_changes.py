@@ -52,6 +52,9 @@ def test_a_backend_is_taken_out_and_made_ready_again(stage: Stage, look: Look) -
     operator.choose("red", "Maintenance")
     expect(operator.dialog.get_by_label("Who")).to_have_value("anna")  # remembered
     operator.dialog.get_by_label("Close what is left after").fill("2h")
+    expect(operator.dialog).to_contain_text(
+        "Its 2 sessions go on until they end; what is left after 2h is closed."
+    )
     operator.send("Put into maintenance")
     expect(operator.row("red")).to_contain_text("Maintenance")
     expect(operator.row("red")).to_contain_text("maintenance, deadline 2 h 00 min")

@@ -215,9 +215,22 @@ def test_what_does_not_exist_is_named_together_with_what_there_is(balancer):
     told = easyproxy(balancer, "drain", "p/aa", code=1)
     assert "there is no backend p/aa; there is p/a" in told
     assert "there is no pool" in easyproxy(balancer, "add", "q", "127.0.0.1:1", code=1)
+    assert "there is no listener front; there is " in easyproxy(
+        balancer, "sessions", "--listener", "front", code=1
+    )
     easyproxy(balancer, "explain", "9.9.9", code=1)
+    told = easyproxy(balancer, "explain", "p", code=1)
+    assert "p is a pool, no session's id, client's address or backend; there is p/a, p/b, p/c" in told
+    assert "aa is no session's id, client's address or backend" in easyproxy(
+        balancer, "explain", "aa", code=1
+    )
+    told = easyproxy(balancer, "add", "p", "10.0.0.1", code=1)
+    assert told.startswith("easyproxy add: backend.address: '10.0.0.1' has no port")
     easyproxy(balancer, "forget", "nothing", code=1)
     easyproxy(balancer, "weight", "a", "0", code=2)
+    easyproxy(balancer, "weight", "a", "257", code=2)
+    told = easyproxy(balancer, "drain", "a", "--for", "30", code=2)
+    assert "Invalid value for '--for': '30' is not a duration; it has no unit: write 30s for seconds" in told
     easyproxy(balancer, "close", code=2)
 
 
@@ -234,17 +247,28 @@ def test_a_silent_balancer_is_told_with_its_address(tmp_path):
         assert str(tmp_path) in done.stderr
 
 
-def test_the_shell_completes_the_names_of_backends(balancer):
-    done = subprocess.run(
-        command(),
-        env={
-            "_EASYPROXY_COMPLETE": "bash_complete",
-            "COMP_WORDS": f"easyproxy drain --admin {balancer.admin} p/",
-            "COMP_CWORD": "4",
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert {line.partition(",")[2] for line in done.stdout.split()} == {"p/a", "p/b", "p/c"}, done.stderr
+def test_the_shell_completes_the_names_that_the_balancer_knows(balancer):
+    easyproxy(balancer, "drain", "p/a")
+    (drained,) = answer(balancer, "overrides")
+    (listener,) = balancer.status()["listeners"]
+    for words, begun, names in (
+        ("drain", "p/", {"p/a", "p/b", "p/c"}),
+        ("add", "", {"p"}),
+        ("sessions --listener", "", {listener["name"]}),
+        ("forget", drained["id"][:3], {drained["id"]}),
+    ):
+        first, *rest = words.split()
+        typed = ["easyproxy", first, "--admin", str(balancer.admin), *rest]
+        done = subprocess.run(
+            command(),
+            env={
+                "_EASYPROXY_COMPLETE": "bash_complete",
+                "COMP_WORDS": " ".join([*typed, begun]),
+                "COMP_CWORD": str(len(typed)),
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert {line.partition(",")[2] for line in done.stdout.split()} == names, (words, done.stderr)

@@ -64,7 +64,7 @@ def test_a_plan_tells_what_would_change_and_how_many_sessions_would_drain_and_ch
         r"~ +pool +p +strategy round_robin -> first",
         rf"\+ +backend +p/c +{c.address}",
         rf"- +backend +p/a +{a.address} \(2 sessions would drain\)",
-        r"~ +setting +workers +2 -> 1 \(needs a restart\)",
+        r"~ +setting +workers +2 -> 1 \(at the next start or upgrade\)",
         r"2 sessions drain; without effect until the next start or upgrade: workers",
     ):
         assert re.search(line, told), (line, told)
@@ -89,6 +89,13 @@ def test_a_wrong_file_cannot_be_planned_and_every_error_is_told_with_its_place(s
     assert re.search(rf"{wrong}:5:\d+: error: ", told)
     assert "2 errors; nothing can be planned" in told
     assert "there is no such file" in easyproxy(balancer, "plan", str(wrong) + ".yaml", code=2)
+    doubtful = balancer.folder / "doubtful.yaml"
+    servers = "{backends: ['127.0.0.1:1']}"
+    doubtful.write_text(
+        f"listeners:\n  - bind: 127.0.0.1:0\n    pool: p\npools:\n  p: {servers}\n  q: {servers}\n"
+    )
+    told = easyproxy(balancer, "plan", "--admin", str(balancer.admin), str(doubtful))
+    assert f"warning: {doubtful}:6:3: pools.q: no listener uses this pool" in told
 
 
 def test_without_a_balancer_there_is_no_plan_and_the_message_says_what_to_do(tmp_path):

@@ -89,6 +89,7 @@ def test_a_privileged_port_says_what_it_takes(start, nginxes):
     assert balancer.program.ended() == 1
     assert "cannot listen on 0.0.0.0:80: not permitted" in balancer.log()
     assert "CAP_NET_BIND_SERVICE" in balancer.log()
+    assert "stopped" not in balancer.log(), "what has not started is not said to have stopped"
 
 
 def test_too_few_descriptors_for_max_sessions_are_told_at_the_start(start, nginxes):

@@ -11,6 +11,7 @@ from textual.widgets import DataTable, Input, Static
 from traffic import Visit
 
 from easyproxy.cli.asking import Asker
+from easyproxy.cli.client import post
 from easyproxy.cli.screen import Screen
 
 pytestmark = pytest.mark.anyio
@@ -75,6 +76,38 @@ async def test_sessions_are_filtered_and_closed(screen, balancer):
             await until(lambda: rows(screen, "sessions") == [], "it is gone")
         assert not one.is_alive()
         assert two.is_alive()
+
+
+async def test_a_narrow_terminal_leaves_out_what_can_be_spared_and_still_says_why(screen):
+    async with screen.run_test(size=(80, 24)) as pilot:
+        table = screen.query_one("#table-backends", DataTable)
+
+        def headings() -> list[str]:
+            return [column.label.plain for column in table.columns.values()]
+
+        await until(lambda: rows(screen, "backends"), "backends are shown")
+        assert "Connect" not in headings()
+        assert headings()[-1] == "Why"
+        assert table.virtual_size.width <= 80
+        await pilot.resize_terminal(140, 24)
+        await until(lambda: "Connect" in headings() and rows(screen, "backends"), "there is room for all")
+        await pilot.press("d")
+        await until(lambda: isinstance(screen.focused, Input), "it asks")
+        await pilot.press("escape")
+
+
+async def test_a_warning_about_a_change_is_shown(screen, balancer):
+    for name in "bc":
+        post(balancer.admin, "/api/drain", {"backend": f"p/{name}"})
+    async with screen.run_test(size=(140, 30)) as pilot:
+        await until(lambda: rows(screen, "backends"), "backends are shown")
+        await pilot.press("d")
+        await until(lambda: isinstance(screen.focused, Input), "it asks")
+        await pilot.press("enter")
+        await until(
+            lambda: any("no backend of pool p is ready" in note.message for note in screen._notifications),
+            "it warns",
+        )
 
 
 async def test_who_stops_answering_is_told_and_the_screen_goes_on(screen, balancer):

@@ -43,6 +43,7 @@ _OPTIONS = (
         "--admin",
         metavar="URL|unix:PATH",
         envvar="EASYPROXY_ADMIN",
+        show_envvar=True,
         help="Where the admin server listens.  [default: 127.0.0.1:7259]",
     ),
     click.option(
@@ -50,6 +51,7 @@ _OPTIONS = (
         "config_file",
         metavar="FILE",
         envvar="EASYPROXY_CONFIG",
+        show_envvar=True,
         type=click.Path(exists=True, dir_okay=False),
         help="Take the admin address (and token) from this configuration.",
     ),
@@ -57,6 +59,7 @@ _OPTIONS = (
         "--token-file",
         metavar="FILE",
         envvar="EASYPROXY_TOKEN_FILE",
+        show_envvar=True,
         type=click.Path(exists=True, dir_okay=False),
         help="File that holds the token of the admin server.",
     ),

@@ -9,26 +9,30 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from easyproxy.cli.asking import EXIT_REFUSED, STATUSES, asks, authored
-from easyproxy.cli.naming import BackendName, PoolName, find_backend
-from easyproxy.cli.text import counted, printable, span, table
+from easyproxy.cli.naming import BackendName, OverrideId, PoolName, find_backend, find_with_pool
+from easyproxy.cli.text import counted, printable, remaining, span, table
+from easyproxy.cli.times import TimeParam
 
 if TYPE_CHECKING:
     from easyproxy.cli.asking import Asker
 
 Json = dict[str, Any]
 
+HEAVIEST = 256
+"""The largest weight, as in the configuration, which would take too long to import."""
+
 _BACKEND = click.argument("backend", type=BackendName())
 _FOR = click.option(
     "--for",
     "ttl",
-    metavar="TIME",
+    type=TimeParam(),
     default="",
     help="End it by itself after 30s, 10m, 2h ...  [default: never]",
 )
 
 _DEADLINE = click.option(
     "--deadline",
-    metavar="TIME",
+    type=TimeParam(),
     default="",
     help="Close the sessions that are left after 30s, 5m ...  [default: the pool's drain.deadline]",
 )
@@ -51,7 +55,10 @@ def _epilog(*examples: str) -> str:
 @authored
 @asks
 def drain(asker: Asker, *, backend: str, ttl: str, deadline: str, author: Json) -> None:
-    """Give a backend no new sessions; established ones go on, and it is still probed."""
+    """Give a backend no new sessions; it is still probed.
+
+    Established sessions go on, or leave as the pool's drain says.
+    """
     _lay_over(asker, "/api/drain", backend, {"ttl": ttl, "deadline": deadline, **author})
 
 
@@ -82,14 +89,16 @@ def ready(asker: Asker, *, backend: str, author: Json) -> None:
     found = find_backend(asker, backend)
     answer = asker.post("/api/ready", {"backend": found["id"], **author})
     warning = next((gone["warning"] for gone in answer), "")
-    asker.show(answer, [f"{printable(found['id'])} is enabled again"], warning=warning)
+    ended = " and ".join(gone["action"] for gone in answer)
+    line = f"{found['id']}: {f'{ended} has ended' if ended else 'there is no drain or maintenance to end'}"
+    asker.show(answer, [printable(line)], warning=warning)
 
 
 @click.command(
     "weight", epilog=_epilog("weight db/10.0.0.1:3306 3", "weight db/10.0.0.1:3306 10 --for 1h --why test")
 )
 @_BACKEND
-@click.argument("weight", type=click.IntRange(1))
+@click.argument("weight", type=click.IntRange(1, HEAVIEST))
 @_FOR
 @authored
 @asks
@@ -104,7 +113,7 @@ def weight(asker: Asker, *, backend: str, weight: int, ttl: str, author: Json) -
 @click.argument("pool", type=PoolName())
 @click.argument("address")
 @click.option("--name", default="", help="What it is called.  [default: its address]")
-@click.option("--weight", type=click.IntRange(1), default=None, help="Its share of new sessions.")
+@click.option("--weight", type=click.IntRange(1, HEAVIEST), default=None, help="Its share of new sessions.")
 @click.option("--max-sessions", type=click.IntRange(0), default=None, help="Sessions at the same time.")
 @click.option("--backup", is_flag=True, help="Serve only while no other backend can.")
 @_FOR
@@ -137,7 +146,7 @@ def add(
 @authored
 @asks
 def remove(asker: Asker, *, backend: str, ttl: str, author: Json) -> None:
-    """Take a backend out of its pool; its sessions go on until they end."""
+    """Take a backend out of its pool; its sessions go on, or leave as the pool's drain says."""
     _lay_over(asker, "/api/backends/remove", backend, {"ttl": ttl, **author})
 
 
@@ -150,7 +159,7 @@ def overrides(asker: Asker) -> None:
 
 
 @click.command("forget", epilog=_epilog("overrides", "forget 7f3a"))
-@click.argument("override")
+@click.argument("override", type=OverrideId())
 @authored
 @asks
 def forget(asker: Asker, *, override: str, author: Json) -> None:
@@ -170,20 +179,31 @@ def forget(asker: Asker, *, override: str, author: Json) -> None:
 
 
 def _lay_over(asker: Asker, path: str, backend: str, body: Json) -> Json:
-    found = find_backend(asker, backend)
+    pool, found = find_with_pool(asker, backend)
     answer = asker.post(path, {"backend": found["id"], **body})
-    asker.show(answer, _made(answer, found["counters"]["sessions"]), warning=answer["warning"])
+    lines = [*_made(answer), *_standing(answer, pool, found["counters"]["sessions"])]
+    asker.show(answer, lines, warning=answer["warning"])
     return found
 
 
-def _made(answer: Json, sessions: int | None = None) -> Iterator[str]:
+def _made(answer: Json) -> Iterator[str]:
     line = f"{printable(answer['backend'])}: {described(answer)}"
     if answer.get("until"):
         line += f", for {span(answer['until'] - answer['at'])}"
     yield line
-    if sessions and answer["action"] in ("drain", "maintenance", "remove"):
-        limit = f", for {span(answer['deadline'] - answer['at'])} at most" if answer.get("deadline") else ""
-        yield f"{counted(sessions, 'established session')} {'goes' if sessions == 1 else 'go'} on{limit}"
+
+
+def _standing(answer: Json, pool: Json, sessions: int) -> Iterator[str]:
+    """Say what becomes of the sessions of a backend that gets no new ones."""
+    if not sessions or answer["action"] not in ("drain", "maintenance", "remove"):
+        return
+    one = sessions == 1
+    how = f"{'goes' if one else 'go'} on"
+    if pool["drain"] == "between_transactions":
+        how = f"{'ends' if one else 'each end'} between two transactions"
+    limit_s = answer["deadline"] - answer["at"] if answer.get("deadline") else pool["drain_deadline_s"]
+    limit = f", for {span(limit_s)} at most" if limit_s else ""
+    yield f"{counted(sessions, 'established session')} {how}{limit}"
 
 
 def described(override: Json) -> str:
@@ -195,12 +215,18 @@ def described(override: Json) -> str:
     'drain, deadline 5 min'
     >>> described({"action": "add", "value": {"address": "10.0.0.9:80", "name": "c", "weight": 2}})
     'added at 10.0.0.9:80, weight 2'
+    >>> described({"action": "add", "value": {"address": "10.0.0.9:80", "backup": True}})
+    'added at 10.0.0.9:80, backup'
     """
     if override["action"] == "weight":
         return f"weight {override['value']}"
     if override["action"] == "add" and isinstance(override["value"], dict):
         value = override["value"]
-        rest = [f"{key} {item}" for key, item in value.items() if key not in ("address", "name")]
+        rest = [
+            key if item is True else f"{key} {item}"
+            for key, item in value.items()
+            if key not in ("address", "name")
+        ]
         return printable(", ".join([f"added at {value.get('address')}", *rest]))
     what = printable({"remove": "removed"}.get(override["action"], override["action"]))
     return (
@@ -213,7 +239,7 @@ def described(override: Json) -> str:
 def _ends(until: float, now: float) -> str:
     if not until:
         return "-"
-    return f"in {span(until - now)}" if until > now else "overdue"
+    return f"in {remaining(until - now)}" if until > now else "overdue"
 
 
 def _listing(overrides: list[Json], now: float) -> Iterator[str]:

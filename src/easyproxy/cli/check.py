@@ -20,14 +20,23 @@ _WIDEST = 100  # of a quoted source line
 _CONTEXT = 40  # characters kept before the place in a longer line
 
 
-@click.command("check", short_help="Tell every error in a configuration file.")
+_EXAMPLES = """\b
+Examples:
+  easyproxy check easyproxy.yaml
+  easyproxy check --strict --json /etc/easyproxy.yaml
+
+Exit status: 0 the file can be run, 2 it cannot, or with --strict there are warnings.
+"""
+
+
+@click.command("check", short_help="Tell every error in a configuration file.", epilog=_EXAMPLES)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.option("--strict", is_flag=True, help="Treat warnings as errors.")
 def command(file: Path, as_json: bool, strict: bool) -> None:
     """Read FILE as `easyproxy run` would, and tell every error at once with its place.
 
-    Exits with 0 if the file can be run, otherwise with 2. Nothing is started and no backend is asked.
+    Nothing is started and no backend is asked.
     """
     errors: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
@@ -42,7 +51,7 @@ def command(file: Path, as_json: bool, strict: bool) -> None:
     if as_json:
         _print_json(file, failed, errors, warnings)
     else:
-        _print_text(file, loaded, errors, warnings)
+        _print_text(file, loaded, errors, warnings, strict=strict)
     sys.exit(EXIT_REFUSED if failed else 0)
 
 
@@ -52,7 +61,12 @@ def _lacking(config: Config) -> list[Problem]:
 
 
 def _print_text(
-    file: Path, loaded: Loaded | None, errors: tuple[Problem, ...], warnings: tuple[Problem, ...]
+    file: Path,
+    loaded: Loaded | None,
+    errors: tuple[Problem, ...],
+    warnings: tuple[Problem, ...],
+    *,
+    strict: bool,
 ) -> None:
     lines = read_lines(file)
     for problem in errors:
@@ -63,6 +77,8 @@ def _print_text(
     if loaded is None:
         count = f"{len(errors)} errors" if len(errors) > 1 else "1 error"
         click.echo(f"{name}: {count}; this file cannot be run", err=True)
+    elif strict and warnings:
+        click.echo(f"{name}: {_count(len(warnings), 'warning')}, and --strict allows none", err=True)
     else:
         click.echo(f"{name}: {summary(loaded)}")
 

@@ -31,7 +31,7 @@ class TokenError(EasyProxyError):
 
 
 class RefusedError(EasyProxyError):
-    """It answered, and refused; the message is its own, with every problem on a line.
+    """It answered, and refused; the message is its own, with every problem on a line; a single one says it all.
 
     Attributes:
         status: of HTTP: 404 for something that does not exist, 409 for a change that is not possible, 422 for a
@@ -42,7 +42,10 @@ class RefusedError(EasyProxyError):
     def __init__(self, status: int, error: str, problems: list[dict[str, str]]) -> None:
         self.status = status
         self.problems = problems
-        super().__init__("\n".join([error, *(f"  {_line(problem)}" for problem in problems)]))
+        lines = [_line(problem) for problem in problems]
+        super().__init__(
+            lines[0] if len(lines) == 1 else "\n".join([error, *(f"  {line}" for line in lines)])
+        )
 
 
 def _line(problem: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from easyproxy.cli.asking import ALL, EXIT_REFUSED, STATUSES, asks, authored
-from easyproxy.cli.naming import BackendName, find_backend
+from easyproxy.cli.naming import BackendName, ListenerName, find_backend
 from easyproxy.cli.text import counted
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ Examples:
     "--client", "client_address", metavar="ADDRESS", default="", help="All sessions of this client."
 )
 @click.option("--backend", type=BackendName(), default="", help="All sessions on this backend.")
-@click.option("--listener", metavar="NAME", default="", help="All sessions of this listener.")
+@click.option("--listener", type=ListenerName(), default="", help="All sessions of this listener.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before closing several.")
 @authored
 @asks

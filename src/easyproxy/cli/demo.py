@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -70,6 +72,8 @@ def command(*, listen: Address, admin: Address, backends: int) -> None:
         asyncio.run(_demo(listen, admin, backends))
     except EasyProxyError as error:
         click.echo(f"easyproxy demo: {error}", err=True)
+        if other := elsewhere(listen, admin):
+            click.echo(f"Try: {other}", err=True)
         sys.exit(1)
 
 
@@ -113,9 +117,9 @@ def introduction(listen: Address, admin: Address, stage: Stage) -> str:
     """What to try, with the addresses and process ids of this very run."""
     victim = stage.actors[min(1, len(stage.actors) - 1)]
     names = ", ".join(actor.name for actor in stage.actors)
-    status = (
-        "easyproxy status" if admin == Address("127.0.0.1", 7259) else f"easyproxy status --admin {admin}"
-    )
+    status = f"{_command()} status"
+    if admin != Address("127.0.0.1", 7259):
+        status += f" --admin {admin}"
     tries = [
         (_curl(listen), f"a few times: {names} answer in turn"),
         (f"kill {victim.pid}", f"backend {victim.name}: see it leave; it comes back by itself after 10 s"),
@@ -134,6 +138,29 @@ def introduction(listen: Address, admin: Address, stage: Stage) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def elsewhere(listen: Address, admin: Address) -> str:
+    """The command that starts the demo on addresses that are free, where one of these is taken; empty where none is."""
+    from easyproxy.demo.stage import free_ports  # noqa: PLC0415 - see the module's imports
+
+    wanted = {"--listen": listen, "--admin": admin}
+    free = {
+        option: address if address.path else Address("127.0.0.1", free_ports(1, address.port)[0])
+        for option, address in wanted.items()
+    }
+    taken = [option for option in wanted if free[option].port != wanted[option].port]
+    return " ".join([_command(), "demo", *(f"{option} {free[option]}" for option in free)]) if taken else ""
+
+
+def _command() -> str:
+    """How this program is started in another terminal: by its name only where the shell would find this very one."""
+    found = shutil.which("easyproxy")
+    me = Path(sys.argv[0])
+    if me.name != "easyproxy" or (found is not None and me.exists() and me.samefile(found)):
+        return "easyproxy"
+    here = me.absolute()
+    return str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here)
 
 
 def _url(address: Address) -> str:

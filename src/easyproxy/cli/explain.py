@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from easyproxy.cli.asking import STATUSES, asks
+from easyproxy.cli.asking import EXIT_REFUSED, STATUSES, asks
 from easyproxy.cli.live import event_line
 from easyproxy.cli.naming import BackendName, PoolName, find_backend, matches
 from easyproxy.cli.text import printable, table
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 _SESSION = re.compile(r"\d+\.\d+\.\d+")
+_LIKE_ADDRESS = re.compile(r"unix|.*[.:].*")
+"""What may be meant as a client's address; the balancer decides."""
 
 _EXPLAIN = (
     """\b
@@ -68,8 +70,18 @@ def explain(asker: Asker, *, subject: str, kind: str | None) -> None:
 def _kind_of(asker: Asker, subject: str) -> str:
     if _SESSION.fullmatch(subject):
         return "session"
-    if "/" in subject or matches(asker.get("/api/status")["pools"], subject):
+    pools = asker.get("/api/status")["pools"]
+    if "/" in subject or matches(pools, subject):
         return "backend"
+    if not _LIKE_ADDRESS.fullmatch(subject):
+        names = [backend["id"] for pool in pools for backend in pool["backends"]]
+        of_pool = [name for name in names if name.partition("/")[0] == subject]
+        near = ", ".join(map(printable, of_pool or names[:10])) or "none"
+        kind = "a pool, no" if of_pool else "no"
+        asker.fail(
+            f"{printable(subject)} is {kind} session's id, client's address or backend; there is {near}",
+            EXIT_REFUSED,
+        )
     return "client"
 
 

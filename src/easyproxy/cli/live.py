@@ -11,9 +11,9 @@ import click
 
 from easyproxy.cli import client
 from easyproxy.cli.asking import ALL, STATUSES, asks
-from easyproxy.cli.naming import BackendName, find_backend
+from easyproxy.cli.naming import BackendName, ListenerName, find_backend, find_listener
 from easyproxy.cli.report import client_table, session_table
-from easyproxy.cli.text import printable
+from easyproxy.cli.text import printable, terminal_width
 
 if TYPE_CHECKING:
     from easyproxy.cli.asking import Asker
@@ -36,14 +36,20 @@ def _epilog(*examples: str) -> str:
 )
 @click.option("--client", "client_address", metavar="ADDRESS", default="", help="Only of this client.")
 @click.option("--backend", type=BackendName(), default="", help="Only on this backend.")
-@click.option("--listener", metavar="NAME", default="", help="Only of this listener.")
+@click.option("--listener", type=ListenerName(), default="", help="Only of this listener.")
 @click.option("--limit", type=click.IntRange(1, ALL), default=100, show_default=True, help="At most so many.")
 @asks
 def sessions(asker: Asker, *, client_address: str, backend: str, listener: str, limit: int) -> None:
     """List the live sessions: who, where to, for how long, how many bytes."""
     where = find_backend(asker, backend)["id"] if backend else ""
-    rows = asker.get("/api/sessions", client=client_address, backend=where, listener=listener, limit=limit)
-    asker.show(rows, _rows_or(session_table(rows) if rows else [], "No sessions.", len(rows), limit))
+    accepted_by = find_listener(asker, listener) if listener else ""
+    rows = asker.get("/api/sessions", client=client_address, backend=where, listener=accepted_by, limit=limit)
+    asker.show(
+        rows,
+        _rows_or(
+            session_table(rows, width=terminal_width()) if rows else [], "No sessions.", len(rows), limit
+        ),
+    )
 
 
 @click.command("clients", epilog=_epilog("clients", "clients --limit 10 --json"))

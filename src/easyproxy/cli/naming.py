@@ -1,9 +1,9 @@
-"""Names of backends on the command line: what was typed against what the balancer has, and completion of it."""
+"""Names of backends, pools, listeners and overrides on the command line: what was typed against what the balancer has, and completion of it."""
 
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -31,6 +31,11 @@ def matches(pools: list[Json], text: str) -> list[Json]:
 
 def find_backend(asker: Asker, text: str) -> Json:
     """Return the one backend that a text names; end the program when there is none, or more than one."""
+    return find_with_pool(asker, text)[1]
+
+
+def find_with_pool(asker: Asker, text: str) -> tuple[Json, Json]:
+    """Return the one backend that a text names, behind its pool."""
     pools = asker.get("/api/status")["pools"]
     found = matches(pools, text)
     if not found:
@@ -40,13 +45,26 @@ def find_backend(asker: Asker, text: str) -> Json:
     if len(found) > 1:
         several = ", ".join(printable(backend["id"]) for backend in found)
         asker.fail(f"{printable(text)} is the name of several backends; write which: {several}", EXIT_REFUSED)
-    return found[0]
+    pool = next(pool for pool in pools if found[0] in pool["backends"])
+    return pool, found[0]
+
+
+def find_listener(asker: Asker, text: str) -> str:
+    """Return the name of a listener, or end the program when there is none of that name."""
+    names = [listener["name"] for listener in asker.get("/api/listeners")]
+    if text not in names:
+        near = ", ".join(map(printable, difflib.get_close_matches(text, names, n=3) or names[:10]))
+        asker.fail(f"there is no listener {printable(text)}; there is {near}", EXIT_REFUSED)
+    return text
 
 
 class _Name(click.types.StringParamType):
     """A name that the running balancer knows; completion asks it."""
 
-    def _known(self, pools: list[Json]) -> list[str]:
+    path: ClassVar[str]
+    """What is asked."""
+
+    def _known(self, answer: list[Json]) -> list[str]:
         raise NotImplementedError
 
     def shell_complete(
@@ -56,34 +74,54 @@ class _Name(click.types.StringParamType):
         incomplete: str,
     ) -> list[CompletionItem]:
         """Offer every name that begins so; nothing when nobody answers."""
-        return [CompletionItem(name) for name in self._known(_pools(ctx)) if name.startswith(incomplete)]
+        from easyproxy.cli.client import fetch  # noqa: PLC0415 - only while completing
+
+        options = ctx.params
+        try:
+            address, token = find(
+                "", options.get("admin"), options.get("config_file"), options.get("token_file")
+            )
+            known = self._known(fetch(address, self.path, token))
+        except (Exception, SystemExit):  # noqa: BLE001 - a completion that fails must say nothing
+            return []
+        return [CompletionItem(name) for name in known if name.startswith(incomplete)]
 
 
 class BackendName(_Name):
     """A backend."""
 
     name = "backend"
+    path = "/api/pools"
 
-    def _known(self, pools: list[Json]) -> list[str]:
-        return [backend["id"] for pool in pools for backend in pool["backends"]]
+    def _known(self, answer: list[Json]) -> list[str]:
+        return [backend["id"] for pool in answer for backend in pool["backends"]]
 
 
 class PoolName(_Name):
     """A pool."""
 
     name = "pool"
+    path = "/api/pools"
 
-    def _known(self, pools: list[Json]) -> list[str]:
-        return [pool["name"] for pool in pools]
+    def _known(self, answer: list[Json]) -> list[str]:
+        return [pool["name"] for pool in answer]
 
 
-def _pools(ctx: click.Context) -> list[Json]:
-    from easyproxy.cli.client import fetch  # noqa: PLC0415 - only while completing
+class ListenerName(_Name):
+    """A listener."""
 
-    options = ctx.params
-    try:
-        address, token = find("", options.get("admin"), options.get("config_file"), options.get("token_file"))
-        pools: list[Json] = fetch(address, "/api/status", token)["pools"]
-    except (Exception, SystemExit):  # noqa: BLE001 - a completion that fails must say nothing
-        return []
-    return pools
+    name = "name"
+    path = "/api/listeners"
+
+    def _known(self, answer: list[Json]) -> list[str]:
+        return [listener["name"] for listener in answer]
+
+
+class OverrideId(_Name):
+    """An override."""
+
+    name = "override"
+    path = "/api/overrides"
+
+    def _known(self, answer: list[Json]) -> list[str]:
+        return [override["id"] for override in answer]

@@ -54,8 +54,8 @@ Exit status:
 def command(asker: Asker, *, file: str, exit_code: bool) -> None:
     """Show what FILE would change of the running balancer.
 
-    Listeners, pools and backends that come, go or change, how many living sessions would drain, and what needs a
-    restart. Nothing is changed.
+    Listeners, pools and backends that come, go or change, how many living sessions would drain, and what takes effect
+    only at the next start or upgrade. Nothing is changed.
     """
     from easyproxy.config.load import read_source  # noqa: PLC0415 - pydantic takes 140 ms
     from easyproxy.errors import ConfigError  # noqa: PLC0415
@@ -65,13 +65,12 @@ def command(asker: Asker, *, file: str, exit_code: bool) -> None:
     except ConfigError as error:
         _refuse(asker, file, [_plain(problem) for problem in error.problems])
     address, token = _whom(asker, source)
+    here = f"<{source.form}>"  # the balancer sees a text without a name
     try:
         plan = post(address, "/api/plan", {"text": source.text, "form": source.form}, token)
     except RefusedError as error:
         if not error.problems:
             fail(asker.command, error, EXIT_NO_ANSWER)
-        # The balancer has seen a text without a name.
-        here = f"<{source.form}>"
         _refuse(
             asker,
             file,
@@ -82,7 +81,12 @@ def command(asker: Asker, *, file: str, exit_code: bool) -> None:
     except NoAnswerError as error:
         text = f"{error}\nWithout one, this tells whether the file is right: easyproxy check {file}"
         fail(asker.command, text, EXIT_NO_ANSWER)
-    asker.show(plan | {"source": file}, described(plan))
+    warnings = [
+        file + warning.removeprefix(here) if warning.startswith(here) else warning
+        for warning in plan["warnings"]
+    ]
+    plan |= {"source": file, "warnings": warnings}
+    asker.show(plan, described(plan))
     sys.exit(EXIT_CHANGES if exit_code and plan["differences"] else 0)
 
 
@@ -106,7 +110,7 @@ def _row(each: Any) -> tuple[str, str, str, str]:  # noqa: ANN401 - a Difference
     if each.sessions:
         text += f" ({counted(each.sessions, 'session')} would drain)"
     if each.needs_restart:
-        text += " (needs a restart)"
+        text += " (at the next start or upgrade)"
     return click.style(sign, fg=color), each.what, printable(each.name), text
 
 

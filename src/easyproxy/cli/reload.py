@@ -10,7 +10,8 @@ import click
 from easyproxy.cli.asking import EXIT_NO_ANSWER, EXIT_REFUSED, EXIT_USAGE, asks, authored
 from easyproxy.cli.client import NoAnswerError, RefusedError, TokenError, post
 from easyproxy.cli.plan import described, told
-from easyproxy.cli.text import printable, span
+from easyproxy.cli.text import printable, remaining
+from easyproxy.cli.times import TimeParam
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,7 @@ Exit status:
 
 @click.command("reload", epilog=_EXAMPLES)
 @click.option(
-    "--rollback-after", metavar="TIME", default="", help="Go back after 30s, 5m ... unless confirmed."
+    "--rollback-after", type=TimeParam(), default="", help="Go back after 30s, 5m ... unless confirmed."
 )
 @click.option("--confirm", is_flag=True, help="Keep what an unconfirmed reload has put in force.")
 @click.option("--rollback", is_flag=True, help="Go back to the configuration before the last reload.")
@@ -68,7 +69,7 @@ def command(asker: Asker, *, rollback_after: str, confirm: bool, rollback: bool,
 def _lines(plan: Json, state: Json) -> Iterator[str]:
     yield from described(plan)
     if until := state.get("confirm_until"):
-        left = span(until - time.time())
+        left = remaining(until - time.time())
         yield f"In force. It goes back in {left} unless confirmed: easyproxy reload --confirm"
     else:
         yield "In force."

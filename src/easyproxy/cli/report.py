@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import click
 
-from easyproxy.cli.text import counted, latency, printable, size, span, table
+from easyproxy.cli.text import counted, fitted, latency, printable, size, span, table
 from easyproxy.control.wording import why
 
 Json = dict[str, Any]
@@ -47,6 +48,7 @@ _HEADINGS = (
     "PROBE",
     "WHY",
 )
+_SPARE = ("FROM/TO CLIENTS", "SERVED", "PROBE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +65,18 @@ def is_served(status: Json) -> bool:
     return all(any(backend["state"] == "ready" for backend in pool["backends"]) for pool in status["pools"])
 
 
-def report(answers: Answers, *, rows: int | None = 10, ascii_only: bool = False) -> Iterator[str]:
+def report(
+    answers: Answers, *, rows: int | None = 10, ascii_only: bool = False, width: int | None = None
+) -> Iterator[str]:
     """Yield the lines, with colours; whoever prints them strips those where they are not wanted.
 
     Args:
         answers: what is shown.
         rows: how many clients and sessions are listed; None is all.
         ascii_only: for terminals without Unicode.
+        width: columns of the terminal; where they are few, what can be done without is left out. None is without end.
     """
-    lines = _lines(answers, rows)
+    lines = _lines(answers, rows, width and width - len(_INDENT))
     yield from (_to_ascii(line) for line in lines) if ascii_only else lines
 
 
@@ -81,17 +86,17 @@ def _to_ascii(line: str) -> str:
     return line.encode("ascii", "replace").decode()
 
 
-def _lines(answers: Answers, rows: int | None) -> Iterator[str]:
+def _lines(answers: Answers, rows: int | None, width: int | None) -> Iterator[str]:
     status = answers.status
     yield from _headline(status)
     for pool in status["pools"]:
         yield ""
-        yield from _pool(pool, status["now"])
+        yield from _pool(pool, status["now"], width)
     yield ""
     yield click.style("Listeners", bold=True)
     yield from _indented(_listeners(status["listeners"]))
     yield from _section("Clients", answers.clients, rows, client_table)
-    yield from _section("Sessions", answers.sessions, rows, session_table)
+    yield from _section("Sessions", answers.sessions, rows, partial(session_table, width=width))
 
 
 def _headline(status: Json) -> Iterator[str]:
@@ -110,7 +115,7 @@ def _headline(status: Json) -> Iterator[str]:
     yield click.style(_INDENT + printable(", ".join(parts)), dim=True)
 
 
-def _pool(pool: Json, now: float) -> Iterator[str]:
+def _pool(pool: Json, now: float, width: int | None) -> Iterator[str]:
     ready = len([backend for backend in pool["backends"] if backend["state"] == "ready"])
     about = [f"{ready} of {len(pool['backends'])} ready", pool["strategy"]]
     if pool["check"]:
@@ -129,7 +134,10 @@ def _pool(pool: Json, now: float) -> Iterator[str]:
         headings.insert(4, "ROLE")
         for row, backend in zip(rows, pool["backends"], strict=True):
             row.insert(4, _role(backend))
-    yield from _indented(table(headings, rows, right=frozenset(right)))
+    # A name is its address where the file gives none.
+    twice = all(backend["name"] == backend["address"] for backend in pool["backends"])
+    spare = (*(("ADDRESS",) if twice else ()), *_SPARE, "ADDRESS")
+    yield from _indented(fitted(headings, rows, right=frozenset(right), spare=spare, width=width))
     for backend in pool["backends"]:
         if backend["last_error"]:
             ago = span(now - backend["last_error_at"])
@@ -168,11 +176,12 @@ def _backend(backend: Json, now: float) -> tuple[str, ...]:
         f"{size(counters['bytes_from_client'])} / {size(counters['bytes_from_backend'])}",
         click.style(str(errors), fg="red" if errors else None),
         latency(probe["duration_s"]) if probe else "-",
-        printable(_why(backend)),
+        printable(why_of(backend)),
     )
 
 
-def _why(backend: Json) -> str:
+def why_of(backend: Json) -> str:
+    """Say why a backend is in its state; of one that is well, what its newest probe found."""
     probe = backend["last_probe"] or {"outcome": "", "detail": ""}
     return why(backend["state"], backend["reason"], probe["outcome"], probe["detail"])
 
@@ -220,7 +229,7 @@ def client_table(clients: Sequence[Json]) -> list[str]:
     return table(("ADDRESS", "SESSIONS", "SENT", "RECEIVED"), rows, right=frozenset({1, 2, 3}))
 
 
-def session_table(sessions: Sequence[Json]) -> list[str]:
+def session_table(sessions: Sequence[Json], *, width: int | None = None) -> list[str]:
     """Render live sessions as a table; whether a transaction is open where anybody follows that."""
     follows = any(session["transaction"] for session in sessions)
     rows = [
@@ -238,8 +247,21 @@ def session_table(sessions: Sequence[Json]) -> list[str]:
         )
         for session in sessions
     ]
-    headings = ("ID", "CLIENT", "LISTENER", "BACKEND", "STATE", "AGE", "IDLE", "SENT", "RECEIVED")
-    return table((*headings, *(("TRANSACTION",) if follows else ())), rows, right=frozenset({5, 6, 7, 8}))
+    headings: tuple[str, ...] = (
+        "ID",
+        "CLIENT",
+        "LISTENER",
+        "BACKEND",
+        "STATE",
+        "AGE",
+        "IDLE",
+        "SENT",
+        "RECEIVED",
+    )
+    headings = (*headings, *(("TRANSACTION",) if follows else ()))
+    return fitted(
+        headings, rows, right=frozenset({5, 6, 7, 8}), spare=("LISTENER", "IDLE", "AGE"), width=width
+    )
 
 
 def _section(title: str, items: list[Json], rows: int | None, render: Any) -> Iterator[str]:  # noqa: ANN401 - a function

@@ -6,8 +6,13 @@ import click
 
 from easyproxy.config.json_schema import render
 
+_EXAMPLES = """\b
+Examples:
+  easyproxy schema > easyproxy.schema.json
+"""
 
-@click.command("schema", short_help="Print the JSON Schema of the configuration.")
+
+@click.command("schema", short_help="Print the JSON Schema of the configuration.", epilog=_EXAMPLES)
 def command() -> None:
     """Print the JSON Schema (draft 2020-12) that describes configuration files.
 

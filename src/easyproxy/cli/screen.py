@@ -14,11 +14,13 @@ from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
+from textual.events import Resize
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Label, Static, TabbedContent, TabPane
 
 from easyproxy.cli.asking import user_name
 from easyproxy.cli.client import NoAnswerError, RefusedError, TokenError, fetch, post
+from easyproxy.cli.report import why_of
 from easyproxy.cli.text import latency, printable, size, span
 
 if TYPE_CHECKING:
@@ -57,6 +59,9 @@ _COLUMNS = {
     "clients": ("Client", "Sessions", "Sent", "Received"),
     "events": ("When", "What", "Text", "By"),
 }
+_NARROW = 110
+"""Columns of a terminal below which the spare columns of the tables are left out, so that the last one can be read."""
+_SPARE = {"backends": ("", "In/s", "Out/s", "Connect"), "sessions": ("Listener", "Idle")}
 _ROWS = 500
 _BAR = 10
 
@@ -98,13 +103,13 @@ class Screen(App[None]):
     TITLE = "EasyProxy"
     ENABLE_COMMAND_PALETTE = False
     CSS = """
-    #headline { padding: 0 1; height: 2; }
+    #headline { padding: 0 1; height: auto; min-height: 2; max-height: 5; }
     #filter { display: none; }
     #filter.shown { display: block; }
     TabbedContent, ContentSwitcher, TabPane, DataTable { height: 1fr; }
     TabPane { padding: 0; }
     Question { align: center middle; }
-    #question { width: 70; height: auto; padding: 1 2; border: round $accent; background: $surface; }
+    #question { width: 70; max-width: 100%; height: auto; padding: 1 2; border: round $accent; background: $surface; }
     #question Label { width: 100%; margin-bottom: 1; }
     """
     BINDINGS: ClassVar = [
@@ -127,6 +132,7 @@ class Screen(App[None]):
         self._every_s = every_s
         self._before: Json | None = None
         self._word = ""
+        self._is_narrow: bool | None = None  # not laid out yet
 
     def compose(self) -> ComposeResult:
         """Lay it out."""
@@ -140,12 +146,29 @@ class Screen(App[None]):
 
     def on_mount(self) -> None:
         """Begin to look."""
-        for name, columns in _COLUMNS.items():
-            for number, column in enumerate(columns):
-                self._table(name).add_column(column, key=str(number))
+        self._lay_out(self.size.width)
         self._table("backends").focus()
         self.set_interval(self._every_s, self.look)
         self.look()
+
+    def on_resize(self, event: Resize) -> None:
+        """Give room to what a narrow terminal has no room for, or take it."""
+        if self._is_narrow is not None and self._lay_out(event.size.width):
+            self.look()
+
+    def _lay_out(self, width: int) -> bool:
+        """Make the columns anew if the terminal has become narrow or wide; whether it has."""
+        is_narrow = width < _NARROW
+        if is_narrow == self._is_narrow:
+            return False
+        self._is_narrow = is_narrow
+        for name, columns in _COLUMNS.items():
+            table = self._table(name)
+            table.clear(columns=True)
+            for number, column in enumerate(columns):
+                if not is_narrow or column not in _SPARE.get(name, ()):
+                    table.add_column(column, key=str(number))
+        return True
 
     def _table(self, name: str) -> DataTable[Text]:
         return self.query_one(f"#table-{name}", DataTable)
@@ -206,17 +229,18 @@ class Screen(App[None]):
             key: cells for key, cells in rows if not word or any(word in cell.plain.lower() for cell in cells)
         }
         known = [str(key.value) for key in table.rows]
+        shown = [int(str(key.value)) for key in table.columns]
         if known != list(wanted):  # who came or went changes the order, so it is laid out anew
             keeps = known[table.cursor_row] if 0 <= table.cursor_row < len(known) else ""
             table.clear()
             for key, cells in wanted.items():
-                table.add_row(*cells, key=key)
+                table.add_row(*(cells[number] for number in shown), key=key)
             if keeps in wanted:
                 table.move_cursor(row=list(wanted).index(keeps), scroll=False)
             return
         for key, cells in wanted.items():
-            for number, cell in enumerate(cells):
-                table.update_cell(key, str(number), cell, update_width=True)
+            for number in shown:
+                table.update_cell(key, str(number), cells[number], update_width=True)
 
     # -- what the person does
 
@@ -292,7 +316,10 @@ class Screen(App[None]):
     def _post(self, path: str, body: dict[str, object]) -> None:
         body = {**{key: value for key, value in body.items() if value}, "who": user_name()}
         try:
-            post(self._asker.address, path, body, self._asker.token)
+            answer = post(self._asker.address, path, body, self._asker.token)
+            for made in answer if isinstance(answer, list) else [answer]:
+                if warning := made.get("warning"):
+                    self.call_from_thread(self.notify, warning, severity="warning", timeout=10, markup=False)
         except (NoAnswerError, TokenError, RefusedError) as error:
             self.call_from_thread(self.notify, str(error), severity="error", timeout=10, markup=False)
         self.call_from_thread(self.look)
@@ -337,7 +364,7 @@ def _backends(status: Json, before: Json | None) -> list[Row]:
                 _right(size(rate("bytes_from_backend"))),
                 Text(str(errors), "red" if errors else "", justify="right"),
                 _right(latency(backend["connect_p95_s"]) if backend["connect_p95_s"] else "-"),
-                Text(printable(backend["reason"]), "dim"),
+                Text(printable(why_of(backend)), "dim"),
             ]
             rows.append((backend["id"], cells))
     return rows

@@ -9,6 +9,7 @@ import click
 
 from easyproxy.cli.asking import ALL, asks, is_unicode
 from easyproxy.cli.report import Answers, is_served, report
+from easyproxy.cli.text import terminal_width
 
 if TYPE_CHECKING:
     from easyproxy.cli.asking import Asker
@@ -44,6 +45,6 @@ def command(asker: Asker, *, show_all: bool) -> None:
     )
     asker.show(
         {**answers.status, "clients": answers.clients, "sessions": answers.sessions},
-        report(answers, rows=None if show_all else 10, ascii_only=not is_unicode()),
+        report(answers, rows=None if show_all else 10, ascii_only=not is_unicode(), width=terminal_width()),
     )
     sys.exit(0 if is_served(answers.status) else 1)

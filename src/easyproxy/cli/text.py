@@ -1,7 +1,10 @@
-"""Words, numbers and tables for a terminal. Pure: nothing here prints or knows the balancer."""
+"""Words, numbers and tables for a terminal. Nothing here prints or knows the balancer."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import unicodedata
 from collections.abc import Sequence
 
@@ -9,7 +12,17 @@ import click
 
 from easyproxy.control.wording import counted, size
 
-__all__ = ["counted", "latency", "printable", "size", "span", "table"]
+__all__ = [
+    "counted",
+    "fitted",
+    "latency",
+    "printable",
+    "remaining",
+    "size",
+    "span",
+    "table",
+    "terminal_width",
+]
 
 
 def printable(text: object) -> str:
@@ -33,6 +46,15 @@ def span(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600} h {whole // 60 % 60:02d} min"
     return f"{whole // 86400} d {whole // 3600 % 24} h"
+
+
+def remaining(seconds: float) -> str:
+    """Render the time that is left, to the nearest second or minute: of half an hour that has just begun, 30 minutes.
+
+    >>> remaining(29.7), remaining(1799.8), remaining(3599.9), remaining(0.2)
+    ('30 s', '30 min', '1 h 00 min', '0 s')
+    """
+    return span(seconds + (0.5 if seconds < 59.5 else 30))
 
 
 def latency(seconds: float) -> str:
@@ -65,6 +87,46 @@ def table(
         return cell if column == len(headings) - 1 else cell + space
 
     return ["  ".join(pad(cell, column) for column, cell in enumerate(line)).rstrip() for line in lines]
+
+
+def fitted(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: frozenset[int] = frozenset(),
+    spare: Sequence[str],
+    width: int | None,
+) -> list[str]:
+    r"""Align columns as :func:`table` does, and leave spare ones out, the first named first, until the lines fit.
+
+    Args:
+        headings: one for each column.
+        rows: cells.
+        right: columns that are aligned to the right.
+        spare: headings of the columns that can be done without; with all of them gone lines may still be too long.
+        width: of the terminal; None is without end.
+
+    >>> fitted(("A", "B", "C"), [("one", "two", "three")], spare=("B", "A"), width=10)
+    ['\x1b[2mA\x1b[0m    \x1b[2mC\x1b[0m', 'one  three']
+    """
+    kept = list(range(len(headings)))
+    for name in (*spare, ""):
+        lines = table(
+            [headings[column] for column in kept],
+            [[row[column] for column in kept] for row in rows],
+            right=frozenset(place for place, column in enumerate(kept) if column in right),
+        )
+        if width is None or max(map(_width, lines)) <= width:
+            break
+        kept = [column for column in kept if headings[column] != name]
+    return lines
+
+
+def terminal_width() -> int | None:
+    """How wide a line may be: of the terminal, or what ``COLUMNS`` says, as watch(1) sets it; None elsewhere."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS"):
+        return shutil.get_terminal_size().columns
+    return None
 
 
 def _width(cell: str) -> int:

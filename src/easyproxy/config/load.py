@@ -86,15 +86,12 @@ def read_source(path: str | Path) -> Source:
     name = str(path)
     form = SUFFIXES.get(Path(path).suffix.lower())
     if form is None:
-        raise ConfigError(
-            [
-                Problem(
-                    name,
-                    "",
-                    "the file name does not tell the format; it must end in .yaml, .yml, .toml or .json",
-                )
-            ]
-        )
+        message = "the file name does not tell the format; it must end in .yaml, .yml, .toml or .json"
+        try:
+            _data(path)
+        except (OSError, ValueError) as error:  # a name without an end is often a wrong one
+            message = _unreadable(error)
+        raise ConfigError([Problem(name, "", message)])
     return Source(name, form, _text(path, name))
 
 

@@ -5,6 +5,8 @@ What stood at a past moment is read from the events; where they do not reach bac
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from easyproxy.control.operations import Explanation
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from easyproxy.control.operations import Choice, Event, Override
     from easyproxy.control.registry import Entry
     from easyproxy.control.status import BackendStatus, PoolStatus, Status
+    from easyproxy.engine.seam import Observation
 
 _SHOWN_SESSIONS = 10
 _STATES = {
@@ -73,20 +76,36 @@ def explain_backend(
             lines.append(f"in conflict with the file: {override.conflict}")
     if entry.stance is not None and backend.is_healthy is not None:
         lines.append(f"apart from that it is {'healthy' if backend.is_healthy else 'not healthy'}")
-    lines.append(f"it serves at {backend.address}; {check}")
+    lines.append(f"its address is {backend.address}; {check}")
     lines += _role(backend, status, now)
     if entry.seen:
-        lines.append("the last looks at it, newest first:")
-        lines += [
-            f"  {clock(one.at, now)}  {one.outcome.value}: {one.detail or one.outcome.value}"
-            + (f" ({span(one.duration_s)})" if one.duration_s else "")
-            for one in reversed(entry.seen)
-        ]
+        lines.append("the last observations, newest first:")
+        alike = groupby(reversed(entry.seen), key=lambda one: (one.outcome, one.detail))
+        lines += [f"  {_looks(list(group), now)}" for _, group in alike]
     if entry.verdict.is_changing:
         needed = entry.rule.fall if entry.verdict.healthy else entry.rule.rise
         lines.append(f"its verdict is changing: {entry.verdict.streak} of {needed} needed in a row")
     lines += _traffic(backend, now)
     return Explanation("backend", entry.id, headline, tuple(lines), events=events)
+
+
+def _looks(alike: Sequence[Observation], now: float) -> str:
+    """Say what one look found, or several in a row that found the same; the newest comes first."""
+    newest, oldest = alike[0], alike[-1]
+    found = newest.detail or newest.outcome.value
+    if newest.outcome.value not in found.casefold():
+        found = f"{newest.outcome.value}: {found}"
+    took = sorted(
+        {span(one.duration_s): one.duration_s for one in alike if one.duration_s}.items(), key=itemgetter(1)
+    )
+    times = " to ".join(text for text, _ in (took[:1] + took[-1:] if len(took) > 1 else took))
+    found += f" ({times})" if times else ""
+    at = clock(newest.at, now)
+    return (
+        f"{at}  {found}"
+        if len(alike) == 1
+        else f"{clock(oldest.at, now)} to {at}, {len(alike)} times: {found}"
+    )
 
 
 def _why(backend: BackendStatus) -> str:
@@ -292,7 +311,8 @@ def explain_client(
         at = clock(_started(end, now) + end.age_s, now)
         how = ENDINGS.get(end.reason, end.reason)
         lines.append(f"{end.id} to {end.backend or 'no backend'} ended at {at}: {how}")
-    lines += [f"now it would go, {said(choice)}" for choice in choices]
+    if len(choices) > 1:  # a single one is told with all its candidates
+        lines += [f"now it would go, {said(choice)}" for choice in choices]
     return Explanation(
         "client", client, headline, tuple(lines), choice=choices[0] if len(choices) == 1 else None
     )

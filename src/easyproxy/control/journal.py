@@ -114,8 +114,12 @@ class Journal:
         """Tell how a session broke."""
         if not self._has_room():
             return
-        fields = {key: value for key, value in asdict(end).items() if value != ""}
-        fields["age_s"] = round(end.age_s, 3)
+        fields = {key: value for key, value in asdict(end).items() if value not in ("", ())}
+        fields |= {"age_s": round(end.age_s, 3), "started_at": round(end.started_at, 3)}
+        if end.connect_s >= 0:
+            fields["connect_s"] = round(end.connect_s, 6)
+        else:  # no backend was reached
+            del fields["connect_s"]
         log.info("session broke", extra=fields)
 
     def flush(self) -> None:

@@ -88,6 +88,8 @@ def overview(
                     for entry in entries.get(name, ())
                 ),
                 writes=_writes(name, posts, statistics),
+                drain=pool.drain.when,
+                drain_deadline_s=pool.drain.deadline,
             )
             for name, pool in config.pools.items()
         ),

@@ -142,7 +142,9 @@ class Reloading:
         """
         async with self._lock:
             if self._deadline is None:
-                raise RefusedError(f"there is no unconfirmed reload; the last one: {self._state.outcome}")
+                last = self._state.outcome
+                about = "there was none" if last == "none" else f"the last one: {last.replace('_', ' ')}"
+                raise RefusedError(f"there is no unconfirmed reload; {about}")
             self._deadline = None
             self._settle("confirmed", f"by {author.who}")
             self._journal.tell(
@@ -163,7 +165,9 @@ class Reloading:
         """
         async with self._lock:
             if self._applied is None:
-                raise RefusedError("there is nothing to go back to: no reload has changed anything since")
+                raise RefusedError(
+                    "there is nothing to go back to: no reload has changed anything since the start or the last rollback"
+                )
             if self._balancer.filed_config != self._applied.config:
                 raise RefusedError("another configuration has been put in force since the last reload")
             try:
@@ -316,7 +320,7 @@ class Reloading:
 
     def _path(self) -> Path:
         if self.file is None:
-            raise RefusedError("started from options, without a file")
+            raise RefusedError("there is no file to load: it was started without one")
         return self.file
 
     async def _still_holds(self, source: Source) -> bool:

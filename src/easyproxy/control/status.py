@@ -97,7 +97,13 @@ class WritesStatus:
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """A pool and its backends, in the order of the configuration. ``writes`` is None where no listener is for the primary."""
+    """A pool and its backends, in the order of the configuration.
+
+    Attributes:
+        writes: None where no listener is for the primary.
+        drain: how sessions end that are to leave: ``sessions_end`` or ``between_transactions``.
+        drain_deadline_s: after so long those that are left are closed, unless the drain says another time; 0 is never.
+    """
 
     name: str
     strategy: str
@@ -105,6 +111,8 @@ class PoolStatus:
     queued: int
     backends: tuple[BackendStatus, ...]
     writes: WritesStatus | None = None
+    drain: str = "sessions_end"
+    drain_deadline_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

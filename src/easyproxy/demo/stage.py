@@ -48,7 +48,7 @@ class Stage:
         *,
         restart_after_s: float = RESTART_AFTER_S,
     ) -> None:
-        self.actors = [Actor(name, port) for name, port in zip(names, _free_ports(len(names)), strict=True)]
+        self.actors = [Actor(name, port) for name, port in zip(names, free_ports(len(names)), strict=True)]
         self._on_return = on_return
         self._restart_after_s = restart_after_s
         self._tasks: list[asyncio.Task[None]] = []
@@ -124,9 +124,13 @@ def _close_input(process: asyncio.subprocess.Process) -> None:
         process.stdin.close()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int, first: int = FIRST_PORT) -> list[int]:
+    """The first so many ports of 127.0.0.1, from ``first`` on, on which nobody listens now.
+
+    Raises EasyProxyError when a thousand ports do not hold them.
+    """
     found: list[int] = []
-    for port in range(FIRST_PORT, FIRST_PORT + 1000):
+    for port in range(first, min(first + 1000, 1 << 16)):
         if len(found) == count:
             break
         with socket.socket() as probe:
@@ -137,5 +141,5 @@ def _free_ports(count: int) -> list[int]:
                 continue
         found.append(port)
     if len(found) < count:
-        raise EasyProxyError(f"no {count} free ports from 127.0.0.1:{FIRST_PORT} on for the demo's backends")
+        raise EasyProxyError(f"no {count} free ports from 127.0.0.1:{first} on")
     return found

@@ -27,17 +27,23 @@ def test_every_command_explains_itself(name):
     assert "Usage:" in result.output
 
 
-@pytest.mark.parametrize("name", ["demo", "status"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_examples(name):
-    assert f"Examples:\n    easyproxy {name}" in CliRunner().invoke(main, [name, "--help"]).output
+    examples = CliRunner().invoke(main, [name, "--help"]).output.partition("\n  Examples:\n")[2]
+    assert f"easyproxy {name}" in examples
 
 
 def test_version():
     assert CliRunner().invoke(main, ["--version"]).output == f"easyproxy {__version__}\n"
 
 
-def test_an_unknown_command_is_a_usage_error():
-    assert CliRunner().invoke(main, ["rum"]).exit_code == 2
+@pytest.mark.parametrize(("typed", "meant"), [("rum", "run"), ("staus", "status"), ("xyz", None)])
+def test_an_unknown_command_is_a_usage_error_that_names_the_nearest_one(typed, meant):
+    result = CliRunner().invoke(main, [typed])
+    assert result.exit_code == 2
+    assert f"No such command '{typed}'." in result.output
+    assert ("Did you mean" in result.output) == (meant is not None)
+    assert meant is None or f"Did you mean '{meant}'?" in result.output
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["demo", "--help"]])

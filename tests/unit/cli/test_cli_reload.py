@@ -40,7 +40,7 @@ def test_each_difference_is_a_line_and_the_sum_stands_at_the_end():
     late = difference(what="setting", name="workers", change="changed", text="1 -> 2", needs_restart=True)
     printed = lines(plan(difference(sessions=1), late, sessions=1, warnings=["doubtful"]))
     assert "10.0.0.1:80 (1 session would drain)" in printed[1]
-    assert printed[2].endswith("1 -> 2 (needs a restart)")
+    assert printed[2].endswith("1 -> 2 (at the next start or upgrade)")
     assert printed[-2:] == [
         "warning: doubtful",
         "1 backend removed, 1 setting changed; 1 session drains; without effect until the next start or upgrade: workers",

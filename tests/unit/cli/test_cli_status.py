@@ -66,6 +66,19 @@ def test_it_tells_pools_listeners_clients_and_sessions(serve):
     assert "0-11" not in result.output
 
 
+def test_a_narrow_terminal_gets_fewer_columns_and_no_line_that_is_broken(serve, scene):
+    change(scene, DOWN, {})
+    wide, narrow = (
+        run("--admin", serve(), env={"COLUMNS": columns}).output.splitlines() for columns in ("200", "80")
+    )
+    assert any("FROM/TO CLIENTS" in line for line in wide)
+    assert max(map(len, wide)) > 80
+    assert max(map(len, narrow)) <= 80
+    heading = next(line for line in narrow if "STATE" in line)
+    assert heading.split()[-1] == "WHY"
+    assert any(line.endswith("connection refused") for line in narrow)
+
+
 def test_all_lists_every_session(serve):
     assert "0-11" in run("--all", "--admin", serve()).output
 
@@ -215,7 +228,9 @@ def test_what_refuses_cannot_drive_the_terminal():
 
 
 def test_an_argument_that_is_no_utf8_is_answered_like_any_other(serve):
-    result = CliRunner().invoke(main, ["explain", "\udcff", "--admin", serve()], catch_exceptions=False)
+    result = CliRunner().invoke(
+        main, ["explain", "\udcff", "--kind", "client", "--admin", serve()], catch_exceptions=False
+    )
     assert result.exit_code == 1
     assert "is not an address of a client" in result.stderr
 

@@ -42,6 +42,7 @@ def refusal(path):
     ("name", "content", "expected"),
     [
         ("a.yaml", None, "there is no such file"),
+        ("a", None, "there is no such file"),
         ("a.conf", b"", "it must end in .yaml, .yml, .toml or .json"),
         ("a.yaml", b"a: \xff", "a.yaml:1:4: the byte 0xff is not UTF-8"),
         ("a.yaml", b"x: \xc3\xa9\ny: \xff", "a.yaml:2:4: the byte 0xff"),
@@ -220,7 +221,10 @@ def test_warnings_are_told_and_count_only_when_strict(tmp_path):
     plain, strict = (CliRunner().invoke(check, [*args, str(path)]) for args in ([], ["--strict"]))
     assert (plain.exit_code, strict.exit_code) == (0, 2)
     assert "warning: pools.spare: no listener uses this pool" in plain.output
+    assert "a.json: ok: " in plain.output
     assert "1 warning" in plain.output
+    assert "a.json: 1 warning, and --strict allows none" in strict.output
+    assert "ok: " not in strict.output
 
 
 def test_check_quotes_no_line_with_a_secret_and_nothing_that_a_terminal_obeys(tmp_path):

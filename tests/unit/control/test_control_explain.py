@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from control_scene import THREE, Scene
@@ -41,9 +42,32 @@ def test_a_backend_that_is_down_is_explained_by_the_probes_that_led_to_it():
     story = backend_story(scene, "p/a")
     assert story.headline.startswith("p/a is down since ")
     assert "connection refused (3 failures in a row)" in story.headline
-    refused = [line for line in story.lines if "refused: connection refused (1 ms)" in line]
-    assert len(refused) == 3
+    assert any(
+        re.search(r"^  \S+ to \S+, 3 times: connection refused \(1 ms\)$", line) for line in story.lines
+    )
     assert any("check tcp every 2 s" in line for line in story.lines)
+
+
+def test_looks_that_found_the_same_are_told_once_with_the_shortest_and_the_longest_time():
+    scene = Scene("first", *THREE)
+    for number, (outcome, detail, took) in enumerate(
+        [
+            (Outcome.SUCCESS, "200 OK", 0.002),
+            (Outcome.SUCCESS, "200 OK", 0.001),
+            (Outcome.FAILED, "503 Service Unavailable", 0.004),
+            (Outcome.TIMEOUT, "", 0.0),
+            (Outcome.SUCCESS, "200 OK", 0.003),
+        ]
+    ):
+        scene.registry.observe(Observation("p/a", outcome, detail, 160.0 + number, took), now=160.0)
+    lines = backend_story(scene, "p/a").lines
+    first = lines.index("the last observations, newest first:") + 1
+    assert [line.partition("  ")[2].split("  ")[-1].split(", ")[-1] for line in lines[first : first + 4]] == [
+        "success: 200 OK (3 ms)",
+        "timeout",
+        "failed: 503 Service Unavailable (4 ms)",
+        "2 times: success: 200 OK (1 ms to 2 ms)",
+    ]
 
 
 def test_what_is_remembered_of_a_backend_is_bounded():
@@ -127,8 +151,12 @@ def test_a_client_has_its_sessions_its_past_and_where_it_would_go():
     assert story.headline == "10.0.0.9 has 1 session, 30 B moved"
     assert any("0.0.8 on l to p/a: relaying" in line for line in story.lines)
     assert any("0.0.7 to p/b ended at" in line for line in story.lines)
-    assert story.lines[-1] == "now it would go, in pool p (first): to p/a, the order of the configuration"
     assert story.choice is choice
+    assert not any("now it would go" in line for line in story.lines), (
+        "the choice tells it with every candidate"
+    )
+    several = explain_client("10.0.0.9", [LIVE], [END], [choice, replace(choice, pool="q")], now=200.0)
+    assert several.lines[-2] == "now it would go, in pool p (first): to p/a, the order of the configuration"
     crowd = explain_client("10.0.0.9", [LIVE] * 50, [END] * 50, [], now=200.0)
     assert len(crowd.lines) < 25, "a client with many sessions is still readable"
     nowhere = Choice("p", "first", "", (Candidate("p/a", 0, "down"),), True, "turned away")

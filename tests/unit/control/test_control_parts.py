@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+from dataclasses import replace
 
 import pytest
 
@@ -71,7 +72,19 @@ def test_fields_that_say_nothing_are_left_out(caplog):
     [record] = caplog.records
     assert not hasattr(record, "backend")
     assert not hasattr(record, "detail")
+    assert not hasattr(record, "tried")
     assert record.bytes_from_client == 0
+    assert not hasattr(record, "connect_s")
+
+
+def test_times_of_a_broken_session_are_as_exact_as_they_are_known(caplog):
+    caplog.set_level(logging.INFO, "easyproxy")
+    broken = SessionEnd("0.0.1", "l", "p/a", "c:1", "backend_reset", 1.23456, 0, 0)
+    Journal(Clock()).end(replace(broken, started_at=1700000000.123456, connect_s=7.496200123568997e-05))
+    Journal(Clock()).end(replace(broken, backend="", reason="connect_failed", connect_s=-1.0))
+    reached, unreached = caplog.records
+    assert (reached.age_s, reached.started_at, reached.connect_s) == (1.235, 1700000000.123, 0.000075)
+    assert not hasattr(unreached, "connect_s")
 
 
 def test_every_change_of_state_is_told_with_its_reason(caplog):

@@ -157,7 +157,7 @@ async def test_what_the_engine_refuses_changes_nothing(scene):
 
 async def test_without_a_file_there_is_nothing_to_reload(scene):
     scene.reloading.file = None
-    with pytest.raises(RefusedError, match="without a file"):
+    with pytest.raises(RefusedError, match="no file to load"):
         await scene.reloading.reload_file(ANN)
 
 

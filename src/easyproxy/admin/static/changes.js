@@ -1,7 +1,7 @@
 // What operators have laid over the file: in words, as a table, and as chips at the backends.
 
 import { h, keyedList, setText } from "./dom.js";
-import { authored, clock, span, words } from "./format.js";
+import { authored, clock, remaining, span, words } from "./format.js";
 import { forget } from "./operations.js";
 import { table } from "./table.js";
 
@@ -15,9 +15,9 @@ export function inShort({ action, value, base, at, deadline }) {
   return deadline ? `${what}, deadline ${span(deadline - at)}` : what;
 }
 
-export const left = ({ until }, now) => (until ? (until > now ? `${span(until - now)} left` : "overdue") : "");
+export const left = ({ until }, now) => (until ? (until > now ? `${remaining(until - now)} left` : "overdue") : "");
 
-const ends = ({ until }, now) => (until ? (until > now ? `in ${span(until - now)}` : "overdue") : "when forgotten");
+const ends = ({ until }, now) => (until ? (until > now ? `in ${remaining(until - now)}` : "overdue") : "when forgotten");
 
 /** A button in a cell that takes the change of its row back. */
 function forgetCell() {

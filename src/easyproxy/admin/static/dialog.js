@@ -79,7 +79,7 @@ export function openDialog(className, title, ...content) {
 /**
  * Ask before something is changed.
  *
- * spec: { title, says(): lines, fields, length: what lengthField takes or false, further fields behind it, button, danger, path,
+ * spec: { title, says(values): lines, fields, length: what lengthField takes or false, further fields behind it, button, danger, path,
  * body(values), done(answer): text, prepare(area, allow), after(answer) }. `prepare` fills an area that
  * must be read before; until it has called allow(true) nothing can be sent.
  */
@@ -97,13 +97,15 @@ export function operate(spec) {
   const form = h("form", { novalidate: false }, lines, area, h("div", { class: "fields" }, ...all.map(({ node }) => node)), alert, h("div", { class: "dialog-buttons" }, cancel, send));
   const { dialog, heading } = openDialog("operate", spec.title, form);
 
+  const typed = () => Object.fromEntries(all.map((one) => [one.name, one.value ? one.value() : one.input.value.trim()]));
   const tell = () => {
-    const said = spec.says?.() ?? [];
+    const said = spec.says?.(typed()) ?? [];
     said.forEach((line, index) => setText(lines.children[index] ?? lines.appendChild(h("p")), line));
     while (lines.children.length > said.length) lines.lastChild.remove();
   };
   tell();
   const clock = setInterval(tell, 1000); // the number of sessions changes while one reads
+  form.addEventListener("input", tell);
   dialog.addEventListener("close", () => clearInterval(clock));
   const byFinger = matchMedia("(pointer: coarse)").matches; // a keyboard on the screen would cover what is said
   (byFinger ? heading : (fields[0]?.input ?? why.input)).focus();
@@ -120,7 +122,7 @@ export function operate(spec) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     alert.hidden = true;
-    const values = Object.fromEntries(all.map((one) => [one.name, one.value ? one.value() : one.input.value.trim()]));
+    const values = typed();
     remember(values.who);
     send.disabled = true;
     dialog.setAttribute("aria-busy", "true");

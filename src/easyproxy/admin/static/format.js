@@ -38,6 +38,9 @@ export function span(seconds) {
   return `${Math.floor(s / 86400)} d ${Math.floor(s / 3600) % 24} h`;
 }
 
+/** The time that is left, to the nearest second or minute: of 30 minutes that have just begun, 30 min and not 29. */
+export const remaining = (seconds) => span(seconds < 59.5 ? seconds + 0.5 : seconds + 30);
+
 /** Date and time of day, in the reader's zone. */
 export const moment = (epoch) =>
   new Date(epoch * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" });

@@ -1,12 +1,12 @@
 // What an operator can do, and what each of them says before it is done.
 
 import { operate } from "./dialog.js";
-import { count, plural } from "./format.js";
+import { count, plural, span } from "./format.js";
 import { known } from "./known.js";
 
 const sessionsOf = (backend) => backend.counters.sessions;
 const LENGTH = {};
-const DEADLINE = { name: "deadline", label: "Close what is left after", placeholder: "5m", hint: "By default what the pool's drain says." };
+const DEADLINE = { name: "deadline", label: "Close what is left after", placeholder: "5m", hint: "By default the pool's own deadline." };
 
 /** What it means for the clients of the pool when this backend gets no new sessions. */
 function remaining(id) {
@@ -17,16 +17,21 @@ function remaining(id) {
   return `New sessions of ${pool.name} go to ${others.length === 1 ? others[0].name : `${count(others.length)} other backends`}.`;
 }
 
-const live = (id) => {
-  const { backend } = known.backend(id);
+/** What becomes of its sessions: `deadline` is what was typed, else the pool's own holds. */
+function live(id, { deadline } = {}) {
+  const { pool, backend } = known.backend(id);
   const sessions = backend ? sessionsOf(backend) : 0;
-  return sessions ? `Its ${plural(sessions, "session")} ${sessions === 1 ? "goes" : "go"} on until they end.` : "It has no sessions now.";
-};
+  if (!sessions) return "It has no sessions now.";
+  const one = sessions === 1;
+  const end = pool.drain === "between_transactions" ? `${one ? "ends" : "each end"} between two transactions` : one ? "goes on until it ends" : "go on until they end";
+  const limit = deadline || (pool.drain_deadline_s ? span(pool.drain_deadline_s) : "");
+  return `Its ${one ? "one session" : plural(sessions, "session")} ${end}${limit ? `; what is left after ${limit} is closed` : ""}.`;
+}
 
 export const drain = ({ id, name }) =>
   operate({
     title: `Drain ${name}?`,
-    says: () => [`It gets no new sessions; probes go on. ${live(id)}`, remaining(id)],
+    says: (values) => [`It gets no new sessions; probes go on. ${live(id, values)}`, remaining(id)],
     length: LENGTH,
     further: [DEADLINE],
     button: "Drain",
@@ -39,7 +44,7 @@ export const drain = ({ id, name }) =>
 export const maintenance = ({ id, name }) =>
   operate({
     title: `Put ${name} into maintenance?`,
-    says: () => [`It gets no new sessions and no probes. ${live(id)}`, remaining(id)],
+    says: (values) => [`It gets no new sessions and no probes. ${live(id, values)}`, remaining(id)],
     length: LENGTH,
     further: [DEADLINE],
     button: "Put into maintenance",

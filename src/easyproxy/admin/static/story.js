@@ -29,9 +29,12 @@ export function tell(kind, subject) {
   load();
 }
 
+/** A number and its unit stay on one line. */
+const whole = (line) => line.replace(/(\d) (?=%|(?:ms|s|min|h|d|B|[KMGTP]iB)\b)/g, "$1\u00a0");
+
 function* parts(story) {
   yield h("p", { class: "story-headline" }, story.headline);
-  if (story.lines.length) yield h("ol", { class: "lines" }, ...story.lines.map((line) => h("li", {}, line)));
+  if (story.lines.length) yield h("ol", { class: "lines" }, ...story.lines.map((line) => h("li", {}, whole(line))));
   if (story.session) yield* session(story.session);
   if (story.choice) yield* choice(story.choice);
   if (story.events?.length) {
