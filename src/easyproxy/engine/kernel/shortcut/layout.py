@@ -134,13 +134,18 @@ class Layout:
 
     @property
     def kind(self) -> int:
-        """``_ARMED``, and the kind of place by which it was chosen; 0 when there is no note."""
+        """The kind of place by which it was chosen; 0 when its flow was known."""
         return self.ends + 12
+
+    @property
+    def number(self) -> int:
+        """What the packet bears inside the kernel; 0 when there is no note."""
+        return self.ends + 16
 
     @property
     def note(self) -> int:
         """Size of a note."""
-        return (self.ends + 16 + 7) // 8 * 8
+        return (self.ends + 20 + 7) // 8 * 8
 
     @property
     def place(self) -> int:

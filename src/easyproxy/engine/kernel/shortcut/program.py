@@ -37,8 +37,6 @@ CHANCE = 64
 
 _ACK, _NO_BUT_PUSH = 0x10, 0x37  # all flags but PSH, ECE, CWR
 
-_ARMED = 0x10000
-
 # Helpers, bpf-helpers(7).
 _LOOKUP, _UPDATE, _RANDOM, _L4_CHECKSUM, _REDIRECT, _CHECKSUM_DIFF, _CHECKSUM_UPDATE, _NOW = (
     1,
@@ -54,7 +52,16 @@ _PSEUDO_HEADER = 0x10
 _NO_EXIST = 1
 _NEXT = -1  # TCX_NEXT: whoever is attached after us, and then the kernel's long way
 # struct __sk_buff, linux/bpf.h
-_LEN, _PACKET_TYPE, _VLAN_PRESENT, _IFINDEX, _DATA, _DATA_END, _GSO_SIZE = 0, 4, 20, 40, 76, 80, 176
+_LEN, _PACKET_TYPE, _VLAN_PRESENT, _IFINDEX, _TC_INDEX, _DATA, _DATA_END, _GSO_SIZE = (
+    0,
+    4,
+    20,
+    40,
+    44,
+    76,
+    80,
+    176,
+)
 _TCP = 6
 
 
@@ -169,12 +176,18 @@ def _unknown(asm: Assembler, lay: Layout, maps: Maps) -> None:
 
 
 def _put_down(asm: Assembler, lay: Layout, maps: Maps) -> None:
+    """Note the packet, and have it bear a number that nobody outside can give to another one."""
+    asm.call(_RANDOM)
+    asm.do("and", R0, 0xFFFF)
+    asm.jump_if(R0, "==", 0, "long way")
+    asm.do("mov", R8, R0)
     _note(asm, lay, maps)
     asm.copy(R0, 0, R10, lay.on_stack, lay.ends)
     asm.copy(R0, lay.sequence, R7, lay.at_sequence, 8)  # and what is acknowledged
     asm.copy(R0, lay.length, R6, _LEN, 4)
-    asm.do("or", R9, _ARMED)
     asm.store(4, R0, lay.kind, R9)
+    asm.store(4, R0, lay.number, R8)
+    asm.store(4, R6, _TC_INDEX, R8)
 
 
 def leaving(layout: Layout, maps: Maps) -> bytes:
@@ -190,7 +203,7 @@ def leaving(layout: Layout, maps: Maps) -> bytes:
         asm.jump_if(R2, "!=", R3, "translated")
     asm.jump("long way")  # some flow that is only routed
     asm.label("translated")
-    asm.jump_if(R8, "!=", _ARMED | BACK, "ours")
+    asm.jump_if(R8, "!=", BACK, "ours")
     asm.copy(R10, lay.place_on_stack, R7, lay.at_ends, lay.address)
     asm.copy(R10, lay.place_on_stack + lay.address, R7, lay.at_tcp, 2)
     _if_front(asm, lay, maps, "ours")
@@ -216,12 +229,14 @@ def leaving(layout: Layout, maps: Maps) -> bytes:
 
 
 def _recognise(asm: Assembler, lay: Layout, maps: Maps) -> None:
-    """Take the note if it is of this very packet: the length, and 64 bits of sequence numbers that nobody guesses."""
+    """Take the note if it is of this very packet, by its number; the rest only tells a later packet that some rule has numbered."""
     asm.do("mov", R6, R1)
+    asm.load(4, R8, R6, _TC_INDEX)
+    asm.jump_if(R8, "==", 0, "long way")
     _note(asm, lay, maps)
     asm.do("mov", R9, R0)
-    asm.load(4, R2, R9, lay.kind)
-    asm.jump_if(R2, "==", 0, "long way")
+    asm.load(4, R2, R9, lay.number)
+    asm.jump_if(R2, "!=", R8, "long way")
     asm.load(4, R2, R9, lay.length)
     asm.load(4, R3, R6, _LEN)
     asm.jump_if(R2, "!=", R3, "long way")
@@ -232,7 +247,8 @@ def _recognise(asm: Assembler, lay: Layout, maps: Maps) -> None:
         asm.load(4, R3, R7, lay.at_sequence + offset)
         asm.jump_if(R2, "!=", R3, "long way")
     asm.load(4, R8, R9, lay.kind)
-    asm.store(4, R9, lay.kind, 0)
+    asm.store(4, R9, lay.number, 0)
+    asm.store(4, R6, _TC_INDEX, 0)
 
 
 def _prolong(asm: Assembler, lay: Layout) -> None:

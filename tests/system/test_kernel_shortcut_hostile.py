@@ -1,0 +1,61 @@
+"""The shortcut and who means harm: frames that no session has sent, by somebody who does not see what sessions send.
+
+Needs root, nft, and a kernel that has it (Linux 6.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from system.forging import Wire, frame, mac_of, one_cpu
+from system.kernel_engine import FRONT_PORT, Balancer, running
+from system.kernel_net import FRONT, Net, ip, read_line
+from system.shortcut_traffic import MEGABYTE, directions, exchange, serve
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.anyio,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
+    pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft"),
+]
+
+PLACE = FRONT[4], FRONT_PORT
+
+
+@pytest.fixture
+async def balancer(net: Net) -> AsyncIterator[Balancer]:
+    async with running(net, "masquerade") as made:
+        yield made
+    assert [text for text in made.complaints if "shortcut" in text] == []
+
+
+@contextlib.contextmanager
+def wire(net: Net, namespace: str) -> Iterator[Wire]:
+    """Whoever stands in a namespace, and what he can send to the balancer."""
+    to = mac_of(f"v{namespace}")
+    with net.inside(namespace):
+        made = Wire("eth0", to)
+    with contextlib.closing(made):
+        yield made
+
+
+async def test_nobody_has_packets_of_another_sent_to_himself(net: Net, balancer: Balancer) -> None:
+    """A frame in the name of a client, which the kernel drops, and then one of one's own with the same numbers, which it forwards."""
+    net.serve("a")
+    await serve(balancer)
+    ip("-n", net.name("b"), "addr", "add", "10.77.12.3/24", "dev", "eth0")
+    own = ("10.77.12.2", 4000), ("10.77.12.3", 4000)
+    with net.connect(*PLACE) as sock, wire(net, "b") as attacker, one_cpu():
+        read_line(sock)
+        victim = sock.getsockname(), PLACE
+        for _ in range(1000):
+            attacker.send(frame(*victim, sequence=5, acknowledged=6, spoil=1))
+            attacker.send(frame(*own, sequence=5, acknowledged=6))
+        assert directions(balancer) == 0
+        await asyncio.to_thread(exchange, sock, 4 * MEGABYTE)
