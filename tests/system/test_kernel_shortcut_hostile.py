@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from system.forging import Wire, frame, mac_of, one_cpu
+from system.forging import ACK, RST, Wire, frame, mac_of, one_cpu
 from system.kernel_engine import FRONT_PORT, Balancer, running
 from system.kernel_net import FRONT, Net, ip, read_line
-from system.shortcut_traffic import MEGABYTE, directions, exchange, serve
+from system.shortcut_traffic import MEGABYTE, chatter, directions, exchange, serve, until
 
 pytestmark = [
     pytest.mark.root,
@@ -59,3 +59,18 @@ async def test_nobody_has_packets_of_another_sent_to_himself(net: Net, balancer:
             attacker.send(frame(*own, sequence=5, acknowledged=6))
         assert directions(balancer) == 0
         await asyncio.to_thread(exchange, sock, 4 * MEGABYTE)
+
+
+async def test_a_session_lives_on_after_a_reset_that_only_fits_what_was_forged_before(
+    net: Net, balancer: Balancer
+) -> None:
+    net.serve("a")
+    await serve(balancer)
+    with chatter(net) as talk, wire(net, "client") as attacker:
+        ends = talk.sock.getsockname(), PLACE
+        await until(lambda: directions(balancer) == 2)
+        attacker.send(frame(*ends, sequence=1000, data=b"x" * 10, flags=ACK))
+        attacker.send(frame(*ends, sequence=1010, flags=RST))
+        for _ in range(3):
+            assert len(await balancer.engine.sessions()) == 1
+            await talk.more()

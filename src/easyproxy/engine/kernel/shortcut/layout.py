@@ -9,7 +9,7 @@ ETHERNET = 14
 """Size of Ethernet's header."""
 FIN, SYN, RST = 0x01, 0x02, 0x04
 EXACT = 0x100
-"""In ``Layout.ended``: the reset had the very number that was due, so whoever received it has taken it for one."""
+"""In ``Layout.ended``: the reset had the very number that its receiver awaited, and so has been taken for one."""
 OTHERWISE = 0x200
 """In ``Layout.ended``: the kernel has come to send packets of this flow elsewhere."""
 FRONT, BACK = 1, 2
@@ -91,8 +91,8 @@ class Layout:
         return self.ends + 28
 
     @property
-    def due(self) -> int:
-        """The sequence number after the last one seen."""
+    def awaited(self) -> int:
+        """What its sender has acknowledged last, as it stands in a packet: the sequence number that he awaits next."""
         return self.ends + 32
 
     @property

@@ -107,15 +107,10 @@ def arriving(layout: Layout, maps: Maps) -> bytes:
 
 
 def _known(asm: Assembler, lay: Layout) -> None:
-    """Send a packet whose entry holds; what is due next is noted in any case."""
+    """Send a packet whose entry holds; what its sender awaits is kept in any case."""
+    asm.copy(R9, lay.awaited, R7, lay.at_sequence + 4, 4)
     _measure(asm, lay)
     asm.do("mov", R8, R4)
-    asm.do("sub", R4, R3)
-    asm.do("sub", R4, lay.header)
-    asm.load(4, R2, R7, lay.at_sequence)
-    asm.to_network(R2, 32)
-    asm.do("add", R2, R4)
-    asm.store(4, R9, lay.due, R2)
     asm.load(4, R2, R9, lay.largest)
     asm.jump_if(R5, ">", R2, "again")
     asm.call(_NOW)
@@ -125,18 +120,12 @@ def _known(asm: Assembler, lay: Layout) -> None:
 
 
 def _ending(asm: Assembler, lay: Layout, maps: Maps) -> None:
-    """End the entry, and that of the other direction; R2 has the flags."""
+    """End the entry, and that of the other direction; R2 has the flags.
+
+    Whether a reset is one for its receiver, that one says: what its sender has sent before may be forged as well.
+    """
     asm.do("mov", R8, R2)
-    asm.jump_if(R8, "has", FIN | SYN, "inexact")
-    asm.load(4, R2, R7, lay.at_sequence)
-    asm.to_network(R2, 32)
-    asm.load(4, R3, R9, lay.due)
-    asm.jump_if(R2, "!=", R3, "inexact")
-    asm.store(4, R9, lay.ended, RST | EXACT)
-    asm.jump("other direction")
-    asm.label("inexact")
     asm.store(4, R9, lay.ended, R8)
-    asm.label("other direction")
     ports = 2 * lay.address
     for to, start, size in (
         (0, lay.address, lay.address),
@@ -148,6 +137,11 @@ def _ending(asm: Assembler, lay: Layout, maps: Maps) -> None:
     _look_up(asm, maps.flows, lay.on_stack)
     asm.jump_if(R0, "==", 0, "long way")
     asm.store(4, R0, lay.ended, R8)
+    asm.jump_if(R8, "has", FIN | SYN, "long way")
+    asm.load(4, R2, R7, lay.at_sequence)
+    asm.load(4, R3, R0, lay.awaited)
+    asm.jump_if(R2, "!=", R3, "long way")
+    asm.store(4, R9, lay.ended, RST | EXACT)
     asm.jump("long way")
 
 
@@ -291,7 +285,7 @@ def _enter(asm: Assembler, lay: Layout, maps: Maps) -> None:
         asm.do("mov", R5, 0)
         asm.call(_CHECKSUM_DIFF)
         asm.store(4, R10, made + where, R0)
-    asm.store(4, R10, made + lay.due, 0)
+    asm.copy(R10, made + lay.awaited, R7, lay.at_sequence + 4, 4)
     asm.call(_NOW)
     asm.do("add", R0, LEASE_NS)
     asm.store(8, R10, made + lay.lease, R0)
@@ -327,13 +321,13 @@ def _parse(asm: Assembler, lay: Layout) -> None:
 
 
 def _measure(asm: Assembler, lay: Layout) -> None:
-    """R3 is the size of TCP's header, R4 that of the packet from IP's header on, R5 that of its largest segment as a frame."""
-    asm.load(1, R3, R7, lay.at_tcp + 12)
-    asm.do("rsh", R3, 4)
-    asm.do("lsh", R3, 2)
+    """R4 is the size of the packet from IP's header on, R5 that of its largest segment as a frame."""
     asm.load(4, R5, R6, _GSO_SIZE)
     asm.jump_if(R5, "==", 0, "one segment")
     asm.do("add", R5, lay.at_tcp)
+    asm.load(1, R3, R7, lay.at_tcp + 12)
+    asm.do("rsh", R3, 4)
+    asm.do("lsh", R3, 2)
     asm.do("add", R5, R3)
     asm.load(4, R4, R6, _LEN)
     asm.do("sub", R4, ETHERNET)
