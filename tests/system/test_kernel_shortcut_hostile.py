@@ -9,13 +9,15 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from system.forging import ACK, RST, Wire, frame, mac_of, one_cpu
 from system.kernel_engine import FRONT_PORT, Balancer, running
-from system.kernel_net import FRONT, Net, ip, read_line
+from system.kernel_net import CLIENT, FRONT, Net, ip, read_line
 from system.shortcut_traffic import MEGABYTE, chatter, directions, exchange, serve, until
 
 pytestmark = [
@@ -74,3 +76,29 @@ async def test_a_session_lives_on_after_a_reset_that_only_fits_what_was_forged_b
         for _ in range(3):
             assert len(await balancer.engine.sessions()) == 1
             await talk.more()
+
+
+async def test_whoever_comes_again_from_the_port_of_a_session_that_was_reset_stays(
+    net: Net, balancer: Balancer
+) -> None:
+    net.serve("a")
+    await serve(balancer)
+    local = CLIENT[4], 45000
+
+    def connect() -> socket.socket:
+        with net.inside("client"):
+            return socket.create_connection(PLACE, timeout=20, source_address=local)
+
+    for _ in range(10):
+        sock = connect()
+        read_line(sock)
+        while directions(balancer) < 2:
+            await asyncio.to_thread(exchange, sock, MEGABYTE)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+        with connect() as again:
+            read_line(again)
+            for _ in range(3):
+                assert len(await balancer.engine.sessions()) == 1
+                await asyncio.to_thread(exchange, again, MEGABYTE)
+            again.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -176,6 +176,16 @@ def test_another_flow_with_the_same_ends_begins_anew() -> None:
     assert moved(complete(sums, {SENT: Taken(1, 1, 0)}, flow=FLOW._replace(id=8))) == (4, 301, 4, 400)
 
 
+@pytest.mark.parametrize("ended", [RST | EXACT, FIN])
+def test_who_has_ended_and_is_alive_is_another_flow_with_the_same_number(ended: int) -> None:
+    """The kernel makes the number of where it keeps a flow, and a client that comes again may be kept where it was."""
+    sums = Sums()
+    dead = FLOW if ended & RST else FLOW._replace(state=ct.TIME_WAIT)
+    complete(sums, {SENT: Taken(2, 20, ended)}, (SENT,), dead)
+    assert complete(sums, {}) is FLOW
+    assert sums.reset == []
+
+
 def test_a_reset_that_was_due_ends_the_flow_and_another_does_not() -> None:
     """Anybody may send a reset with some number; TCP asks back, and so the session may go on (RFC 5961)."""
     sums = Sums()

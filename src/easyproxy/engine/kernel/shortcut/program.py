@@ -77,7 +77,7 @@ class Maps:
 def arriving(layout: Layout, maps: Maps) -> bytes:
     """Assemble the program for packets that a device receives.
 
-    R6 is the packet's context, R7 its bytes, R8 what is counted; R9 the entry, and later the kind of a note.
+    R6 is the packet's context, R7 its bytes, R8 its flags, and later what is counted; R9 the entry, and later the kind of a note.
     """
     asm, lay = Assembler(), layout
     _parse(asm, lay)
@@ -89,10 +89,13 @@ def arriving(layout: Layout, maps: Maps) -> bytes:
     _look_up(asm, maps.flows, lay.on_stack)
     asm.jump_if(R0, "==", 0, "unknown")
     asm.do("mov", R9, R0)
+    asm.load(1, R8, R7, lay.at_flags)
+    asm.jump_if(
+        R8, "has", SYN, "ending"
+    )  # whatever an entry says of the session before is not about the next one
     asm.load(4, R2, R9, lay.ended)
     asm.jump_if(R2, "!=", 0, "long way")
-    asm.load(1, R2, R7, lay.at_flags)
-    asm.jump_if(R2, "has", FIN | SYN | RST, "ending")
+    asm.jump_if(R8, "has", FIN | RST, "ending")
     _known(asm, lay)
     asm.label("ending")
     _ending(asm, lay, maps)
@@ -120,11 +123,10 @@ def _known(asm: Assembler, lay: Layout) -> None:
 
 
 def _ending(asm: Assembler, lay: Layout, maps: Maps) -> None:
-    """End the entry, and that of the other direction; R2 has the flags.
+    """End the entry, and that of the other direction; R8 has the flags.
 
     Whether a reset is one for its receiver, that one says: what its sender has sent before may be forged as well.
     """
-    asm.do("mov", R8, R2)
     asm.store(4, R9, lay.ended, R8)
     ports = 2 * lay.address
     for to, start, size in (

@@ -25,9 +25,13 @@ _NOTHING = Taken(0, 0, 0)
 
 
 class _Past(NamedTuple):
-    """What entries that are no more had, and whose they were."""
+    """What entries that are no more had, and whose they were.
+
+    The kernel may give a flow the number of one with the same ends that has ended: who was dead and is alive is another.
+    """
 
     flow: int
+    is_live: bool
     taken: Taken
     is_missed: bool = False
 
@@ -54,35 +58,22 @@ class Sums:
         former, self._past = self._past, {}
         for flow in flows:
             client, backend = ends_of(flow)
-            sent = self._sum(client, flow.id, former, taken, gone)
-            got = self._sum(backend, flow.id, former, taken, gone)
-            yield self._with(flow, sent, got) if sent is not got else flow
+            sent = _sum(_before(former.get(client), flow), taken.get(client))
+            got = _sum(_before(former.get(backend), flow), taken.get(backend))
+            if sent is _NOTHING and got is _NOTHING:
+                yield flow
+                continue
+            whole = self._with(flow, sent, got)
+            for key, total in ((client, sent), (backend, got)):
+                if key in gone:
+                    self._past[key] = _Past(flow.id, whole.is_live, total)
+                elif (before := _before(former.get(key), flow)) is not None:
+                    self._past[key] = _Past(flow.id, whole.is_live, before)
+            yield whole
         # A list of flows may miss one that is there; the next has it.
         for key, past in former.items():
             if not past.is_missed:
                 self._past.setdefault(key, past._replace(is_missed=True))
-
-    def _sum(
-        self,
-        key: bytes,
-        flow: int,
-        former: Mapping[bytes, _Past],
-        taken: Mapping[bytes, Taken],
-        gone: Collection[bytes],
-    ) -> Taken:
-        past, now = former.get(key), taken.get(key)
-        before = past.taken if past is not None and past.flow == flow else None
-        if now is None or before is None:
-            total = now or before
-            if total is None:
-                return _NOTHING
-        else:
-            total = Taken(now.packets + before.packets, now.bytes + before.bytes, now.ended | before.ended)
-        if key in gone:
-            self._past[key] = _Past(flow, total)
-        elif before is not None:
-            self._past[key] = _Past(flow, before)
-        return total
 
     def _with(self, flow: Flow, sent: Taken, got: Taken) -> Flow:
         ended = sent.ended | got.ended
@@ -98,6 +89,19 @@ class Sums:
             self.reset.append(flow)
             return flow._replace(state=ct.CLOSE)
         return flow
+
+
+def _before(past: _Past | None, flow: Flow) -> Taken | None:
+    """What a flow had in entries that are no more."""
+    if past is None or past.flow != flow.id or (flow.is_live and not past.is_live):
+        return None
+    return past.taken
+
+
+def _sum(before: Taken | None, now: Taken | None) -> Taken:
+    if before is None or now is None:
+        return before or now or _NOTHING
+    return Taken(before.packets + now.packets, before.bytes + now.bytes, before.ended | now.ended)
 
 
 def ends_of(flow: Flow) -> tuple[bytes, bytes]:
