@@ -169,6 +169,30 @@ def test_a_list_that_misses_a_flow_once_loses_nothing_and_later_nothing_is_kept(
     assert complete(sums, {}) is FLOW
 
 
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_flow_that_is_missed_when_its_entry_goes_loses_nothing(before: int) -> None:
+    sums = Sums()
+    for _ in range(before):
+        complete(sums, {SENT: Taken(1, 5, 0)}, (SENT,))
+    assert list(sums.complete([], {SENT: Taken(2, 20, FIN)}, (SENT,))) == []
+    assert moved(complete(sums, {})) == (5 + before, 320 + 5 * before, 4, 400)
+    list(sums.complete([], {SENT: Taken(2, 20, RST | EXACT)}, (SENT,)))
+    complete(sums, {})
+    assert sums.reset == []
+
+
+def test_a_list_that_breaks_off_loses_nothing() -> None:
+    def broken() -> Iterator[Flow]:
+        yield FLOW._replace(id=9, client=(FLOW.client[0], 1))
+        raise EngineError("no")
+
+    sums = Sums()
+    complete(sums, {GOT: Taken(1, 10, 0)}, (GOT,))
+    with pytest.raises(EngineError):
+        list(sums.complete(broken(), {SENT: Taken(2, 20, FIN)}, (SENT,)))
+    assert moved(complete(sums, {})) == (5, 320, 5, 410)
+
+
 def test_another_flow_with_the_same_ends_begins_anew() -> None:
     sums = Sums()
     complete(sums, {SENT: Taken(2, 20, FIN)}, (SENT,))

@@ -30,7 +30,8 @@ class _Past(NamedTuple):
     The kernel may give a flow the number of one with the same ends that has ended: who was dead and is alive is another.
     """
 
-    flow: int
+    flow: int | None
+    """None: no flow was seen that it could belong to."""
     is_live: bool
     taken: Taken
     is_missed: bool = False
@@ -56,24 +57,28 @@ class Sums:
         """
         self.reset = []
         former, self._past = self._past, {}
-        for flow in flows:
-            client, backend = ends_of(flow)
-            sent = _sum(_before(former.get(client), flow), taken.get(client))
-            got = _sum(_before(former.get(backend), flow), taken.get(backend))
-            if sent is _NOTHING and got is _NOTHING:
-                yield flow
-                continue
-            whole = self._with(flow, sent, got)
-            for key, total in ((client, sent), (backend, got)):
-                if key in gone:
-                    self._past[key] = _Past(flow.id, whole.is_live, total)
-                elif (before := _before(former.get(key), flow)) is not None:
-                    self._past[key] = _Past(flow.id, whole.is_live, before)
-            yield whole
-        # A list of flows may miss one that is there; the next has it.
-        for key, past in former.items():
-            if not past.is_missed:
-                self._past.setdefault(key, past._replace(is_missed=True))
+        try:
+            for flow in flows:
+                client, backend = ends_of(flow)
+                sent = _sum(_before(former.get(client), flow), taken.get(client))
+                got = _sum(_before(former.get(backend), flow), taken.get(backend))
+                if sent is _NOTHING and got is _NOTHING:
+                    yield flow
+                    continue
+                whole = self._with(flow, sent, got)
+                for key, total in ((client, sent), (backend, got)):
+                    if key in gone:
+                        self._past[key] = _Past(flow.id, whole.is_live, total)
+                    elif (before := _before(former.get(key), flow)) is not None:
+                        self._past[key] = _Past(flow.id, whole.is_live, before)
+                yield whole
+        finally:
+            # A list of flows may miss one that is there, or break off; the next has it.
+            for key in gone:
+                self._past.setdefault(key, _missed(former.get(key), taken[key]))
+            for key, past in former.items():
+                if not past.is_missed:
+                    self._past.setdefault(key, past._replace(is_missed=True))
 
     def _with(self, flow: Flow, sent: Taken, got: Taken) -> Flow:
         ended = sent.ended | got.ended
@@ -93,9 +98,17 @@ class Sums:
 
 def _before(past: _Past | None, flow: Flow) -> Taken | None:
     """What a flow had in entries that are no more."""
-    if past is None or past.flow != flow.id or (flow.is_live and not past.is_live):
+    if past is None or past.flow not in (flow.id, None) or (flow.is_live and not past.is_live):
         return None
     return past.taken
+
+
+def _missed(past: _Past | None, now: Taken) -> _Past:
+    """What to keep of an entry that goes, when its flow was not seen: not that it is over, for the next to be seen may be another."""
+    now = now._replace(ended=now.ended & ~EXACT)
+    if past is None:
+        return _Past(None, is_live=True, taken=now, is_missed=True)
+    return past._replace(taken=_sum(past.taken, now), is_missed=True)
 
 
 def _sum(before: Taken | None, now: Taken | None) -> Taken:
