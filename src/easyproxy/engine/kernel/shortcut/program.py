@@ -376,9 +376,13 @@ def _send(asm: Assembler, lay: Layout) -> None:
         asm.do("mov", R5, flags)
         asm.call(_L4_CHECKSUM)
     if lay.family == 6:
-        # The helper takes IPv4 for granted, whose own checksum makes up for the addresses in a sum over the whole packet.
-        asm.do("mov", R1, R6)
+        # The helper takes IPv4 for granted, whose own checksum makes up for addresses and hops in a sum over the whole packet.
         asm.load(4, R2, R9, lay.difference)
+        asm.do("add", R2, 0xFFFF - network16(0x0001))
+        asm.do("mov", R3, R2)
+        asm.do("rsh", R3, 32)
+        asm.do("add", R2, R3)
+        asm.do("mov", R1, R6)
         asm.call(_CHECKSUM_UPDATE)
     asm.load(4, R1, R9, lay.ifindex)
     asm.do("mov", R2, 0)
