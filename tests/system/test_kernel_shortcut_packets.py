@@ -187,6 +187,7 @@ def test_a_wrong_checksum_stays_wrong(bench: Bench, family: int) -> None:
     "what",
     [
         {"flags": SYN}, {"flags": FIN | ACK}, {"flags": RST}, {"hops": 1}, {"hops": 0},
+        {"flags": 0}, {"flags": PSH}, {"flags": URG},
         {"data": bytes(LARGEST)}, {"macs": b"\x02" * 12},
     ],
 )  # fmt: skip

@@ -96,6 +96,8 @@ def arriving(layout: Layout, maps: Maps) -> bytes:
     asm.load(4, R2, R9, lay.ended)
     asm.jump_if(R2, "!=", 0, "long way")
     asm.jump_if(R8, "has", FIN | RST, "ending")
+    asm.do("and", R8, _ACK)
+    asm.jump_if(R8, "==", 0, "long way")  # no established session has that
     _known(asm, lay)
     asm.label("ending")
     _ending(asm, lay, maps)
