@@ -62,6 +62,11 @@ class Layout:
         return self.at_tcp + 13
 
     @property
+    def at_window(self) -> int:
+        """Where it is how much the sender has room for."""
+        return self.at_tcp + 14
+
+    @property
     def at_hops(self) -> int:
         """Where the number of hops is that a packet may still go."""
         return ETHERNET + (8 if self.family == 4 else 7)

@@ -9,7 +9,7 @@ alike and sent at once.
 What was learned holds for a second (the lease). Then a packet goes the long way, and what becomes of it is learned anew, so
 the kernel sees something of each flow in each second, and whatever it has come to think of a flow holds after
 a second at the latest. What is no ordinary packet of an established flow (SYN, FIN, RST, fragments, options of IP, a
-segment larger than any before) always goes the long way. FIN and RST end the entry, and that of the other direction.
+segment larger than any before, a window of 0 and what follows it) always goes the long way. FIN and RST end the entry, and that of the other direction.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ def arriving(layout: Layout, maps: Maps) -> bytes:
 def _known(asm: Assembler, lay: Layout) -> None:
     """Send a packet whose entry holds; what its sender awaits is kept in any case."""
     asm.copy(R9, lay.awaited, R7, lay.at_sequence + 4, 4)
+    asm.load(2, R2, R7, lay.at_window)
+    asm.jump_if(R2, "==", 0, "no room")
     _measure(asm, lay)
     asm.do("mov", R8, R4)
     asm.load(4, R2, R9, lay.largest)
@@ -122,6 +124,10 @@ def _known(asm: Assembler, lay: Layout) -> None:
     asm.load(8, R2, R9, lay.lease)
     asm.jump_if(R0, ">", R2, "again")
     _send(asm, lay)
+    asm.label("no room")
+    # The kernel gives a flow five minutes when it sees that; so it must see, too, when there is room again.
+    asm.store(8, R9, lay.lease, 0)
+    asm.jump("long way")
 
 
 def _ending(asm: Assembler, lay: Layout, maps: Maps) -> None:
@@ -154,6 +160,8 @@ def _unknown(asm: Assembler, lay: Layout, maps: Maps) -> None:
     asm.load(1, R2, R7, lay.at_flags)
     asm.do("and", R2, _NO_BUT_PUSH)
     asm.jump_if(R2, "!=", _ACK, "long way")
+    asm.load(2, R2, R7, lay.at_window)
+    asm.jump_if(R2, "==", 0, "long way")
     asm.call(_RANDOM)
     asm.do("and", R0, CHANCE - 1)
     asm.jump_if(R0, "!=", 0, "long way")
