@@ -15,10 +15,11 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from easyproxy.engine.kernel.settings import Setting
 from system.forging import ACK, RST, Wire, frame, mac_of, one_cpu
 from system.kernel_engine import FRONT_PORT, Balancer, running
 from system.kernel_net import CLIENT, FRONT, Net, ip, read_line
-from system.shortcut_traffic import MEGABYTE, chatter, directions, exchange, serve, until
+from system.shortcut_traffic import MEGABYTE, become_known, chatter, directions, exchange, serve, until
 
 pytestmark = [
     pytest.mark.root,
@@ -27,6 +28,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft"),
 ]
 
+ETH_P_IP = 0x0800
 PLACE = FRONT[4], FRONT_PORT
 
 
@@ -102,3 +104,29 @@ async def test_whoever_comes_again_from_the_port_of_a_session_that_was_reset_sta
                 assert len(await balancer.engine.sessions()) == 1
                 await asyncio.to_thread(exchange, again, MEGABYTE)
             again.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+async def test_what_comes_by_another_device_is_for_the_kernel_to_judge(net: Net, balancer: Balancer) -> None:
+    """Its filter of sources (``rp_filter``) lets nobody speak in the name of a client who is elsewhere."""
+    net.serve("a")
+    await serve(balancer)
+    for device in ("all", "va", "vb", "vclient"):
+        Setting(f"net.ipv4.conf.{device}.rp_filter", "1", "").set_to("1")
+    with net.connect(*PLACE) as sock:
+        read_line(sock)
+        await become_known(balancer, sock)
+        with net.inside("a"):
+            heard = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(ETH_P_IP))
+        ends = sock.getsockname(), PLACE
+        with heard, wire(net, "b") as attacker, wire(net, "client") as client:
+            heard.settimeout(20)
+            sock.sendall(b"hello\n")  # from here on the lease holds for a while
+            assert read_line(sock) == "hello"
+            for _ in range(20):
+                attacker.send(frame(*ends, data=b"forged"))
+            client.send(frame(*ends, data=b"the last"))
+            texts = []
+            while b"the last" not in texts:
+                texts.append(heard.recv(2000)[-8:])
+    assert b"hello\n" in {text[-6:] for text in texts}
+    assert b"forged" not in {text[-6:] for text in texts}

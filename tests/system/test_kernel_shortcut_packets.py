@@ -71,6 +71,7 @@ class Bench:
         lease = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + 60_000_000_000
         for where, form, value in (
             (lay.ifindex, "=I", _LOOPBACK),
+            (lay.came_by, "=I", _LOOPBACK),
             (lay.largest, "=I", LARGEST),
             (lay.difference, "=I", difference(key[:addresses], made[:addresses])),
             (lay.ports_difference, "=I", difference(key[addresses:], made[addresses:])),

@@ -81,48 +81,53 @@ class Layout:
         return self.ends + 16
 
     @property
+    def came_by(self) -> int:
+        """The device by which such packets arrive."""
+        return self.ends + 20
+
+    @property
     def largest(self) -> int:
         """The largest segment, as a frame, that has gone the long way in this lease."""
-        return self.ends + 20
+        return self.ends + 24
 
     @property
     def difference(self) -> int:
         """What the addresses add to a checksum."""
-        return self.ends + 24
+        return self.ends + 28
 
     @property
     def ports_difference(self) -> int:
         """What the ports add to a checksum."""
-        return self.ends + 28
+        return self.ends + 32
 
     @property
     def awaited(self) -> int:
         """What its sender has acknowledged last, as it stands in a packet: the sequence number that he awaits next."""
-        return self.ends + 32
-
-    @property
-    def lease(self) -> int:
-        """Until when it holds, in nanoseconds of CLOCK_MONOTONIC; aligned to eight bytes in either family."""
         return self.ends + 36
 
     @property
-    def packets(self) -> int:  # noqa: D102
+    def lease(self) -> int:
+        """Until when it holds, in nanoseconds of CLOCK_MONOTONIC; after four bytes of nothing, aligned to eight in either family."""
         return self.ends + 44
+
+    @property
+    def packets(self) -> int:  # noqa: D102
+        return self.ends + 52
 
     @property
     def octets(self) -> int:
         """IP's header and all after it, as the kernel counts a flow."""
-        return self.ends + 52
+        return self.ends + 60
 
     @property
     def ended(self) -> int:
         """Not 0: it holds no more; flags of TCP and the bits above."""
-        return self.ends + 60
+        return self.ends + 68
 
     @property
     def entry(self) -> int:
         """Size of an entry."""
-        return self.ends + 68
+        return self.ends + 76
 
     # A note: the ends before, and:
     @property

@@ -3,7 +3,7 @@
 ``arriving`` meets each packet that a device receives, before anything else in the kernel does; ``leaving`` each that a device
 sends, after everything else. How a packet gets from one to the other is the kernel's business: its rules, its table of flows, its
 routes. Now and then ``arriving`` puts a packet down (``Layout.note``), and when ``leaving`` meets the same packet, what became of it is learned
-(``Layout.entry``): addresses, ports, the Ethernet header, the device. The next packets of that direction of that flow are rewritten
+(``Layout.entry``): addresses, ports, the Ethernet header, both devices. The next packets of that direction of that flow are rewritten
 alike and sent at once.
 
 What was learned holds for a second (the lease). Then a packet goes the long way, and what becomes of it is learned anew, so
@@ -52,10 +52,11 @@ _PSEUDO_HEADER = 0x10
 _NO_EXIST = 1
 _NEXT = -1  # TCX_NEXT: whoever is attached after us, and then the kernel's long way
 # struct __sk_buff, linux/bpf.h
-_LEN, _PACKET_TYPE, _VLAN_PRESENT, _IFINDEX, _TC_INDEX, _DATA, _DATA_END, _GSO_SIZE = (
+_LEN, _PACKET_TYPE, _VLAN_PRESENT, _INGRESS_IFINDEX, _IFINDEX, _TC_INDEX, _DATA, _DATA_END, _GSO_SIZE = (
     0,
     4,
     20,
+    36,
     40,
     44,
     76,
@@ -112,7 +113,10 @@ def arriving(layout: Layout, maps: Maps) -> bytes:
 
 
 def _known(asm: Assembler, lay: Layout) -> None:
-    """Send a packet whose entry holds; what its sender awaits is kept in any case."""
+    """Send a packet whose entry holds; what its sender awaits is kept also if it holds no more."""
+    asm.load(4, R2, R6, _IFINDEX)
+    asm.load(4, R3, R9, lay.came_by)
+    asm.jump_if(R2, "!=", R3, "again")  # the kernel may refuse it there
     asm.copy(R9, lay.awaited, R7, lay.at_sequence + 4, 4)
     asm.load(2, R2, R7, lay.at_window)
     asm.jump_if(R2, "==", 0, "no room")
@@ -220,6 +224,7 @@ def leaving(layout: Layout, maps: Maps) -> bytes:
     asm.copy(R10, made + lay.ethernet, R7, 0, ETHERNET)
     asm.store(2, R10, made + lay.ethernet + ETHERNET, 0)
     asm.copy(R10, made + lay.ifindex, R6, _IFINDEX, 4)
+    asm.copy(R10, made + lay.came_by, R6, _INGRESS_IFINDEX, 4)
     _measure(asm, lay)
     asm.store(4, R10, made + lay.largest, R5)
     asm.address_of_map(R1, maps.flows)
@@ -298,6 +303,7 @@ def _enter(asm: Assembler, lay: Layout, maps: Maps) -> None:
         asm.call(_CHECKSUM_DIFF)
         asm.store(4, R10, made + where, R0)
     asm.copy(R10, made + lay.awaited, R7, lay.at_sequence + 4, 4)
+    asm.store(4, R10, made + lay.awaited + 4, 0)
     asm.call(_NOW)
     asm.do("add", R0, LEASE_NS)
     asm.store(8, R10, made + lay.lease, R0)
