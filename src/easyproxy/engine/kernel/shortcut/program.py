@@ -9,7 +9,7 @@ alike and sent at once.
 What was learned holds for a second (the lease). Then a packet goes the long way, and what becomes of it is learned anew, so
 the kernel sees something of each flow in each second, and whatever it has come to think of a flow holds after
 a second at the latest. What is no ordinary packet of an established flow (SYN, FIN, RST, fragments, options of IP, a
-segment larger than any before, a window of 0 and what follows it) always goes the long way. FIN and RST end the entry, and that of the other direction.
+segment larger than any before) always goes the long way. FIN and RST end the entry, and that of the other direction.
 """
 
 from __future__ import annotations
@@ -105,6 +105,12 @@ def arriving(layout: Layout, maps: Maps) -> bytes:
     asm.label("unknown")
     _unknown(asm, lay, maps)
     asm.label("again")
+    asm.load(2, R2, R7, lay.at_window)
+    asm.jump_if(R2, "!=", 0, "room")
+    # The kernel gives a flow five minutes when it has seen a window of 0; so it must see, too, when there is room again.
+    asm.store(8, R9, lay.lease, 0)
+    asm.jump("long way")
+    asm.label("room")
     asm.do("mov", R9, 0)
     asm.label("put down")
     _put_down(asm, lay, maps)
@@ -118,8 +124,6 @@ def _known(asm: Assembler, lay: Layout) -> None:
     asm.load(4, R3, R9, lay.came_by)
     asm.jump_if(R2, "!=", R3, "again")  # the kernel may refuse it there
     asm.copy(R9, lay.awaited, R7, lay.at_sequence + 4, 4)
-    asm.load(2, R2, R7, lay.at_window)
-    asm.jump_if(R2, "==", 0, "no room")
     _measure(asm, lay)
     asm.do("mov", R8, R4)
     asm.load(4, R2, R9, lay.largest)
@@ -128,10 +132,6 @@ def _known(asm: Assembler, lay: Layout) -> None:
     asm.load(8, R2, R9, lay.lease)
     asm.jump_if(R0, ">", R2, "again")
     _send(asm, lay)
-    asm.label("no room")
-    # The kernel gives a flow five minutes when it sees that; so it must see, too, when there is room again.
-    asm.store(8, R9, lay.lease, 0)
-    asm.jump("long way")
 
 
 def _ending(asm: Assembler, lay: Layout, maps: Maps) -> None:
