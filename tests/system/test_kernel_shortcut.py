@@ -22,6 +22,7 @@ from easyproxy.engine.kernel.settings import ACCOUNTING, FORWARD, LIBERAL
 from easyproxy.engine.kernel.shortcut import obstacle
 from easyproxy.engine.seam import SessionEnd, Where
 from easyproxy.model import Address, Listener, Pool, Snapshot
+from system.forging import Wire, frame, mac_of, one_cpu
 from system.kernel_engine import FRONT_PORT, Balancer, backend, ending, nft, running
 from system.kernel_net import BACKEND, FRONT, PORT, Net, ip, read_line
 from system.shortcut_traffic import MEGABYTE, become_known, chatter, directions, exchange, serve, until
@@ -273,3 +274,19 @@ async def test_a_device_that_comes_later_has_it_too(net: Net, balancer: Balancer
         assert read_line(sock).startswith("a ")
         sock.shutdown(socket.SHUT_WR)
         assert await ending(sock) == "fin"
+
+
+async def test_short_frames_that_a_card_has_padded_are_learned_from(net: Net, balancer: Balancer) -> None:
+    """Ethernet's least is 60 bytes, and bare acknowledgements without timestamps are 54; the kernel cuts the rest off."""
+    net.serve("a")
+    await serve(balancer)
+    to = mac_of("vclient")
+    with net.inside("client"):
+        wire = Wire("eth0", to)
+    with contextlib.closing(wire), net.connect(FRONT[4], FRONT_PORT) as sock, one_cpu():
+        read_line(sock)
+        short = frame(sock.getsockname(), (FRONT[4], FRONT_PORT)).ljust(60, b"\0")
+        for _ in range(5000):
+            wire.send(short)
+        assert directions(balancer) == 1
+        await asyncio.to_thread(exchange, sock, 4 * MEGABYTE)

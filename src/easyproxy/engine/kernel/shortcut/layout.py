@@ -42,6 +42,11 @@ class Layout:
         return 20 if self.family == 4 else 40
 
     @property
+    def at_length(self) -> int:
+        """Where IP says how long it is; what a short frame is padded with does not count."""
+        return ETHERNET + (2 if self.family == 4 else 4)
+
+    @property
     def at_ends(self) -> int:
         """Where the addresses begin in a frame."""
         return ETHERNET + self.header - 2 * self.address
@@ -139,7 +144,8 @@ class Layout:
         return self.ends + 4
 
     @property
-    def length(self) -> int:  # noqa: D102
+    def length(self) -> int:
+        """As IP has it."""
         return self.ends + 8
 
     @property

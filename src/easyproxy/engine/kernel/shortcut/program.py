@@ -194,7 +194,8 @@ def _put_down(asm: Assembler, lay: Layout, maps: Maps) -> None:
     _note(asm, lay, maps)
     asm.copy(R0, 0, R10, lay.on_stack, lay.ends)
     asm.copy(R0, lay.sequence, R7, lay.at_sequence, 8)  # and what is acknowledged
-    asm.copy(R0, lay.length, R6, _LEN, 4)
+    asm.load(2, R2, R7, lay.at_length)
+    asm.store(4, R0, lay.length, R2)
     asm.store(4, R0, lay.kind, R9)
     asm.store(4, R0, lay.number, R8)
     asm.store(4, R6, _TC_INDEX, R8)
@@ -248,11 +249,11 @@ def _recognise(asm: Assembler, lay: Layout, maps: Maps) -> None:
     asm.do("mov", R9, R0)
     asm.load(4, R2, R9, lay.number)
     asm.jump_if(R2, "!=", R8, "long way")
-    asm.load(4, R2, R9, lay.length)
-    asm.load(4, R3, R6, _LEN)
-    asm.jump_if(R2, "!=", R3, "long way")
     asm.do("mov", R1, R6)
     _parse(asm, lay)
+    asm.load(4, R2, R9, lay.length)
+    asm.load(2, R3, R7, lay.at_length)
+    asm.jump_if(R2, "!=", R3, "long way")
     for offset in (0, 4):
         asm.load(4, R2, R9, lay.sequence + offset)
         asm.load(4, R3, R7, lay.at_sequence + offset)
@@ -350,8 +351,8 @@ def _measure(asm: Assembler, lay: Layout) -> None:
     asm.load(4, R4, R6, _LEN)
     asm.do("sub", R4, ETHERNET)
     asm.jump("measured")
-    asm.label("one segment")  # by IP's own word: a short frame is padded
-    asm.load(2, R4, R7, ETHERNET + (2 if lay.family == 4 else 4))
+    asm.label("one segment")
+    asm.load(2, R4, R7, lay.at_length)
     asm.to_network(R4, 16)
     if lay.family == 6:
         asm.do("add", R4, lay.header)
