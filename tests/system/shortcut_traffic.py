@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import random
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 
@@ -58,6 +59,15 @@ def exchange(sock: socket.socket, size: int) -> None:
 def directions(balancer: Balancer) -> int:
     """How many directions of flows have an entry."""
     return sum(1 for lane in balancer.shortcut._lanes.values() for _ in lane._flows.items())
+
+
+def lease_ends(balancer: Balancer) -> set[int]:
+    """When what is known of directions has to be learned again."""
+    return {
+        struct.unpack_from("=Q", entry, lane._layout.lease)[0]
+        for lane in balancer.shortcut._lanes.values()
+        for _, entry in lane._flows.items()
+    }
 
 
 async def become_known(balancer: Balancer, sock: socket.socket) -> None:

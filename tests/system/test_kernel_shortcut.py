@@ -25,7 +25,16 @@ from easyproxy.model import Address, Listener, Pool, Snapshot
 from system.forging import Wire, frame, mac_of, one_cpu
 from system.kernel_engine import FRONT_PORT, Balancer, backend, ending, nft, running
 from system.kernel_net import BACKEND, FRONT, PORT, Net, ip, read_line
-from system.shortcut_traffic import MEGABYTE, become_known, chatter, directions, exchange, serve, until
+from system.shortcut_traffic import (
+    MEGABYTE,
+    become_known,
+    chatter,
+    directions,
+    exchange,
+    lease_ends,
+    serve,
+    until,
+)
 
 pytestmark = [
     pytest.mark.root,
@@ -95,6 +104,20 @@ async def test_a_session_may_be_idle_as_long_as_any_other(net: Net, balancer: Ba
                 (flow,) = [each for each in table.flows() if each.is_live]
             assert flow.timeout_s > 3500
         assert flow.packets_from_client < talk.lines / 2
+
+
+async def test_who_talks_all_the_time_is_never_idle(net: Net, balancer: Balancer) -> None:
+    """However short ``idle_timeout`` is: the kernel sees little of him."""
+    net.serve("a")
+    balancer.serve(backend("a"), idle_timeout_s=1.0)
+    await balancer.engine.sessions()
+    await until(lambda: balancer.shortcut.is_in_force)
+    with chatter(net) as talk:
+        await until(lambda: directions(balancer) == 2)
+        for _ in range(8):
+            leases = lease_ends(balancer)
+            await until(lambda leases=leases: leases.isdisjoint(lease_ends(balancer)) or bool(talk.problem))
+            await talk.more()
 
 
 async def test_after_one_side_has_finished_the_other_goes_on(net: Net, balancer: Balancer) -> None:

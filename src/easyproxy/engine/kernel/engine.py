@@ -33,7 +33,7 @@ from easyproxy.engine.kernel.ruleset import (
     render,
 )
 from easyproxy.engine.kernel.settings import LIBERAL, Setting, Settings, needed
-from easyproxy.engine.kernel.shortcut import Shortcut
+from easyproxy.engine.kernel.shortcut import LEASE_S, Shortcut
 from easyproxy.engine.seam import (
     CUTS,
     EndsTaker,
@@ -84,7 +84,7 @@ class KernelEngine:
     ) -> None:
         if source not in ("masquerade", "transparent"):
             raise EngineError(f"kernel: source {source!r} is unknown; write masquerade or transparent")
-        self._options = Options(source=source)
+        self._options = Options(source=source, unseen_s=0 if shortcut is None else LEASE_S)
         self._complain = complain
         self._rules = rules if rules is not None else Nft()
         self._shortcut = shortcut

@@ -64,12 +64,14 @@ class Options:
         is_draining: nobody is taken.
         notes: short texts that stand with the rules for whoever comes after us.
         full: backends, by id, that have as many sessions as they may, as far as is known: the others are drawn.
+        unseen_s: for how long packets of a flow may go by unseen by conntrack; it must not think them idle meanwhile.
     """
 
     source: str = "masquerade"
     is_draining: bool = False
     notes: tuple[str, ...] = ()
     full: frozenset[str] = frozenset()
+    unseen_s: int = 0
 
     @property
     def guard(self) -> str:
@@ -274,7 +276,7 @@ def _listener(draft: _Draft, listener: Listener, pool: Pool, family: int, option
             _limit(draft, chain, key, listener.max_sessions, draft.counter(f"l{key}_full"))
         draft.rule(chain, draft.counter(f"l{key}"))
         if drawn(pool, family):
-            draft.rule(chain, f'ct timeout set "{_timeouts(draft, listener, pool, family)}"')
+            draft.rule(chain, f'ct timeout set "{_timeouts(draft, listener, pool, family, options)}"')
             draft.rule(chain, f"goto p{key_of(pool.name)}_{family}")
     draft.rule(chain, f"{draft.counter(f'l{key}_none')} reject with tcp reset")
 
@@ -302,11 +304,15 @@ def _rate(draft: _Draft, chain: str, key: str, rate: Rate, burst: int, family: i
     )
 
 
-def _timeouts(draft: _Draft, listener: Listener, pool: Pool, family: int) -> str:
+def _timeouts(draft: _Draft, listener: Listener, pool: Pool, family: int, options: Options) -> str:
     """Silence after which the kernel forgets a flow, by the listener's and the pool's own times; in whole seconds."""
     idle, half, connect = (
-        ceil(seconds) or _FOR_EVER_S
-        for seconds in (listener.idle_timeout_s, listener.half_closed_timeout_s, pool.connect_timeout_s)
+        ceil(seconds) + unseen if seconds else _FOR_EVER_S
+        for seconds, unseen in (
+            (listener.idle_timeout_s, options.unseen_s),
+            (listener.half_closed_timeout_s, options.unseen_s),
+            (pool.connect_timeout_s, 0),
+        )
     )
     name = f"t{idle}_{half}_{connect}_{family}"
     draft.objects["ct timeout", name] = (

@@ -6,6 +6,7 @@ The way through: ``program`` says what happens to a packet (``assembler`` writes
 
 from __future__ import annotations
 
+from easyproxy.engine.kernel.shortcut.program import LEASE_S
 from easyproxy.engine.kernel.shortcut.shortcut import Shortcut, obstacle
 
-__all__ = ["Shortcut", "obstacle"]
+__all__ = ["LEASE_S", "Shortcut", "obstacle"]

@@ -31,7 +31,8 @@ from easyproxy.engine.kernel.shortcut.layout import (
 
 R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = Reg
 
-LEASE_NS = 1_000_000_000
+LEASE_S = 1
+_LEASE_NS = LEASE_S * 1_000_000_000
 CHANCE = 64
 """One in so many packets of a flow that is not known yet is put down. Most short sessions are over before."""
 
@@ -279,7 +280,7 @@ def _prolong(asm: Assembler, lay: Layout) -> None:
     asm.label("size")
     asm.store(4, R8, lay.largest, R3)
     asm.label("prolong")
-    asm.do("add", R0, LEASE_NS)
+    asm.do("add", R0, _LEASE_NS)
     asm.store(8, R8, lay.lease, R0)
     asm.jump("long way")
     asm.label("otherwise")
@@ -306,7 +307,7 @@ def _enter(asm: Assembler, lay: Layout, maps: Maps) -> None:
     asm.copy(R10, made + lay.awaited, R7, lay.at_sequence + 4, 4)
     asm.store(4, R10, made + lay.awaited + 4, 0)
     asm.call(_NOW)
-    asm.do("add", R0, LEASE_NS)
+    asm.do("add", R0, _LEASE_NS)
     asm.store(8, R10, made + lay.lease, R0)
     for where in (lay.packets, lay.octets, lay.ended):
         asm.store(8, R10, made + where, 0)
