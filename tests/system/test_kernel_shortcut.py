@@ -20,6 +20,8 @@ from easyproxy.engine.kernel import KernelEngine, Shortcut
 from easyproxy.engine.kernel.conntrack import Conntrack
 from easyproxy.engine.kernel.settings import ACCOUNTING, FORWARD, LIBERAL
 from easyproxy.engine.kernel.shortcut import obstacle
+from easyproxy.engine.kernel.shortcut.assembler import Assembler, Reg
+from easyproxy.engine.kernel.shortcut.bpf import EGRESS, Kernel
 from easyproxy.engine.seam import SessionEnd, Where
 from easyproxy.model import Address, Listener, Pool, Snapshot
 from system.forging import Wire, frame, mac_of, one_cpu
@@ -313,3 +315,46 @@ async def test_short_frames_that_a_card_has_padded_are_learned_from(net: Net, ba
             wire.send(short)
         assert directions(balancer) == 1
         await asyncio.to_thread(exchange, sock, 4 * MEGABYTE)
+
+
+async def test_what_somebody_elses_program_does_to_what_leaves_is_done_once(
+    net: Net, balancer: Balancer
+) -> None:
+    """It goes for packets of the shortcut as for all others, so it must not be learned as well."""
+    asm = Assembler()
+    asm.load(4, Reg.R2, Reg.R1, 76)
+    asm.load(4, Reg.R3, Reg.R1, 80)
+    asm.do("mov", Reg.R4, Reg.R2)
+    asm.do("add", Reg.R4, 14)
+    asm.jump_if(Reg.R4, ">", Reg.R3, "end")
+    asm.load(1, Reg.R4, Reg.R2, 11)
+    asm.do("xor", Reg.R4, 1)
+    asm.store(1, Reg.R2, 11, Reg.R4)
+    asm.label("end")
+    asm.do("mov", Reg.R0, -1)
+    asm.exit()
+    kernel = Kernel()
+    program = kernel.load(asm.code())
+    theirs = kernel.attach(program, socket.if_nametoindex("va"), EGRESS)
+    net.serve("a")
+    await serve(balancer)
+    try:
+        with net.connect(FRONT[4], FRONT_PORT) as sock:
+            read_line(sock)
+            await become_known(balancer, sock)
+            with net.inside("a"):
+                heard = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(0x0800))
+            with heard:
+                heard.settimeout(20)
+                sources = set()
+                for number in range(200):
+                    sock.sendall(b"%d\n" % number)
+                    read_line(sock)
+                while b"199\n" not in (got := heard.recv(2000)):
+                    if got[30:34] == socket.inet_aton(BACKEND["a", 4]):
+                        sources.add(got[6:12])
+    finally:
+        kernel.close(theirs)
+        kernel.close(program)
+    mac = mac_of("va")
+    assert sources == {mac[:5] + bytes([mac[5] ^ 1])}

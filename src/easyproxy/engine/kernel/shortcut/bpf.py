@@ -24,6 +24,7 @@ HASH, PER_CPU_ARRAY = 1, 6
 _NO_PREALLOCATION = 1
 _CLASSIFIER = 3
 INGRESS, EGRESS = 46, 47
+_BEFORE_ALL = 1 << 3
 _LICENSE = b"Dual MIT/GPL\0"
 _LOG_BYTES = 1 << 16
 _BATCH = 4096
@@ -63,6 +64,8 @@ class Bpf(Protocol):
 
     def attach(self, program: int, ifindex: int, where: int) -> int:
         """Have packets of a device of this thread's network namespace meet a program as long as the descriptor that is returned is open.
+
+        Arriving packets meet those of others that are there before it, leaving ones after it.
 
         Raises EngineError, OSError with ENODEV where there is no such device.
         """
@@ -109,7 +112,8 @@ class Kernel:
     def attach(self, program: int, ifindex: int, where: int) -> int:
         """Make a link of the kind tcx, which Linux 6.6 brought."""
         try:
-            return self._call(_LINK_CREATE, struct.pack("=IIIIIIQ", program, ifindex, where, 0, 0, 0, 0))
+            first = _BEFORE_ALL if where == EGRESS else 0
+            return self._call(_LINK_CREATE, struct.pack("=IIIIIIQ", program, ifindex, where, first, 0, 0, 0))
         except EngineError as error:
             if error.__cause__ is not None and getattr(error.__cause__, "errno", 0) == errno.EINVAL:
                 raise EngineError("it needs Linux 6.6 or newer") from error

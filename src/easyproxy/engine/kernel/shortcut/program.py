@@ -1,7 +1,7 @@
 """The two programs of the shortcut, for one family of addresses. Pure: descriptors of maps in, bytes of a program out.
 
 ``arriving`` meets each packet that a device receives, before anything else in the kernel does; ``leaving`` each that a device
-sends, after everything else. How a packet gets from one to the other is the kernel's business: its rules, its table of flows, its
+sends, after everything else but others' programs there, which then meet what took the shortcut, too. How a packet gets from one to the other is the kernel's business: its rules, its table of flows, its
 routes. Now and then ``arriving`` puts a packet down (``Layout.note``), and when ``leaving`` meets the same packet, what became of it is learned
 (``Layout.entry``): addresses, ports, the Ethernet header, both devices. The next packets of that direction of that flow are rewritten
 alike and sent at once.
