@@ -26,7 +26,7 @@ from easyproxy.engine.seam import SessionEnd, Where
 from easyproxy.model import Address, Listener, Pool, Snapshot
 from system.forging import Wire, frame, mac_of, one_cpu
 from system.kernel_engine import FRONT_PORT, Balancer, backend, ending, nft, running
-from system.kernel_net import BACKEND, FRONT, PORT, Net, ip, read_line
+from system.kernel_net import BACKEND, FRONT, INNER, PORT, Net, ip, read_line
 from system.shortcut_traffic import (
     MEGABYTE,
     become_known,
@@ -358,3 +358,26 @@ async def test_what_somebody_elses_program_does_to_what_leaves_is_done_once(
         kernel.close(program)
     mac = mac_of("va")
     assert sources == {mac[:5] + bytes([mac[5] ^ 1])}
+
+
+@pytest.mark.parametrize("source", ["transparent"])
+async def test_what_conntrack_meets_inside_of_a_bridge_is_counted_once(
+    net: Net, balancer: Balancer, source: str
+) -> None:
+    """With ``bridge-nf-call-iptables``, as Docker sets it: packets have been counted before they come out of the bridge."""
+    del source
+    name = net.name("balancer")
+    ip("-n", name, "link", "add", "bridge", "type", "bridge")
+    ip("-n", name, "addr", "flush", "dev", "va")
+    ip("-n", name, "link", "set", "va", "master", "bridge")
+    ip("-n", name, "addr", "add", f"{INNER['a', 4]}/24", "dev", "bridge")
+    ip("-n", name, "link", "set", "bridge", "up")
+    net.serve("a")
+    await serve(balancer)
+    size = 24 * MEGABYTE
+    with net.connect(FRONT[4], FRONT_PORT) as sock:
+        read_line(sock)
+        await asyncio.to_thread(exchange, sock, size)
+        (session,) = await balancer.engine.sessions()
+    assert size < session.bytes_from_client < 1.2 * size
+    assert size < session.bytes_from_backend < 1.2 * size

@@ -322,7 +322,7 @@ def complaints() -> list[str]:
 
 @pytest.fixture
 def shortcut(bpf: FakeBpf, devices: set[int], complaints: list[str]) -> Shortcut:
-    made = Shortcut(complaints.append, bpf=lambda: bpf, devices=lambda: frozenset(devices))
+    made = Shortcut(complaints.append, bpf=lambda: bpf, devices=lambda: dict.fromkeys(devices, True))
     made.know(Snapshot(1, SNAPSHOT.listeners[:1], SNAPSHOT.pools))
     return made
 
@@ -333,7 +333,7 @@ def entry(packets: int, octets: int, ended: int = 0, lease: int = 1 << 62) -> by
 
 
 def test_nothing_is_done_before_there_is_anything_to_look_out_for(bpf: FakeBpf) -> None:
-    shortcut = Shortcut(bpf=lambda: bpf, devices=lambda: frozenset({2}))
+    shortcut = Shortcut(bpf=lambda: bpf, devices=lambda: {2: True})
     shortcut.look()
     shortcut.know(Snapshot(1))
     shortcut.look()
