@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from easyproxy.engine.kernel.conntrack import Conntrack
+from easyproxy.engine.kernel.ruleset import CLOSED_S
 from easyproxy.engine.kernel.settings import Setting
 from system.forging import ACK, RST, Wire, frame, mac_of, one_cpu
 from system.kernel_engine import FRONT_PORT, Balancer, running
@@ -33,8 +35,14 @@ PLACE = FRONT[4], FRONT_PORT
 
 
 @pytest.fixture
-async def balancer(net: Net) -> AsyncIterator[Balancer]:
-    async with running(net, "masquerade") as made:
+def source() -> str:
+    return "masquerade"
+
+
+@pytest.fixture
+async def balancer(net: Net, source: str) -> AsyncIterator[Balancer]:
+    net.route_back()
+    async with running(net, source) as made:
         yield made
     assert [text for text in made.complaints if "shortcut" in text] == []
 
@@ -130,3 +138,31 @@ async def test_what_comes_by_another_device_is_for_the_kernel_to_judge(net: Net,
                 texts.append(heard.recv(2000)[-8:])
     assert b"hello\n" in {text[-6:] for text in texts}
     assert b"forged" not in {text[-6:] for text in texts}
+
+
+@pytest.mark.parametrize("source", ["masquerade", "transparent"])
+async def test_an_idle_session_lives_on_after_a_reset_that_fits_nothing(net: Net, balancer: Balancer) -> None:
+    """Conntrack is liberal, lets it pass to an end that refuses it, and gives the flow ten seconds to show that it is alive."""
+    net.serve("a")
+    await serve(balancer)
+    with (
+        net.connect(*PLACE) as sock,
+        wire(net, "client") as attacker,
+        contextlib.closing(Conntrack()) as table,
+    ):
+        read_line(sock)
+        assert len(await balancer.engine.sessions()) == 1
+        number = 1 << 30  # half of all numbers are before what the kernel has seen, and dropped
+        while table_s(table) > CLOSED_S:
+            number = (number + (1 << 31)) % (1 << 32)
+            attacker.send(frame(sock.getsockname(), PLACE, sequence=number, flags=RST))
+        await balancer.engine.sessions()
+        await until(lambda: table_s(table) > CLOSED_S)
+        sock.sendall(b"still there\n")
+        assert read_line(sock) == "still there"
+
+
+def table_s(table: Conntrack) -> int:
+    """How long the kernel gives the only flow."""
+    (flow,) = list(table.flows())
+    return flow.timeout_s

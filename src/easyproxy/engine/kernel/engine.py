@@ -360,9 +360,11 @@ class KernelEngine:
             )
             self.look_s = time.thread_time() - started
             self._packets = self._rules.counters()
-            if self._ledger.forgotten and self._poker is not None:
-                self._prepare_resets(self._ledger.forgotten)
-                self._poker.poke(self._ledger.forgotten)
+            if self._poker is not None:
+                if self._ledger.forgotten:
+                    self._prepare_resets(self._ledger.forgotten)
+                    self._poker.poke(self._ledger.forgotten)
+                self._poker.poke(self._ledger.doubted)  # whoever lives answers, and the kernel sees it
             return ends
 
         self._tell(await self._in_thread(look))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from easyproxy.engine.kernel import conntrack as ct
 from easyproxy.engine.kernel.conntrack import Flow
 from easyproxy.engine.kernel.reach import families_of, is_any
+from easyproxy.engine.kernel.ruleset import CLOSED_S
 from easyproxy.engine.seam import SessionEnd, SessionInfo, Where
 from easyproxy.model import Address, Snapshot
 
@@ -26,6 +27,8 @@ RESET = "reset"
 """The kernel does not tell which side sent it."""
 _EARLY_S = 30.0
 """More than between two looks: what vanishes so long before its time is not idle for that long."""
+_ROUNDING_S = 2.0
+"""How far the kernel's count-down, in whole seconds, may be from ours between two looks."""
 
 _STATES = {
     ct.SYN_SENT: "connecting",
@@ -82,6 +85,9 @@ class Ledger:
         self._totals = Books()
         self.forgotten: list[Flow] = []
         """Of the last look: flows that the kernel gave up, whose ends may not know yet."""
+        self.doubted: list[Flow] = []
+        """Of the last look: flows that the kernel gives up soon if neither end says something, after a reset that it could not judge."""
+        self._looked_at = 0.0
         self.recent: deque[SessionEnd] = deque(maxlen=REMEMBERED)
 
     def know(self, snapshot: Snapshot) -> None:
@@ -109,6 +115,8 @@ class Ledger:
         # What stays is not put into another dict: so many new keys would set off the garbage collector, which then walks
         # over all sessions, and everybody in this process waits.
         sessions, self._turn = self._sessions, self._turn + 1
+        passed, self._looked_at = now - self._looked_at, now
+        self.doubted = []
         ended: list[SessionEnd] = []
         by_listener: Counter[str] = Counter()
         by_backend: Counter[str] = Counter()
@@ -124,6 +132,8 @@ class Ledger:
             else:
                 if self._count(session.backend, flow, session.flow):
                     session.moved_at = now
+                if _is_doubted(flow, session.flow, passed):
+                    self.doubted.append(flow)
                 session.flow = flow
             session.turn = self._turn
             if flow.state in ct.ENDED:
@@ -299,6 +309,15 @@ def _state(flow: Flow) -> str:
 
 def _fin(flow: Flow) -> str:
     return f"{flow.first_fin or 'client'}_fin"
+
+
+def _is_doubted(flow: Flow, former: Flow, passed: float) -> bool:
+    """Whether the kernel's count-down has been cut short: it gives an established flow as long as an ended one after such a reset."""
+    return (
+        flow.timeout_s <= CLOSED_S < former.timeout_s
+        and former.timeout_s - flow.timeout_s > passed + _ROUNDING_S
+        and flow.state == former.state == ct.ESTABLISHED
+    )
 
 
 def _how(flow: Flow) -> tuple[str, str]:

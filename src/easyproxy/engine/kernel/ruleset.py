@@ -25,7 +25,7 @@ POKE_MARK = 0x45505259
 """Packets with this mark are our own questions to a client whose session was closed; see ``poke``."""
 
 _FOR_EVER_S = 432_000  # five days, the kernel's own for established flows
-_CLOSED_S = 10
+CLOSED_S = 10
 """How long the kernel remembers a flow that has ended. Its own two minutes would fill the table with the dead."""
 _SEED = 0x5EED
 MAX_CLOSING = 30_000
@@ -317,7 +317,7 @@ def _timeouts(draft: _Draft, listener: Listener, pool: Pool, family: int, option
     name = f"t{idle}_{half}_{connect}_{family}"
     draft.objects["ct timeout", name] = (
         f" {{ protocol tcp; l3proto {_IP[family]}; policy = {{ syn_sent: {connect}, established: {idle}, unack: {idle}, "
-        f"fin_wait: {half}, close_wait: {half}, time_wait: {_CLOSED_S}, close: {_CLOSED_S} }}; }}"
+        f"fin_wait: {half}, close_wait: {half}, time_wait: {CLOSED_S}, close: {CLOSED_S} }}; }}"
     )
     return name
 
@@ -370,7 +370,7 @@ def _strays(draft: _Draft, options: Options) -> None:
     for family, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
         ends = f"{kind} . inet_service . {kind} . inet_service"
         draft.objects["set", f"closing_{family}"] = (
-            f" {{ type {ends}; timeout {_CLOSED_S}s; size {2 * MAX_CLOSING}; }}"
+            f" {{ type {ends}; timeout {CLOSED_S}s; size {2 * MAX_CLOSING}; }}"
         )
         ip = _IP[family]
         tuple_ = f"{ip} saddr . tcp sport . {ip} daddr . tcp dport"
