@@ -251,6 +251,26 @@ async def test_flows_of_others_are_left_alone(net: Net, balancer: Balancer) -> N
         await until(lambda: directions(balancer) == 2)
 
 
+async def test_flows_of_others_to_the_port_of_a_listener_on_every_address_are_left_alone(
+    net: Net, balancer: Balancer
+) -> None:
+    """As on a router that masquerades, whose clients connect to that port all over the world."""
+    net.serve("a")
+    net.serve("b", port=FRONT_PORT)
+    balancer.serve(backend("a"), bind=f":{FRONT_PORT}")
+    await balancer.engine.sessions()
+    await until(lambda: balancer.shortcut.is_in_force)
+    nft("add table ip somebody; add chain ip somebody out { type nat hook postrouting priority srcnat; }")
+    nft("add rule ip somebody out oifname vb masquerade")
+    ip("-n", net.name("client"), "route", "add", "default", "via", FRONT[4])
+    with net.connect(BACKEND["b", 4], FRONT_PORT) as sock:
+        assert read_line(sock).startswith("b ")
+        await asyncio.to_thread(exchange, sock, 24 * MEGABYTE)
+        assert directions(balancer) == 0
+    with chatter(net):
+        await until(lambda: directions(balancer) == 2)
+
+
 async def test_it_is_only_there_while_the_kernel_is_liberal(net: Net, balancer: Balancer) -> None:
     net.serve("a")
     await serve(balancer)

@@ -92,9 +92,8 @@ def arriving(layout: Layout, maps: Maps) -> bytes:
     asm.jump_if(R0, "==", 0, "unknown")
     asm.do("mov", R9, R0)
     asm.load(1, R8, R7, lay.at_flags)
-    asm.jump_if(
-        R8, "has", SYN, "ending"
-    )  # whatever an entry says of the session before is not about the next one
+    # Whatever an entry says of the session before is not about the next one.
+    asm.jump_if(R8, "has", SYN, "ending")
     asm.load(4, R2, R9, lay.ended)
     asm.jump_if(R2, "!=", 0, "long way")
     asm.jump_if(R8, "has", FIN | RST, "ending")
@@ -176,9 +175,9 @@ def _unknown(asm: Assembler, lay: Layout, maps: Maps) -> None:
     _if_front(asm, lay, maps, "front")
     asm.copy(R10, lay.place_on_stack, R10, lay.on_stack, lay.address)
     asm.copy(R10, lay.place_on_stack + lay.address, R10, ports, 2)
-    asm.store(2, R10, lay.place_on_stack + lay.address + 2, BACK)
-    _look_up(asm, maps.places, lay.place_on_stack)
-    asm.jump_if(R0, "==", 0, "long way")
+    _if_back(asm, lay, maps, "back")
+    asm.jump("long way")
+    asm.label("back")
     asm.do("mov", R9, BACK)
     asm.jump("put down")
     asm.label("front")
@@ -215,11 +214,17 @@ def leaving(layout: Layout, maps: Maps) -> bytes:
         asm.jump_if(R2, "!=", R3, "translated")
     asm.jump("long way")  # some flow that is only routed
     asm.label("translated")
-    asm.jump_if(R8, "!=", BACK, "ours")
+    asm.jump_if(R8, "==", 0, "ours")
+    asm.jump_if(R8, "==", BACK, "from a backend")
+    asm.copy(R10, lay.place_on_stack, R7, lay.at_ends + lay.address, lay.address)
+    asm.copy(R10, lay.place_on_stack + lay.address, R7, lay.at_tcp + 2, 2)
+    _if_back(asm, lay, maps, "ours")
+    asm.jump("long way")  # somebody else's, whose translation is not from us
+    asm.label("from a backend")
     asm.copy(R10, lay.place_on_stack, R7, lay.at_ends, lay.address)
     asm.copy(R10, lay.place_on_stack + lay.address, R7, lay.at_tcp, 2)
     _if_front(asm, lay, maps, "ours")
-    asm.jump("long way")  # somebody else's, whose translation is not from us
+    asm.jump("long way")
     asm.label("ours")
     made = lay.entry_on_stack
     asm.copy(R10, made, R7, lay.at_ends, lay.ends)
@@ -422,6 +427,13 @@ def _if_front(asm: Assembler, lay: Layout, maps: Maps, label: str) -> None:
     asm.jump_if(R0, "!=", 0, label)
     for offset, size in pieces(lay.address):
         asm.store(size, R10, lay.place_on_stack + offset, 0)
+    _look_up(asm, maps.places, lay.place_on_stack)
+    asm.jump_if(R0, "!=", 0, label)
+
+
+def _if_back(asm: Assembler, lay: Layout, maps: Maps, label: str) -> None:
+    """Jump if address and port, which are on the stack, are a backend's."""
+    asm.store(2, R10, lay.place_on_stack + lay.address + 2, BACK)
     _look_up(asm, maps.places, lay.place_on_stack)
     asm.jump_if(R0, "!=", 0, label)
 
