@@ -12,6 +12,7 @@ import random
 import shutil
 import socket
 import struct
+import subprocess
 from collections.abc import AsyncIterator
 
 import pytest
@@ -401,3 +402,19 @@ async def test_what_conntrack_meets_inside_of_a_bridge_is_counted_once(
         (session,) = await balancer.engine.sessions()
     assert size < session.bytes_from_client < 1.2 * size
     assert size < session.bytes_from_backend < 1.2 * size
+
+
+async def test_copies_that_somebody_elses_rules_make_are_not_learned_from(
+    net: Net, balancer: Balancer
+) -> None:
+    """They leave before the packet that they are of, for somebody who only listens."""
+    net.serve("a")
+    nft("add table ip somebody; add chain ip somebody on { type filter hook forward priority 0; }")
+    try:
+        nft(f"add rule ip somebody on tcp dport {PORT} dup to {BACKEND['b', 4]} device vb")
+    except subprocess.CalledProcessError:
+        pytest.skip("this kernel has no dup")
+    await serve(balancer)
+    with chatter(net) as talk:
+        await until(lambda: directions(balancer) > 0)
+        await talk.more(2000)

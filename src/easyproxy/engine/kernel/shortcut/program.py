@@ -265,7 +265,7 @@ def _recognise(asm: Assembler, lay: Layout, maps: Maps) -> None:
         asm.load(4, R3, R7, lay.at_sequence + offset)
         asm.jump_if(R2, "!=", R3, "long way")
     asm.load(4, R8, R9, lay.kind)
-    asm.store(4, R9, lay.number, 0)
+    # It leaves once. Its copies (``dup``) bear the same number and leave before it: what it does itself is the last word.
     asm.store(4, R6, _TC_INDEX, 0)
 
 
