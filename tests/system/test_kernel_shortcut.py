@@ -404,6 +404,21 @@ async def test_what_conntrack_meets_inside_of_a_bridge_is_counted_once(
     assert size < session.bytes_from_backend < 1.2 * size
 
 
+async def test_a_device_with_the_number_of_one_that_has_gone_has_it_too(net: Net, balancer: Balancer) -> None:
+    net.serve("a")
+    await serve(balancer)
+    kernel, number = Kernel(), 4242
+    lane = balancer.shortcut._lanes[4]
+    add = ("-n", net.name("balancer"), "link", "add", "late", "index", str(number), "type", "veth")
+    ip(*add)
+    await until(lambda: number in lane.devices)
+    former = lane.devices[number]
+    ip("-n", net.name("balancer"), "link", "del", "late")
+    ip(*add)
+    await until(lambda: lane.devices.get(number) not in (None, former))
+    assert [kernel.is_attached(link) for link in lane.devices[number]] == [True, True]
+
+
 async def test_copies_that_somebody_elses_rules_make_are_not_learned_from(
     net: Net, balancer: Balancer
 ) -> None:

@@ -295,6 +295,9 @@ class FakeBpf:
         self.attached[made] = ifindex, where
         return made
 
+    def is_attached(self, attachment: int) -> bool:
+        return attachment in self.attached
+
     def close(self, descriptor: int) -> None:
         self.open.remove(descriptor)
         self.attached.pop(descriptor, None)
@@ -359,6 +362,17 @@ def test_a_device_that_goes_meanwhile_is_no_error(
     assert {number for number, _ in bpf.attached.values()} == {3}
     assert shortcut.is_in_force
     assert complaints == []
+
+
+def test_a_device_that_was_replaced_by_one_with_its_number_has_it_again(
+    bpf: FakeBpf, shortcut: Shortcut
+) -> None:
+    shortcut.look()
+    for dead in [number for number, (ifindex, _) in bpf.attached.items() if ifindex == 2]:
+        del bpf.attached[dead]
+    shortcut.look()
+    assert sorted(number for number, _ in bpf.attached.values()) == [2, 2, 3, 3]
+    assert len(bpf.open) == 2 + 4
 
 
 def test_places_follow_the_snapshot(bpf: FakeBpf, shortcut: Shortcut) -> None:

@@ -19,7 +19,7 @@ from typing import Protocol
 from easyproxy.errors import EngineError
 
 _SYSCALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "loongarch64": 280}
-_MAP_CREATE, _UPDATE, _DELETE, _LOAD, _LOOKUP_BATCH, _LINK_CREATE = 0, 2, 3, 5, 24, 28
+_MAP_CREATE, _UPDATE, _DELETE, _LOAD, _INFO, _LOOKUP_BATCH, _LINK_CREATE = 0, 2, 3, 5, 15, 24, 28
 HASH, PER_CPU_ARRAY = 1, 6
 _NO_PREALLOCATION = 1
 _CLASSIFIER = 3
@@ -30,6 +30,8 @@ _LOG_BYTES = 1 << 16
 _BATCH = 4096
 _COUNT_OF_BATCH = 32
 """Where the kernel writes how many it has read."""
+_LINK_INFO = struct.Struct("=16xI4x")
+"""Of what the kernel tells about a link: the device."""
 _NAME = b"easyproxy"
 
 NO_PRIVILEGE = "it needs the privilege to load programs into the kernel (CAP_BPF)"
@@ -69,6 +71,9 @@ class Bpf(Protocol):
 
         Raises EngineError, OSError with ENODEV where there is no such device.
         """
+
+    def is_attached(self, attachment: int) -> bool:
+        """Whether its device is still there; another one may have its number by now."""
 
     def close(self, descriptor: int) -> None:
         """Give a program or an attachment up."""
@@ -118,6 +123,13 @@ class Kernel:
             if error.__cause__ is not None and getattr(error.__cause__, "errno", 0) == errno.EINVAL:
                 raise EngineError("it needs Linux 6.6 or newer") from error
             raise
+
+    def is_attached(self, attachment: int) -> bool:
+        """Ask of the link; when its device has gone it has none."""
+        info = ctypes.create_string_buffer(_LINK_INFO.size)
+        self._call(_INFO, struct.pack("=IIQ", attachment, len(info), ctypes.addressof(info)))
+        ifindex: int = _LINK_INFO.unpack(info)[0]
+        return ifindex != 0
 
     def close(self, descriptor: int) -> None:
         """Close a descriptor."""

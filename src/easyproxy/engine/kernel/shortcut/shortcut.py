@@ -152,7 +152,7 @@ class _Lane:
 
     def attach(self, wanted: Mapping[int, bool]) -> None:
         for number, links in list(self.devices.items()):
-            if wanted.get(number) is not (len(links) > 1):
+            if wanted.get(number) is not (len(links) > 1) or not self._bpf.is_attached(links[0]):
                 del self.devices[number]
                 for link in links:
                     self._bpf.close(link)
