@@ -16,9 +16,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from easyproxy.engine.kernel.shortcut.arriving import arriving
 from easyproxy.engine.kernel.shortcut.bpf import HASH, PER_CPU_ARRAY, Kernel
 from easyproxy.engine.kernel.shortcut.layout import Layout
-from easyproxy.engine.kernel.shortcut.program import Maps, arriving
+from easyproxy.engine.kernel.shortcut.steps import Maps
 from easyproxy.errors import EngineError
 from system.forging import ACK, FIN, PSH, RST, SYN, URG, checksum, frame
 

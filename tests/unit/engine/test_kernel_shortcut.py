@@ -13,11 +13,13 @@ from easyproxy.engine.kernel import conntrack as ct
 from easyproxy.engine.kernel.conntrack import Flow
 from easyproxy.engine.kernel.ledger import Ledger
 from easyproxy.engine.kernel.shortcut import Shortcut, obstacle
+from easyproxy.engine.kernel.shortcut.arriving import arriving
 from easyproxy.engine.kernel.shortcut.assembler import Assembler, Reg, network16, pieces
 from easyproxy.engine.kernel.shortcut.bpf import HASH, INGRESS
 from easyproxy.engine.kernel.shortcut.layout import BACK, EXACT, FIN, FRONT, RST, Layout
-from easyproxy.engine.kernel.shortcut.program import Maps, arriving, leaving
+from easyproxy.engine.kernel.shortcut.leaving import leaving
 from easyproxy.engine.kernel.shortcut.shortcut import places_of
+from easyproxy.engine.kernel.shortcut.steps import Maps
 from easyproxy.engine.kernel.shortcut.sums import Sums, Taken, ends_of
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from easyproxy.engine.kernel.conntrack import Flow
 from easyproxy.engine.kernel.reach import FAMILIES, families_of, family_of, is_any
+from easyproxy.engine.kernel.shortcut.arriving import arriving
 from easyproxy.engine.kernel.shortcut.bpf import EGRESS, HASH, INGRESS, PER_CPU_ARRAY, Bpf, Kernel
 from easyproxy.engine.kernel.shortcut.devices import ethernet_devices
 from easyproxy.engine.kernel.shortcut.layout import BACK, FRONT, Layout
-from easyproxy.engine.kernel.shortcut.program import Maps, arriving, leaving
+from easyproxy.engine.kernel.shortcut.leaving import leaving
+from easyproxy.engine.kernel.shortcut.steps import Maps
 from easyproxy.engine.kernel.shortcut.sums import Sums, Taken, ends_of
 from easyproxy.errors import EngineError
 from easyproxy.model import Snapshot
