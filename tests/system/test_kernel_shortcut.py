@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import random
 import shutil
 import socket
 import struct
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+import subprocess
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -22,10 +21,23 @@ from easyproxy.engine.kernel import KernelEngine, Shortcut
 from easyproxy.engine.kernel.conntrack import Conntrack
 from easyproxy.engine.kernel.settings import ACCOUNTING, FORWARD, LIBERAL
 from easyproxy.engine.kernel.shortcut import obstacle
+from easyproxy.engine.kernel.shortcut.assembler import Assembler, Reg
+from easyproxy.engine.kernel.shortcut.bpf import EGRESS, Kernel
 from easyproxy.engine.seam import SessionEnd, Where
 from easyproxy.model import Address, Listener, Pool, Snapshot
+from system.forging import Wire, frame, mac_of, one_cpu
 from system.kernel_engine import FRONT_PORT, Balancer, backend, ending, nft, running
-from system.kernel_net import BACKEND, FRONT, PORT, Net, ip, read_line
+from system.kernel_net import BACKEND, CLIENT, FRONT, INNER, PORT, Net, ip, read_line
+from system.shortcut_traffic import (
+    MEGABYTE,
+    become_known,
+    chatter,
+    directions,
+    exchange,
+    lease_ends,
+    serve,
+    until,
+)
 
 pytestmark = [
     pytest.mark.root,
@@ -34,7 +46,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft"),
 ]
 
-MEGABYTE = 1 << 20
 both_families = pytest.mark.parametrize("family", [4, 6])
 both_sources = pytest.mark.parametrize("source", ["masquerade", "transparent"])
 
@@ -51,103 +62,6 @@ async def balancer(net: Net, source: str) -> AsyncIterator[Balancer]:
     async with running(net, source) as made:
         yield made
     assert [text for text in made.complaints if "shortcut" in text] == []
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            if holds():
-                return
-            await asyncio.sleep(0.02)
-
-
-async def serve(balancer: Balancer, name: str = "a", family: int = 4) -> None:
-    """Put the backend behind the listener, and wait until the shortcut is there."""
-    balancer.serve(backend(name, family=family), bind=str(Address(FRONT[family], FRONT_PORT)))
-    await balancer.engine.sessions()
-    await until(lambda: balancer.shortcut.is_in_force)
-
-
-def exchange(sock: socket.socket, size: int) -> None:
-    """Send so much to a backend that echoes, and see that the same comes back."""
-    data = random.Random(size).randbytes(MEGABYTE)
-    pieces = size // len(data)
-
-    def send() -> None:
-        for _ in range(pieces):
-            sock.sendall(data)
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    sent, got, left = hashlib.sha256(), hashlib.sha256(), pieces * len(data)
-    for _ in range(pieces):
-        sent.update(data)
-    while left:
-        piece = sock.recv(min(left, 1 << 18))
-        assert piece, f"{left} bytes are missing"
-        got.update(piece)
-        left -= len(piece)
-    sender.join()
-    assert got.digest() == sent.digest()
-
-
-def directions(balancer: Balancer) -> int:
-    """How many directions of flows have an entry."""
-    return sum(1 for lane in balancer.shortcut._lanes.values() for _ in lane._flows.items())
-
-
-async def become_known(balancer: Balancer, sock: socket.socket) -> None:
-    """Move bytes until the shortcut has both directions."""
-    async with asyncio.timeout(30):
-        while True:
-            await asyncio.to_thread(exchange, sock, 4 * MEGABYTE)
-            if directions(balancer) == 2:
-                return
-
-
-class Chatter:
-    """Sends lines to a backend that echoes, and reads them back, until something ends it; in a thread."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock, self.lines, self.problem = sock, 0, ""
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._talk)
-        self._thread.start()
-
-    def _talk(self) -> None:
-        try:
-            while not self._is_over.is_set():
-                self.sock.sendall(b"%d\n" % self.lines)
-                assert read_line(self.sock) == str(self.lines)
-                self.lines += 1
-        except ConnectionResetError:
-            self.problem = "reset"
-        except (OSError, EOFError, AssertionError) as error:
-            self.problem = repr(error)
-
-    async def more(self, count: int = 200) -> None:
-        """Wait for so many more lines."""
-        enough = self.lines + count
-        await until(lambda: self.lines >= enough or bool(self.problem))
-        assert self.problem == ""
-
-    async def over(self) -> str:
-        """Wait for the end that is not ours."""
-        await until(lambda: bool(self.problem))
-        return self.problem
-
-    def close(self) -> None:
-        self._is_over.set()
-        self._thread.join(30)
-        self.sock.close()
-
-
-@contextlib.contextmanager
-def chatter(net: Net, family: int = 4) -> Iterator[Chatter]:
-    sock = net.connect(FRONT[family], FRONT_PORT)
-    read_line(sock)
-    with contextlib.closing(Chatter(sock)) as made:
-        yield made
 
 
 @both_sources
@@ -193,6 +107,20 @@ async def test_a_session_may_be_idle_as_long_as_any_other(net: Net, balancer: Ba
                 (flow,) = [each for each in table.flows() if each.is_live]
             assert flow.timeout_s > 3500
         assert flow.packets_from_client < talk.lines / 2
+
+
+async def test_who_talks_all_the_time_is_never_idle(net: Net, balancer: Balancer) -> None:
+    """However short ``idle_timeout`` is: the kernel sees little of him."""
+    net.serve("a")
+    balancer.serve(backend("a"), idle_timeout_s=1.0)
+    await balancer.engine.sessions()
+    await until(lambda: balancer.shortcut.is_in_force)
+    with chatter(net) as talk:
+        await until(lambda: directions(balancer) == 2)
+        for _ in range(8):
+            leases = lease_ends(balancer)
+            await until(lambda leases=leases: leases.isdisjoint(lease_ends(balancer)) or bool(talk.problem))
+            await talk.more()
 
 
 async def test_after_one_side_has_finished_the_other_goes_on(net: Net, balancer: Balancer) -> None:
@@ -324,6 +252,26 @@ async def test_flows_of_others_are_left_alone(net: Net, balancer: Balancer) -> N
         await until(lambda: directions(balancer) == 2)
 
 
+async def test_flows_of_others_to_the_port_of_a_listener_on_every_address_are_left_alone(
+    net: Net, balancer: Balancer
+) -> None:
+    """As on a router that masquerades, whose clients connect to that port all over the world."""
+    net.serve("a")
+    net.serve("b", port=FRONT_PORT)
+    balancer.serve(backend("a"), bind=f":{FRONT_PORT}")
+    await balancer.engine.sessions()
+    await until(lambda: balancer.shortcut.is_in_force)
+    nft("add table ip somebody; add chain ip somebody out { type nat hook postrouting priority srcnat; }")
+    nft("add rule ip somebody out oifname vb masquerade")
+    ip("-n", net.name("client"), "route", "add", "default", "via", FRONT[4])
+    with net.connect(BACKEND["b", 4], FRONT_PORT) as sock:
+        assert read_line(sock).startswith("b ")
+        await asyncio.to_thread(exchange, sock, 24 * MEGABYTE)
+        assert directions(balancer) == 0
+    with chatter(net):
+        await until(lambda: directions(balancer) == 2)
+
+
 async def test_it_is_only_there_while_the_kernel_is_liberal(net: Net, balancer: Balancer) -> None:
     net.serve("a")
     await serve(balancer)
@@ -372,3 +320,117 @@ async def test_a_device_that_comes_later_has_it_too(net: Net, balancer: Balancer
         assert read_line(sock).startswith("a ")
         sock.shutdown(socket.SHUT_WR)
         assert await ending(sock) == "fin"
+
+
+async def test_short_frames_that_a_card_has_padded_are_learned_from(net: Net, balancer: Balancer) -> None:
+    """Ethernet's least is 60 bytes, and bare acknowledgements without timestamps are 54; the kernel cuts the rest off."""
+    net.serve("a")
+    await serve(balancer)
+    to = mac_of("vclient")
+    with net.inside("client"):
+        wire = Wire("eth0", to)
+    with contextlib.closing(wire), net.connect(FRONT[4], FRONT_PORT) as sock, one_cpu():
+        read_line(sock)
+        short = frame(sock.getsockname(), (FRONT[4], FRONT_PORT)).ljust(60, b"\0")
+        for _ in range(5000):
+            wire.send(short)
+        sources = {key[:4] for lane in balancer.shortcut._lanes.values() for key, _ in lane._flows.items()}
+        assert socket.inet_aton(CLIENT[4]) in sources
+        await asyncio.to_thread(exchange, sock, 4 * MEGABYTE)
+
+
+async def test_what_somebody_elses_program_does_to_what_leaves_is_done_once(
+    net: Net, balancer: Balancer
+) -> None:
+    """It goes for packets of the shortcut as for all others, so it must not be learned as well."""
+    asm = Assembler()
+    asm.load(4, Reg.R2, Reg.R1, 76)
+    asm.load(4, Reg.R3, Reg.R1, 80)
+    asm.do("mov", Reg.R4, Reg.R2)
+    asm.do("add", Reg.R4, 14)
+    asm.jump_if(Reg.R4, ">", Reg.R3, "end")
+    asm.load(1, Reg.R4, Reg.R2, 11)
+    asm.do("xor", Reg.R4, 1)
+    asm.store(1, Reg.R2, 11, Reg.R4)
+    asm.label("end")
+    asm.do("mov", Reg.R0, -1)
+    asm.exit()
+    kernel = Kernel()
+    program = kernel.load(asm.code())
+    theirs = kernel.attach(program, socket.if_nametoindex("va"), EGRESS)
+    net.serve("a")
+    await serve(balancer)
+    try:
+        with net.connect(FRONT[4], FRONT_PORT) as sock:
+            read_line(sock)
+            await become_known(balancer, sock)
+            with net.inside("a"):
+                heard = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(0x0800))
+            with heard:
+                heard.settimeout(20)
+                sources = set()
+                for number in range(200):
+                    sock.sendall(b"%d\n" % number)
+                    read_line(sock)
+                while b"199\n" not in (got := heard.recv(2000)):
+                    if got[30:34] == socket.inet_aton(BACKEND["a", 4]):
+                        sources.add(got[6:12])
+    finally:
+        kernel.close(theirs)
+        kernel.close(program)
+    mac = mac_of("va")
+    assert sources == {mac[:5] + bytes([mac[5] ^ 1])}
+
+
+@pytest.mark.parametrize("source", ["transparent"])
+async def test_what_conntrack_meets_inside_of_a_bridge_is_counted_once(
+    net: Net, balancer: Balancer, source: str
+) -> None:
+    """With ``bridge-nf-call-iptables``, as Docker sets it: packets have been counted before they come out of the bridge."""
+    del source
+    name = net.name("balancer")
+    ip("-n", name, "link", "add", "bridge", "type", "bridge")
+    ip("-n", name, "addr", "flush", "dev", "va")
+    ip("-n", name, "link", "set", "va", "master", "bridge")
+    ip("-n", name, "addr", "add", f"{INNER['a', 4]}/24", "dev", "bridge")
+    ip("-n", name, "link", "set", "bridge", "up")
+    net.serve("a")
+    await serve(balancer)
+    size = 24 * MEGABYTE
+    with net.connect(FRONT[4], FRONT_PORT) as sock:
+        read_line(sock)
+        await asyncio.to_thread(exchange, sock, size)
+        (session,) = await balancer.engine.sessions()
+    assert size < session.bytes_from_client < 1.2 * size
+    assert size < session.bytes_from_backend < 1.2 * size
+
+
+async def test_a_device_with_the_number_of_one_that_has_gone_has_it_too(net: Net, balancer: Balancer) -> None:
+    net.serve("a")
+    await serve(balancer)
+    kernel, number = Kernel(), 4242
+    lane = balancer.shortcut._lanes[4]
+    add = ("-n", net.name("balancer"), "link", "add", "late", "index", str(number), "type", "veth")
+    ip(*add)
+    await until(lambda: number in lane.devices)
+    former = lane.devices[number]
+    ip("-n", net.name("balancer"), "link", "del", "late")
+    ip(*add)
+    await until(lambda: lane.devices.get(number) not in (None, former))
+    assert [kernel.is_attached(link) for link in lane.devices[number]] == [True, True]
+
+
+async def test_copies_that_somebody_elses_rules_make_are_not_learned_from(
+    net: Net, balancer: Balancer
+) -> None:
+    """They leave before the packet that they are of, for somebody who only listens."""
+    net.serve("a")
+    nft("add table ip somebody; add chain ip somebody on { type filter hook forward priority 0; }")
+    try:
+        nft(f"add rule ip somebody on tcp dport {PORT} dup to {BACKEND['b', 4]} device vb")
+    except subprocess.CalledProcessError:
+        pytest.skip("this kernel has no dup")
+    await serve(balancer)
+    with chatter(net) as talk:
+        await until(lambda: directions(balancer) > 0)
+        await talk.more(2000)

@@ -148,6 +148,26 @@ def test_a_flow_that_vanishes_unheard_ends_with_the_look_after_the_next(ledger: 
     assert ledger.look([], 3602)[1] == []
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "passed", "is_doubted"),
+    [
+        (3590, 10, 1, True),
+        (3590, 7, 5, True),
+        (11, 10, 1, False),  # it is idle
+        (20, 5, 15, False),
+        (10, 9, 1, False),  # both ends have been asked
+        (3590, 3589, 1, False),
+    ],
+)
+def test_a_flow_whose_time_was_cut_short_is_doubted(
+    ledger: Ledger, before: int, now: int, passed: int, *, is_doubted: bool
+) -> None:
+    ledger.look([FLOW._replace(timeout_s=before)], 100)
+    assert ledger.doubted == []
+    ledger.look([last := FLOW._replace(timeout_s=now)], 100 + passed)
+    assert ledger.doubted == [last] * is_doubted
+
+
 def test_a_flow_that_a_list_has_missed_goes_on(ledger: Ledger) -> None:
     ledger.look([FLOW], 0)
     books, ended = ledger.look([], 1, lambda flow: flow == FLOW)

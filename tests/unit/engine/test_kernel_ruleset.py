@@ -246,3 +246,8 @@ def test_the_order_in_the_configuration_moves_nobody(strategy: str) -> None:
     table = [three[owner].id for owner in owners(strategy, tuple(three))]
     turned = three[::-1]
     assert table == [turned[owner].id for owner in owners(strategy, tuple(turned))]
+
+
+def test_silences_are_longer_by_what_goes_by_unseen() -> None:
+    text = render(snapshot(A, idle_timeout_s=1.5, half_closed_timeout_s=0.0), Options(unseen_s=1)).text
+    assert "syn_sent: 3, established: 3, unack: 3, fin_wait: 432000, close_wait: 432000," in text

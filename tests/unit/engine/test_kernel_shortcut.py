@@ -13,11 +13,13 @@ from easyproxy.engine.kernel import flows as ct
 from easyproxy.engine.kernel.flows import Flow
 from easyproxy.engine.kernel.ledger import Ledger
 from easyproxy.engine.kernel.shortcut import Shortcut, obstacle
+from easyproxy.engine.kernel.shortcut.arriving import arriving
 from easyproxy.engine.kernel.shortcut.assembler import Assembler, Reg, network16, pieces
 from easyproxy.engine.kernel.shortcut.bpf import HASH, INGRESS
 from easyproxy.engine.kernel.shortcut.layout import BACK, EXACT, FIN, FRONT, RST, Layout
-from easyproxy.engine.kernel.shortcut.program import Maps, arriving, leaving
+from easyproxy.engine.kernel.shortcut.leaving import leaving
 from easyproxy.engine.kernel.shortcut.shortcut import places_of
+from easyproxy.engine.kernel.shortcut.steps import Maps
 from easyproxy.engine.kernel.shortcut.sums import Sums, Taken, ends_of
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
@@ -169,6 +171,30 @@ def test_a_list_that_misses_a_flow_once_loses_nothing_and_later_nothing_is_kept(
     assert complete(sums, {}) is FLOW
 
 
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_flow_that_is_missed_when_its_entry_goes_loses_nothing(before: int) -> None:
+    sums = Sums()
+    for _ in range(before):
+        complete(sums, {SENT: Taken(1, 5, 0)}, (SENT,))
+    assert list(sums.complete([], {SENT: Taken(2, 20, FIN)}, (SENT,))) == []
+    assert moved(complete(sums, {})) == (5 + before, 320 + 5 * before, 4, 400)
+    list(sums.complete([], {SENT: Taken(2, 20, RST | EXACT)}, (SENT,)))
+    complete(sums, {})
+    assert sums.reset == []
+
+
+def test_a_list_that_breaks_off_loses_nothing() -> None:
+    def broken() -> Iterator[Flow]:
+        yield FLOW._replace(id=9, client=(FLOW.client[0], 1))
+        raise EngineError("no")
+
+    sums = Sums()
+    complete(sums, {GOT: Taken(1, 10, 0)}, (GOT,))
+    with pytest.raises(EngineError):
+        list(sums.complete(broken(), {SENT: Taken(2, 20, FIN)}, (SENT,)))
+    assert moved(complete(sums, {})) == (5, 320, 5, 410)
+
+
 def test_another_flow_with_the_same_ends_begins_anew() -> None:
     sums = Sums()
     complete(sums, {SENT: Taken(2, 20, FIN)}, (SENT,))
@@ -184,6 +210,16 @@ def test_what_a_flow_that_is_gone_has_moved_is_not_counted_for_the_next_with_the
     assert moved(new) == moved(FLOW)
 
 
+@pytest.mark.parametrize("ended", [RST | EXACT, FIN])
+def test_who_has_ended_and_is_alive_is_another_flow_with_the_same_number(ended: int) -> None:
+    """The kernel makes the number of where it keeps a flow, and a client that comes again may be kept where it was."""
+    sums = Sums()
+    dead = FLOW if ended & RST else FLOW._replace(state=ct.TIME_WAIT)
+    complete(sums, {SENT: Taken(2, 20, ended)}, (SENT,), dead)
+    assert complete(sums, {}) is FLOW
+    assert sums.reset == []
+
+
 def test_a_reset_that_was_due_ends_the_flow_and_another_does_not() -> None:
     """Anybody may send a reset with some number; TCP asks back, and so the session may go on (RFC 5961)."""
     sums = Sums()
@@ -194,6 +230,24 @@ def test_a_reset_that_was_due_ends_the_flow_and_another_does_not() -> None:
     assert [flow.id for flow in sums.reset] == [FLOW.id]
     ended = complete(Sums(), {SENT: Taken(1, 10, RST | EXACT)}, flow=FLOW._replace(state=ct.TIME_WAIT))
     assert ended.state == ct.TIME_WAIT
+
+
+def test_what_a_flow_had_that_is_gone_after_a_reset_is_counted_once() -> None:
+    """The kernel was told to forget it, and took it for established until then."""
+    sums = Sums()
+    complete(sums, {SENT: Taken(1, 10, RST | EXACT)}, (SENT,))
+    gone = complete(sums, {}, flow=FLOW._replace(is_gone=True))
+    assert moved(gone) == (4, 310, 4, 400)
+    assert complete(sums, {}) is FLOW
+
+
+def test_the_entries_of_a_flow_that_is_gone_are_to_be_dropped() -> None:
+    sums, taken = Sums(), {SENT: Taken(1, 10, 0)}
+    gone, new = sums.complete([FLOW._replace(is_gone=True), FLOW._replace(id=8)], taken, set())
+    assert (moved(gone), moved(new)) == ((4, 310, 4, 400), moved(FLOW))
+    assert [flow.id for flow in sums.left] == [FLOW.id]
+    assert complete(sums, {}) is FLOW
+    assert sums.left == []
 
 
 def test_a_flow_that_is_gone_is_not_to_be_deleted() -> None:
@@ -276,6 +330,9 @@ class FakeBpf:
         self.attached[made] = ifindex, where
         return made
 
+    def is_attached(self, attachment: int) -> bool:
+        return attachment in self.attached
+
     def close(self, descriptor: int) -> None:
         self.open.remove(descriptor)
         self.attached.pop(descriptor, None)
@@ -303,7 +360,7 @@ def complaints() -> list[str]:
 
 @pytest.fixture
 def shortcut(bpf: FakeBpf, devices: set[int], complaints: list[str]) -> Shortcut:
-    made = Shortcut(complaints.append, bpf=lambda: bpf, devices=lambda: frozenset(devices))
+    made = Shortcut(complaints.append, bpf=lambda: bpf, devices=lambda: dict.fromkeys(devices, True))
     made.know(Snapshot(1, SNAPSHOT.listeners[:1], SNAPSHOT.pools))
     return made
 
@@ -314,7 +371,7 @@ def entry(packets: int, octets: int, ended: int = 0, lease: int = 1 << 62) -> by
 
 
 def test_nothing_is_done_before_there_is_anything_to_look_out_for(bpf: FakeBpf) -> None:
-    shortcut = Shortcut(bpf=lambda: bpf, devices=lambda: frozenset({2}))
+    shortcut = Shortcut(bpf=lambda: bpf, devices=lambda: {2: True})
     shortcut.look()
     shortcut.know(Snapshot(1))
     shortcut.look()
@@ -340,6 +397,17 @@ def test_a_device_that_goes_meanwhile_is_no_error(
     assert {number for number, _ in bpf.attached.values()} == {3}
     assert shortcut.is_in_force
     assert complaints == []
+
+
+def test_a_device_that_was_replaced_by_one_with_its_number_has_it_again(
+    bpf: FakeBpf, shortcut: Shortcut
+) -> None:
+    shortcut.look()
+    for dead in [number for number, (ifindex, _) in bpf.attached.items() if ifindex == 2]:
+        del bpf.attached[dead]
+    shortcut.look()
+    assert sorted(number for number, _ in bpf.attached.values()) == [2, 2, 3, 3]
+    assert len(bpf.open) == 2 + 4
 
 
 def test_places_follow_the_snapshot(bpf: FakeBpf, shortcut: Shortcut) -> None:

@@ -34,7 +34,7 @@ from easyproxy.engine.kernel.ruleset import (
     render,
 )
 from easyproxy.engine.kernel.settings import LIBERAL, Setting, Settings, needed
-from easyproxy.engine.kernel.shortcut import Shortcut
+from easyproxy.engine.kernel.shortcut import LEASE_S, Shortcut
 from easyproxy.engine.seam import (
     CUTS,
     EndsTaker,
@@ -85,7 +85,7 @@ class KernelEngine:
     ) -> None:
         if source not in ("masquerade", "transparent"):
             raise EngineError(f"kernel: source {source!r} is unknown; write masquerade or transparent")
-        self._options = Options(source=source)
+        self._options = Options(source=source, unseen_s=0 if shortcut is None else LEASE_S)
         self._complain = complain
         self._rules = rules if rules is not None else Nft()
         self._shortcut = shortcut
@@ -386,9 +386,11 @@ class KernelEngine:
                     "kernel engine: sessions end faster than they can be accounted for; ends and bytes of some are missing"
                 )
             self._packets = self._rules.counters()
-            if self._ledger.forgotten and self._poker is not None:
-                self._prepare_resets(self._ledger.forgotten)
-                self._poker.poke(self._ledger.forgotten)
+            if self._poker is not None:
+                if self._ledger.forgotten:
+                    self._prepare_resets(self._ledger.forgotten)
+                    self._poker.poke(self._ledger.forgotten)
+                self._poker.poke(self._ledger.doubted)  # whoever lives answers, and the kernel sees it
             return ends
 
         self._tell(await self._in_thread(look))

@@ -65,7 +65,7 @@ class Flow(NamedTuple):
     @property
     def is_live(self) -> bool:
         """Whether it has not ended; ended ones stay in the table for some seconds."""
-        return self.state not in ENDED
+        return self.state not in ENDED and not self.is_gone
 
 
 def read(data: bytes, start: int, end: int, *, is_gone: bool = False) -> Flow | None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from easyproxy.engine.kernel import flows as ct
 from easyproxy.engine.kernel.flows import Flow
 from easyproxy.engine.kernel.reach import families_of, is_any
+from easyproxy.engine.kernel.ruleset import CLOSED_S
 from easyproxy.engine.seam import SessionEnd, SessionInfo, Where
 from easyproxy.model import Address, Snapshot
 
@@ -28,6 +29,8 @@ RESET = "reset"
 """The kernel does not tell which side sent it."""
 _EARLY_S = 30.0
 """More than between two looks: what vanishes so long before its time is not idle for that long."""
+_ROUNDING_S = 2.0
+"""How far the kernel's count-down, in whole seconds, may be from ours between two looks."""
 
 _STATES = {
     ct.SYN_SENT: "connecting",
@@ -111,6 +114,9 @@ class Ledger:
         self._totals = Books()
         self.forgotten: list[Flow] = []
         """Of the last look: flows that the kernel gave up, whose ends may not know yet."""
+        self.doubted: list[Flow] = []
+        """Of the last look: flows that the kernel gives up soon if neither end says something, after a reset that it could not judge."""
+        self._looked_at = 0.0
         self.recent: deque[Ended] = deque(maxlen=REMEMBERED)
 
     def know(self, snapshot: Snapshot) -> None:
@@ -138,8 +144,9 @@ class Ledger:
         # What stays is not put into another dict: so many new keys would set off the garbage collector, which then walks
         # over all sessions, and everybody in this process waits.
         sessions, self._turn = self._sessions, self._turn + 1
+        passed, self._looked_at = now - self._looked_at, now
         ended: list[Ended] = []
-        self.forgotten = []
+        self.forgotten, self.doubted = [], []
         for flow in flows:
             key = flow.identity
             session = sessions.get(key)
@@ -152,6 +159,8 @@ class Ledger:
             else:
                 if self._count(session.backend, flow, session.flow):
                     session.moved_at = now
+                if _is_doubted(flow, session.flow, passed):
+                    self.doubted.append(flow)
                 # Of a flow that is gone, the kernel says nothing of this any more.
                 session.flow = flow._replace(first_fin=session.flow.first_fin) if flow.is_gone else flow
             session.turn = self._turn
@@ -335,6 +344,16 @@ def _state(flow: Flow) -> str:
 
 def _fin(flow: Flow) -> str:
     return f"{flow.first_fin}_fin" if flow.first_fin else FIN
+
+
+def _is_doubted(flow: Flow, former: Flow, passed: float) -> bool:
+    """Whether the kernel's count-down has been cut short: it gives an established flow as long as an ended one after such a reset."""
+    return (
+        not flow.is_gone
+        and flow.timeout_s <= CLOSED_S < former.timeout_s
+        and former.timeout_s - flow.timeout_s > passed + _ROUNDING_S
+        and flow.state == former.state == ct.ESTABLISHED
+    )
 
 
 def _how(flow: Flow) -> tuple[str, str]:

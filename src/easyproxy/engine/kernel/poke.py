@@ -2,7 +2,8 @@
 
 The kernel has forgotten the flow, so the next packet of either end is answered with a reset that fits it. A poke makes an end
 send that packet: a segment outside of its window, to which TCP answers with an acknowledgement (RFC 9293, 3.10.7.4).
-We never need to know a sequence number. Needs CAP_NET_RAW; without it a session ends with its next packet instead.
+We never need to know a sequence number. Needs CAP_NET_RAW; without it a session ends with its next packet instead. Where the kernel
+has not forgotten the flow, that packet tells it that the session lives.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ POKE_MARK = 0x45505259
 """Packets with this mark are our own questions to a client whose session was closed; see ``poke``."""
 
 _FOR_EVER_S = 432_000  # five days, the kernel's own for established flows
-_FINISHED_S, _CLOSED_S = 2, 10
+_FINISHED_S, CLOSED_S = 2, 10
 """How long the kernel remembers a flow whose ends have both finished, or one that was reset. Its own two minutes would fill the
 table with the dead, and each look at the flows goes through all of them."""
 _SEED = 0x5EED
@@ -65,12 +65,14 @@ class Options:
         is_draining: nobody is taken.
         notes: short texts that stand with the rules for whoever comes after us.
         full: backends, by id, that have as many sessions as they may, as far as is known: the others are drawn.
+        unseen_s: for how long packets of a flow may go by unseen by conntrack; it must not think them idle meanwhile.
     """
 
     source: str = "masquerade"
     is_draining: bool = False
     notes: tuple[str, ...] = ()
     full: frozenset[str] = frozenset()
+    unseen_s: int = 0
 
     @property
     def guard(self) -> str:
@@ -275,7 +277,7 @@ def _listener(draft: _Draft, listener: Listener, pool: Pool, family: int, option
             _limit(draft, chain, key, listener.max_sessions, draft.counter(f"l{key}_full"))
         draft.rule(chain, draft.counter(f"l{key}"))
         if drawn(pool, family):
-            draft.rule(chain, f'ct timeout set "{_timeouts(draft, listener, pool, family)}"')
+            draft.rule(chain, f'ct timeout set "{_timeouts(draft, listener, pool, family, options)}"')
             draft.rule(chain, f"goto p{key_of(pool.name)}_{family}")
     draft.rule(chain, f"{draft.counter(f'l{key}_none')} reject with tcp reset")
 
@@ -303,16 +305,20 @@ def _rate(draft: _Draft, chain: str, key: str, rate: Rate, burst: int, family: i
     )
 
 
-def _timeouts(draft: _Draft, listener: Listener, pool: Pool, family: int) -> str:
+def _timeouts(draft: _Draft, listener: Listener, pool: Pool, family: int, options: Options) -> str:
     """Silence after which the kernel forgets a flow, by the listener's and the pool's own times; in whole seconds."""
     idle, half, connect = (
-        ceil(seconds) or _FOR_EVER_S
-        for seconds in (listener.idle_timeout_s, listener.half_closed_timeout_s, pool.connect_timeout_s)
+        ceil(seconds) + unseen if seconds else _FOR_EVER_S
+        for seconds, unseen in (
+            (listener.idle_timeout_s, options.unseen_s),
+            (listener.half_closed_timeout_s, options.unseen_s),
+            (pool.connect_timeout_s, 0),
+        )
     )
     name = f"t{idle}_{half}_{connect}_{family}"
     draft.objects["ct timeout", name] = (
         f" {{ protocol tcp; l3proto {_IP[family]}; policy = {{ syn_sent: {connect}, established: {idle}, unack: {idle}, "
-        f"fin_wait: {half}, close_wait: {half}, time_wait: {_FINISHED_S}, close: {_CLOSED_S} }}; }}"
+        f"fin_wait: {half}, close_wait: {half}, time_wait: {_FINISHED_S}, close: {CLOSED_S} }}; }}"
     )
     return name
 
@@ -365,7 +371,7 @@ def _strays(draft: _Draft, options: Options) -> None:
     for family, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
         ends = f"{kind} . inet_service . {kind} . inet_service"
         draft.objects["set", f"closing_{family}"] = (
-            f" {{ type {ends}; timeout {_CLOSED_S}s; size {2 * MAX_CLOSING}; }}"
+            f" {{ type {ends}; timeout {CLOSED_S}s; size {2 * MAX_CLOSING}; }}"
         )
         ip = _IP[family]
         tuple_ = f"{ip} saddr . tcp sport . {ip} daddr . tcp dport"

@@ -19,16 +19,19 @@ from typing import Protocol
 from easyproxy.errors import EngineError
 
 _SYSCALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "loongarch64": 280}
-_MAP_CREATE, _UPDATE, _DELETE, _LOAD, _LOOKUP_BATCH, _LINK_CREATE = 0, 2, 3, 5, 24, 28
+_MAP_CREATE, _UPDATE, _DELETE, _LOAD, _INFO, _LOOKUP_BATCH, _LINK_CREATE = 0, 2, 3, 5, 15, 24, 28
 HASH, PER_CPU_ARRAY = 1, 6
 _NO_PREALLOCATION = 1
 _CLASSIFIER = 3
 INGRESS, EGRESS = 46, 47
+_BEFORE_ALL = 1 << 3
 _LICENSE = b"Dual MIT/GPL\0"
 _LOG_BYTES = 1 << 16
 _BATCH = 4096
 _COUNT_OF_BATCH = 32
 """Where the kernel writes how many it has read."""
+_LINK_INFO = struct.Struct("=16xI4x")
+"""Of what the kernel tells about a link: the device."""
 _NAME = b"easyproxy"
 
 NO_PRIVILEGE = "it needs the privilege to load programs into the kernel (CAP_BPF)"
@@ -64,8 +67,13 @@ class Bpf(Protocol):
     def attach(self, program: int, ifindex: int, where: int) -> int:
         """Have packets of a device of this thread's network namespace meet a program as long as the descriptor that is returned is open.
 
+        Arriving packets meet those of others that are there before it, leaving ones after it.
+
         Raises EngineError, OSError with ENODEV where there is no such device.
         """
+
+    def is_attached(self, attachment: int) -> bool:
+        """Whether its device is still there; another one may have its number by now."""
 
     def close(self, descriptor: int) -> None:
         """Give a program or an attachment up."""
@@ -109,11 +117,19 @@ class Kernel:
     def attach(self, program: int, ifindex: int, where: int) -> int:
         """Make a link of the kind tcx, which Linux 6.6 brought."""
         try:
-            return self._call(_LINK_CREATE, struct.pack("=IIIIIIQ", program, ifindex, where, 0, 0, 0, 0))
+            first = _BEFORE_ALL if where == EGRESS else 0
+            return self._call(_LINK_CREATE, struct.pack("=IIIIIIQ", program, ifindex, where, first, 0, 0, 0))
         except EngineError as error:
             if error.__cause__ is not None and getattr(error.__cause__, "errno", 0) == errno.EINVAL:
                 raise EngineError("it needs Linux 6.6 or newer") from error
             raise
+
+    def is_attached(self, attachment: int) -> bool:
+        """Ask of the link; when its device has gone it has none."""
+        info = ctypes.create_string_buffer(_LINK_INFO.size)
+        self._call(_INFO, struct.pack("=IIQ", attachment, len(info), ctypes.addressof(info)))
+        ifindex: int = _LINK_INFO.unpack(info)[0]
+        return ifindex != 0
 
     def close(self, descriptor: int) -> None:
         """Close a descriptor."""

@@ -9,7 +9,7 @@ ETHERNET = 14
 """Size of Ethernet's header."""
 FIN, SYN, RST = 0x01, 0x02, 0x04
 EXACT = 0x100
-"""In ``Layout.ended``: the reset had the very number that was due, so whoever received it has taken it for one."""
+"""In ``Layout.ended``: the reset had the very number that its receiver awaited, and so has been taken for one."""
 OTHERWISE = 0x200
 """In ``Layout.ended``: the kernel has come to send packets of this flow elsewhere."""
 FRONT, BACK = 1, 2
@@ -42,6 +42,11 @@ class Layout:
         return 20 if self.family == 4 else 40
 
     @property
+    def at_length(self) -> int:
+        """Where IP says how long it is; what a short frame is padded with does not count."""
+        return ETHERNET + (2 if self.family == 4 else 4)
+
+    @property
     def at_ends(self) -> int:
         """Where the addresses begin in a frame."""
         return ETHERNET + self.header - 2 * self.address
@@ -62,6 +67,11 @@ class Layout:
         return self.at_tcp + 13
 
     @property
+    def at_window(self) -> int:
+        """Where it is how much the sender has room for."""
+        return self.at_tcp + 14
+
+    @property
     def at_hops(self) -> int:
         """Where the number of hops is that a packet may still go."""
         return ETHERNET + (8 if self.family == 4 else 7)
@@ -76,48 +86,53 @@ class Layout:
         return self.ends + 16
 
     @property
+    def came_by(self) -> int:
+        """The device by which such packets arrive."""
+        return self.ends + 20
+
+    @property
     def largest(self) -> int:
         """The largest segment, as a frame, that has gone the long way in this lease."""
-        return self.ends + 20
+        return self.ends + 24
 
     @property
     def difference(self) -> int:
         """What the addresses add to a checksum."""
-        return self.ends + 24
+        return self.ends + 28
 
     @property
     def ports_difference(self) -> int:
         """What the ports add to a checksum."""
-        return self.ends + 28
-
-    @property
-    def due(self) -> int:
-        """The sequence number after the last one seen."""
         return self.ends + 32
 
     @property
-    def lease(self) -> int:
-        """Until when it holds, in nanoseconds of CLOCK_MONOTONIC; aligned to eight bytes in either family."""
+    def awaited(self) -> int:
+        """What its sender has acknowledged last, as it stands in a packet: the sequence number that he awaits next."""
         return self.ends + 36
 
     @property
-    def packets(self) -> int:  # noqa: D102
+    def lease(self) -> int:
+        """Until when it holds, in nanoseconds of CLOCK_MONOTONIC; after four bytes of nothing, aligned to eight in either family."""
         return self.ends + 44
+
+    @property
+    def packets(self) -> int:  # noqa: D102
+        return self.ends + 52
 
     @property
     def octets(self) -> int:
         """IP's header and all after it, as the kernel counts a flow."""
-        return self.ends + 52
+        return self.ends + 60
 
     @property
     def ended(self) -> int:
         """Not 0: it holds no more; flags of TCP and the bits above."""
-        return self.ends + 60
+        return self.ends + 68
 
     @property
     def entry(self) -> int:
         """Size of an entry."""
-        return self.ends + 68
+        return self.ends + 76
 
     # A note: the ends before, and:
     @property
@@ -129,18 +144,24 @@ class Layout:
         return self.ends + 4
 
     @property
-    def length(self) -> int:  # noqa: D102
+    def length(self) -> int:
+        """As IP has it."""
         return self.ends + 8
 
     @property
     def kind(self) -> int:
-        """``_ARMED``, and the kind of place by which it was chosen; 0 when there is no note."""
+        """The kind of place by which it was chosen; 0 when its flow was known."""
         return self.ends + 12
+
+    @property
+    def number(self) -> int:
+        """What the packet bears inside the kernel; 0 when there is no note."""
+        return self.ends + 16
 
     @property
     def note(self) -> int:
         """Size of a note."""
-        return (self.ends + 16 + 7) // 8 * 8
+        return (self.ends + 20 + 7) // 8 * 8
 
     @property
     def place(self) -> int:

@@ -7,14 +7,16 @@ import errno
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from easyproxy.engine.kernel.flows import Flow
 from easyproxy.engine.kernel.reach import FAMILIES, families_of, family_of, is_any
+from easyproxy.engine.kernel.shortcut.arriving import arriving
 from easyproxy.engine.kernel.shortcut.bpf import EGRESS, HASH, INGRESS, PER_CPU_ARRAY, Bpf, Kernel
 from easyproxy.engine.kernel.shortcut.devices import ethernet_devices
 from easyproxy.engine.kernel.shortcut.layout import BACK, FRONT, Layout
-from easyproxy.engine.kernel.shortcut.program import Maps, arriving, leaving
+from easyproxy.engine.kernel.shortcut.leaving import leaving
+from easyproxy.engine.kernel.shortcut.steps import Maps
 from easyproxy.engine.kernel.shortcut.sums import Sums, Taken, ends_of
 from easyproxy.errors import EngineError
 from easyproxy.model import Snapshot
@@ -38,7 +40,7 @@ class Shortcut:
     Args:
         complain: takes a line of text when it is not to be had.
         bpf: makes the way into the kernel; a test has another one.
-        devices: lists the devices.
+        devices: lists the devices, as :func:`ethernet_devices` does.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Shortcut:
         complain: Callable[[str], None] = lambda _text: None,
         *,
         bpf: Callable[[], Bpf] = Kernel,
-        devices: Callable[[], frozenset[int]] = ethernet_devices,
+        devices: Callable[[], dict[int, bool]] = ethernet_devices,
     ) -> None:
         self._complain = complain
         self._make_bpf = bpf
@@ -101,6 +103,7 @@ class Shortcut:
         gone |= self._left.keys()
         self._left = {}
         yield from self._sums.complete(flows, taken, gone)
+        self.forget(self._sums.left)
 
     def forget(self, flows: Iterable[Flow]) -> None:
         """Have the next packet of these flows, in either direction, go the long way."""
@@ -125,7 +128,8 @@ class _Lane:
         self._bpf = bpf
         self._layout = Layout(family)
         self._looked_out_for: frozenset[bytes] = frozenset()
-        self.devices: dict[int, tuple[int, int]] = {}
+        self.devices: dict[int, tuple[int, ...]] = {}
+        """By number what is attached there: the program for packets that leave, and mostly that for those that arrive."""
         with contextlib.ExitStack() as undo:
             self._flows = bpf.map(HASH, self._layout.ends, self._layout.entry, MAX_ENTRIES)
             undo.callback(self._flows.close)
@@ -147,19 +151,22 @@ class _Lane:
             map_.close()
 
     def detach(self) -> None:
-        self.attach(frozenset())
+        self.attach({})
 
-    def attach(self, wanted: frozenset[int]) -> None:
-        for number in self.devices.keys() - wanted:
-            for link in self.devices.pop(number):
-                self._bpf.close(link)
-        for number in wanted - self.devices.keys():
+    def attach(self, wanted: Mapping[int, bool]) -> None:
+        for number, links in list(self.devices.items()):
+            if wanted.get(number) is not (len(links) > 1) or not self._bpf.is_attached(links[0]):
+                del self.devices[number]
+                for link in links:
+                    self._bpf.close(link)
+        for number in wanted.keys() - self.devices.keys():
             with contextlib.ExitStack() as undo:
                 try:
                     # Whoever learns stands before whoever puts notes down.
                     out = self._bpf.attach(self._leaving, number, EGRESS)
                     undo.callback(self._bpf.close, out)
-                    self.devices[number] = out, self._bpf.attach(self._arriving, number, INGRESS)
+                    into = (self._bpf.attach(self._arriving, number, INGRESS),) if wanted[number] else ()
+                    self.devices[number] = out, *into
                 except OSError as error:
                     if error.errno != errno.ENODEV:  # it has gone meanwhile
                         raise
@@ -196,7 +203,7 @@ def obstacle(bpf: Callable[[], Bpf] = Kernel) -> str:
     try:
         lane = _Lane(4, bpf())
         try:
-            lane.attach(frozenset({_LOOPBACK}))
+            lane.attach({_LOOPBACK: True})
         finally:
             lane.close()
     except EngineError as error:
