@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.failures import EXHAUSTED
-from easyproxy.engine.relay.session import Event, Session
+from easyproxy.engine.relay.life import Event
+from easyproxy.engine.relay.session import Session
 
 if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core

@@ -22,9 +22,10 @@ from easyproxy.engine.relay import close, failures, polite
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.failures import EXHAUSTED, OURS
 from easyproxy.engine.relay.flow import TAIL_UNSURE, Flow
+from easyproxy.engine.relay.life import TABLE, Event, State
 from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, STREAM
 from easyproxy.engine.relay.ranges import CONNECT_OF
-from easyproxy.engine.relay.session import NEWCOMER, TABLE, Event, Session, State
+from easyproxy.engine.relay.session import NEWCOMER, Session
 from easyproxy.engine.relay.waiting import FULL, Waiting, readable
 from easyproxy.engine.seam import Outcome
 from easyproxy.strategy.base import StrategyError

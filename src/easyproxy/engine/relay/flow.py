@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay.core import BUFFER_BYTES
+from easyproxy.engine.relay.life import Event, State
 from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, PRI, RDHUP
-from easyproxy.engine.relay.session import Event, Session, State
+from easyproxy.engine.relay.session import Session
 
 if TYPE_CHECKING:
     from _socket import socket as raw_socket

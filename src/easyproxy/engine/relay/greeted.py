@@ -31,8 +31,9 @@ from easyproxy.engine.relay.greeting import (
     request,
     startup,
 )
+from easyproxy.engine.relay.life import Event, State
 from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, RDHUP
-from easyproxy.engine.relay.session import NEWCOMER, Event, State
+from easyproxy.engine.relay.session import NEWCOMER
 from easyproxy.engine.relay.turned_away import TurnedAway
 from easyproxy.engine.seam import Outcome
 

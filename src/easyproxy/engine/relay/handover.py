@@ -23,10 +23,11 @@ from easyproxy.engine.relay.conversation import CONVERSATIONS
 from easyproxy.engine.relay.dial import Dial
 from easyproxy.engine.relay.flow import Flow
 from easyproxy.engine.relay.greeted import GreetedDial
+from easyproxy.engine.relay.life import Event, State
 from easyproxy.engine.relay.names import number_elsewhere
 from easyproxy.engine.relay.pipes import Pipe
 from easyproxy.engine.relay.runtime import BackendRuntime, ListenerRuntime, PoolRuntime
-from easyproxy.engine.relay.session import Event, Session, State
+from easyproxy.engine.relay.session import Session
 from easyproxy.engine.relay.timers import TICK_S
 from easyproxy.model import Address, Backend, Listener, Pool
 

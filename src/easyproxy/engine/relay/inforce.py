@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay.accept import Acceptor
 from easyproxy.engine.relay.counters import Descriptor, ticket_counter
+from easyproxy.engine.relay.life import Event
 from easyproxy.engine.relay.rate import Meter
 from easyproxy.engine.relay.runtime import BackendRuntime, ListenerRuntime, PoolRuntime
-from easyproxy.engine.relay.session import Event
 from easyproxy.strategy import BUILTIN
 from easyproxy.strategy import load as load_strategy
 from easyproxy.strategy.base import Context, Strategy, StrategyError

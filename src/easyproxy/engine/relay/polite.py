@@ -14,7 +14,8 @@ from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.conversation import CONVERSATIONS, NONE, OPEN, UNKNOWN, Conversation
 from easyproxy.engine.relay.flow import Flow
-from easyproxy.engine.relay.session import Event, Session, State
+from easyproxy.engine.relay.life import Event, State
+from easyproxy.engine.relay.session import Session
 from easyproxy.engine.relay.waiting import readable
 
 if TYPE_CHECKING:

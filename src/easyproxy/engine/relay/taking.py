@@ -15,8 +15,8 @@ from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.channel import Channel
 from easyproxy.engine.relay.handover import Given, HandoverError, Taker
+from easyproxy.engine.relay.life import Event
 from easyproxy.engine.relay.poller import STREAM
-from easyproxy.engine.relay.session import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

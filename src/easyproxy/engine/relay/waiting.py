@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
+from easyproxy.engine.relay.life import Event
 from easyproxy.engine.relay.poller import ERR, HUP, IN, RDHUP, STREAM
-from easyproxy.engine.relay.session import NEWCOMER, Event
+from easyproxy.engine.relay.session import NEWCOMER
 from easyproxy.engine.seam import Outcome
 
 if TYPE_CHECKING:

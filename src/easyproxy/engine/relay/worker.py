@@ -21,9 +21,10 @@ from easyproxy.engine.relay.core import Core
 from easyproxy.engine.relay.dial import settle_acks
 from easyproxy.engine.relay.giving import Giving
 from easyproxy.engine.relay.inforce import InForce
+from easyproxy.engine.relay.life import Event, State
 from easyproxy.engine.relay.poller import MAX_EVENTS
 from easyproxy.engine.relay.rates import table_of
-from easyproxy.engine.relay.session import NEWCOMER, Event, Session, State
+from easyproxy.engine.relay.session import NEWCOMER, Session
 from easyproxy.engine.relay.survey import (
     close_sessions,
     ends_head,
