@@ -24,7 +24,7 @@ from easyproxy.strategy.tiers import Tiers
 
 if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core
-    from easyproxy.engine.relay.rates import Table
+    from easyproxy.engine.relay.rate import Table
     from easyproxy.model import Backend, Listener, Pool, Snapshot
 
 

@@ -7,11 +7,10 @@ nothing of that holds the pool: such a cycle would keep the descriptor until the
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from easyproxy.engine.relay.address import socket_address
 from easyproxy.engine.relay.dial import Dial
 from easyproxy.engine.relay.gate import Gate
 from easyproxy.engine.relay.greeted import GreetedDial
@@ -25,10 +24,8 @@ if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core
     from easyproxy.engine.relay.rate import Meter
     from easyproxy.engine.relay.waiting import Waiting
-    from easyproxy.model import Address, Backend, Listener, Pool
+    from easyproxy.model import Backend, Listener, Pool
     from easyproxy.strategy.tiers import Tiers
-
-SocketAddress = str | tuple[str, int] | tuple[str, int, int, int]
 
 
 def _local_ports() -> range:
@@ -41,18 +38,6 @@ def _local_ports() -> range:
 
 
 _LOCAL_PORTS = _local_ports()
-
-
-def socket_address(address: Address) -> tuple[int, SocketAddress]:
-    """Return the address family and what connect(2) and bind(2) take, for a numeric address."""
-    if address.path:
-        return socket.AF_UNIX, address.path
-    host, _, scope = address.host.partition("%")
-    if ":" in host:
-        # A scope is an interface's name or number (RFC 4007, section 11).
-        number = int(scope) if scope.isdigit() else socket.if_nametoindex(scope) if scope else 0
-        return socket.AF_INET6, (str(ipaddress.IPv6Address(host)), address.port, 0, number)
-    return socket.AF_INET, (host, address.port)
 
 
 class BackendRuntime:

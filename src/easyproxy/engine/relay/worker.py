@@ -23,7 +23,7 @@ from easyproxy.engine.relay.giving import Giving
 from easyproxy.engine.relay.inforce import InForce
 from easyproxy.engine.relay.life import Event, State
 from easyproxy.engine.relay.poller import MAX_EVENTS
-from easyproxy.engine.relay.rates import table_of
+from easyproxy.engine.relay.rate import table_of
 from easyproxy.engine.relay.session import NEWCOMER, Session
 from easyproxy.engine.relay.survey import (
     close_sessions,
