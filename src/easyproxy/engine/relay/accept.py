@@ -203,7 +203,7 @@ class Acceptor:
             core.handle(fd, dial)
         dial.start()
         if not core.is_edge_triggered:
-            core.poller.refresh(session)
+            session.watch(core.poller.want)
 
     def _failed(self, error: OSError) -> None:
         self._burst, self._is_full = 1, False

@@ -59,7 +59,7 @@ class Core:
         self.can_splice = self.is_edge_triggered
         self.handlers: list[Handler | None] = [None] * 1024
         self.now = time.monotonic()
-        self.wheel = Wheel(self.now)
+        self.wheel: Wheel[Session] = Wheel(self.now)
         self.pipes = PipePool()
         self.buffer = bytearray(BUFFER_BYTES)
         self.view = memoryview(self.buffer)

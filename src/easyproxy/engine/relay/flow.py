@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Protocol
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay.core import BUFFER_BYTES
 from easyproxy.engine.relay.life import Event, State
-from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, PRI, RDHUP
+from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, PRI, RDHUP, READ, WRITE
 from easyproxy.engine.relay.session import Session
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _USUAL = IN | OUT
 _RARE = PRI | ERR | HUP
 _UNUSUAL = _RARE | RDHUP
-_READ = IN | _UNUSUAL
+_READABLE = IN | _UNUSUAL
 
 # Looking a member up on its Enum costs a call (Python 3.11), and these are needed for every session.
 _CLOSED = State.CLOSED
@@ -137,7 +137,7 @@ class Flow:
                 self._note(mask)
             elif self.tail == TAIL_OPEN:
                 self.tail = TAIL_END
-        if mask & _READ:
+        if mask & _READABLE:
             self.pump()
         back = self.back
         if mask & OUT and back is not None and (back.pending is not None or back.pipe is not None):
@@ -381,6 +381,12 @@ class Flow:
         backend = self.session.socket
         if backend is not None and backend.family != socket.AF_UNIX:
             backend.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def watch(self, want: Callable[[int, int], None]) -> None:
+        """Tell a level-triggered poller what to wait for on the source's socket, the opposite flow's target."""
+        back = self.back
+        reads = READ if not self.ended and not self.is_blocked else 0
+        want(self.source.fileno(), reads | (WRITE if back is not None and back.is_blocked else 0))
 
     def release(self) -> None:
         """Give everything back; the session is over."""

@@ -12,6 +12,7 @@ from easyproxy.engine.relay.names import client_text
 
 if TYPE_CHECKING:
     from _socket import socket
+    from collections.abc import Callable
 
     from easyproxy.engine.relay.conversation import Conversation
     from easyproxy.engine.relay.dial import Dial
@@ -72,6 +73,14 @@ class Session:
         self.conversation: Conversation | None = None  # followed where the pool says so
         # Backends that were passed over, and why; None is the usual case.
         self.tried: dict[str, str] | None = None
+
+    def watch(self, want: Callable[[int, int], None]) -> None:
+        """Tell a level-triggered poller what to wait for on both sides."""
+        if self.dial is not None:
+            self.dial.watch(want)
+        elif self.outbound is not None and self.inbound is not None:
+            self.outbound.watch(want)
+            self.inbound.watch(want)
 
     @property
     def client(self) -> str:

@@ -186,7 +186,7 @@ class Taking:
         core.again += given.again
         if core.sessions.get(session.number) is session:
             if not core.is_edge_triggered:
-                core.poller.refresh(session)
+                session.watch(core.poller.want)
             if given.settings_differ or (dial is not None and session.socket is not None):
                 core.wheel.place(session, core.now)
             elif given.due and dial is None:

@@ -235,7 +235,7 @@ class Waiting:
 
     def _watch_client(self) -> bool:
         """Be told of the client's events; return whether the session lives on."""
-        if not self.core.is_edge_triggered:  # refresh() has seen to it
+        if not self.core.is_edge_triggered:  # Session.watch has seen to it
             return True
         try:
             self.core.watch(self.session.client_fd, STREAM)

@@ -144,7 +144,7 @@ class Worker:
     def _refresh(self, handler: Any) -> None:  # noqa: ANN401 - a Dial or a Flow has a session, the rest have none
         session: Session | None = getattr(handler, "session", None)
         if session is not None and session.state is not State.CLOSED:
-            self.core.poller.refresh(session)
+            session.watch(self.core.poller.want)
 
     # -- time
 
@@ -157,7 +157,8 @@ class Worker:
                     deadlines.expire(core, session)
                 except Exception as error:  # noqa: BLE001 - see _fault
                     self._fault(session.dial or session.outbound, error)
-                self._refresh(session.dial or session.outbound)
+                if not core.is_edge_triggered:
+                    self._refresh(session.dial or session.outbound)
         for pool in self.in_force.pools.values():
             if pool.gate is not None and pool.gate.dials:
                 self._wake(pool.gate.let_in, pool.gate.dials)
@@ -212,7 +213,8 @@ class Worker:
                 session.dial.settle()
             except Exception as error:  # noqa: BLE001 - see _fault
                 self._fault(session.dial, error)
-            self._refresh(session.dial or session.outbound)
+            if not core.is_edge_triggered:
+                self._refresh(session.dial or session.outbound)
 
     # -- the channel
 
