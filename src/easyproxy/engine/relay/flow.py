@@ -24,7 +24,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay.core import BUFFER_BYTES
@@ -107,7 +107,7 @@ class Flow:
         self.source: Source = source
         self.target = target
         self.cell = cell  # where the backend's bytes in this direction are counted
-        self.back: Flow | None = None  # the opposite direction, as long as the session lives
+        self.back: Self | None = None  # the opposite direction, as long as the session lives
         self.pending: memoryview | None = None  # read, not yet taken by the target
         self.pipe: Pipe | None = None
         self.moved = 0  # bytes that the target has taken

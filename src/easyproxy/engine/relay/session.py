@@ -1,11 +1,12 @@
 """A session: all that a worker keeps of one client connection and its backend connection. Data only.
 
-What may follow what in it is :mod:`.life`'s; who finds its backend, moves its bytes and ends it stands above.
+What may follow what in it is :mod:`.life`'s. Who finds its backend and who moves its bytes is named here only by what
+others ask of them: they are :mod:`.dial` and :mod:`.flow`, which know the session and are not needed to read it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, Self
 
 from easyproxy.engine.relay.life import State
 from easyproxy.engine.relay.names import client_text
@@ -15,14 +16,71 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from easyproxy.engine.relay.conversation import Conversation
-    from easyproxy.engine.relay.dial import Dial
-    from easyproxy.engine.relay.flow import Flow
     from easyproxy.engine.relay.runtime import BackendRuntime, ListenerRuntime
 
 _CONNECTING = State.CONNECTING  # looking it up on the Enum costs a call (Python 3.11)
 
 NEWCOMER = -1
 """Instead of a place in the timer wheel: who has come since the last tick gets one with the next."""
+
+
+class Dialling(Protocol):
+    """The search for a session's backend, while it is CONNECTING."""
+
+    def ready(self, fd: int, mask: int) -> None:
+        """Take an event of the client's or of the backend's socket."""
+
+    def watch(self, want: Callable[[int, int], None]) -> None:
+        """Tell a level-triggered poller what to wait for."""
+
+    def start(self) -> None:
+        """Begin; the session may be over when this returns."""
+
+    def settle(self) -> None:
+        """It takes longer than a tick: have the client watched, and the time."""
+
+    def expired(self) -> None:
+        """The wheel has come round: see which deadline it was."""
+
+    def start_over(self) -> None:
+        """Give up the attempt under way, whose backend has become the wrong one, and begin anew."""
+
+    def resume(self) -> None:
+        """Wait on in another pool or another program."""
+
+    def release(self) -> None:
+        """Leave what it waits in; the session is over, or another pool takes it on."""
+
+
+class Flowing(Protocol):
+    """One direction of a session, once its backend stands."""
+
+    back: Self | None
+    """The opposite direction, as long as the session lives."""
+    moved: int
+    """Bytes that the target has taken."""
+    tail: int
+    """What a short read says; a word of :mod:`.flow`."""
+
+    @property
+    def target_gone(self) -> bool:
+        """Whether the target's reset is known."""
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether it holds bytes that the target has not taken."""
+
+    def ready(self, fd: int, mask: int) -> None:
+        """Take an event of the source's socket."""
+
+    def watch(self, want: Callable[[int, int], None]) -> None:
+        """Tell a level-triggered poller what to wait for on the source's socket."""
+
+    def pump(self) -> None:
+        """Move what is there."""
+
+    def release(self) -> None:
+        """Give everything back; the session is over."""
 
 
 class Session:
@@ -67,9 +125,9 @@ class Session:
         self.tick = NEWCOMER  # where it stands in the timer wheel; 0 is nowhere
         self.backend: BackendRuntime | None = None
         self.socket: socket | None = None  # the backend's connection
-        self.outbound: Flow | None = None  # client to backend
-        self.inbound: Flow | None = None  # backend to client
-        self.dial: Dial | None = None  # while CONNECTING
+        self.outbound: Flowing | None = None  # client to backend
+        self.inbound: Flowing | None = None  # backend to client
+        self.dial: Dialling | None = None  # while CONNECTING
         self.conversation: Conversation | None = None  # followed where the pool says so
         # Backends that were passed over, and why; None is the usual case.
         self.tried: dict[str, str] | None = None

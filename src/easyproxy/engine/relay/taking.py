@@ -121,9 +121,8 @@ class Taking:
             if session.backend is not None:
                 cells[session.backend.cell + c.B_SESSIONS] -= 1
             for flow in (session.outbound, session.inbound):
-                if flow is not None and flow.pipe is not None:
-                    os.close(flow.pipe.read_end)
-                    os.close(flow.pipe.write_end)
+                if flow is not None:
+                    flow.release()
             session.client_socket.close()
             if session.socket is not None:
                 session.socket.close()

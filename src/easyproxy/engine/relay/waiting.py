@@ -105,7 +105,7 @@ class Waiting:
             return False
         if pool.backends and not pool.pool.hold_s and not self._is_held:
             return False  # the hold was taken out of the configuration: nobody stands in line behind those who still do
-        gate.hold(self)
+        gate.hold(self, core.now)
         if not self._is_held or not self._queue_until:
             self._is_held = True
             self._queue_until = core.now + pool.pool.hold_s
@@ -132,7 +132,7 @@ class Waiting:
         if self._is_held and pool.gate is not None:
             if not pool.is_shut:
                 pool.gate.let_in_from(self.core.now)
-            pool.gate.hold(self)
+            pool.gate.hold(self, self.core.now)
         elif self._is_held:
             self._is_held = False
             self._queue_until = 0.0

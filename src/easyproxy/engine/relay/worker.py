@@ -12,6 +12,7 @@ import select
 import socket
 import time
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from easyproxy.engine.relay import close, deadlines, polite
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from easyproxy.engine.relay.channel import Frame
     from easyproxy.engine.relay.counters import Counters
-    from easyproxy.engine.relay.waiting import Waiting
+    from easyproxy.engine.relay.runtime import Waiter
 
 REPORTS_PER_FRAME = 500
 ENDS_PER_FRAME = 128
@@ -142,6 +143,7 @@ class Worker:
             close.cut(self.core, session, Event.INTERNAL_ERROR, repr(error))
 
     def _refresh(self, handler: Any) -> None:  # noqa: ANN401 - a Dial or a Flow has a session, the rest have none
+        """Have a level-triggered poller wait for what the session waits for now."""
         session: Session | None = getattr(handler, "session", None)
         if session is not None and session.state is not State.CLOSED:
             session.watch(self.core.poller.want)
@@ -161,7 +163,7 @@ class Worker:
                     self._refresh(session.dial or session.outbound)
         for pool in self.in_force.pools.values():
             if pool.gate is not None and pool.gate.dials:
-                self._wake(pool.gate.let_in, pool.gate.dials)
+                self._wake(partial(pool.gate.let_in, core.now), pool.gate.dials)
             if pool.waiting:  # a place may have become free in another worker
                 self._wake(pool.wake, pool.waiting)
         if core.lingering:
@@ -184,7 +186,7 @@ class Worker:
         if self._ends_at and core.now >= self._ends_at:
             self._is_running = False
 
-    def _wake(self, wake: Callable[[], None], in_line: Mapping[Waiting, None]) -> None:
+    def _wake(self, wake: Callable[[], None], in_line: Mapping[Waiter, None]) -> None:
         try:
             wake()
         except Exception as error:  # noqa: BLE001 - see _fault
@@ -309,9 +311,9 @@ class Worker:
 
     def _see_off(self) -> None:
         """Let go who is to leave now, where conversations are followed at all."""
-        pools = self.in_force.pools.values()
-        if self.core.follows or any(runtime.pool.conversation for runtime in pools):
-            self._jobs.append(polite.see_off(self.core, self.in_force))
+        pools = self.in_force.pools
+        if self.core.follows or any(runtime.pool.conversation for runtime in pools.values()):
+            self._jobs.append(polite.see_off(self.core, pools))
 
     def _do_stop(self, _frame: Frame, _fds: list[int]) -> None:
         self._is_running = False
