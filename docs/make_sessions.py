@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from easyproxy.engine.relay.session import TABLE, Ending, Event, State, Transition
+from easyproxy.engine.relay.life import TABLE, Ending, Event, State, Transition
 
 PAGE = Path(__file__).with_name("sessions.md")
 
@@ -23,7 +23,7 @@ ENDINGS = {
 HEAD = """\
 # The life of a session
 
-<!-- Written by docs/make_sessions.py from easyproxy.engine.relay.session.TABLE. Change those. -->
+<!-- Written by docs/make_sessions.py from easyproxy.engine.relay.life.TABLE. Change those. -->
 
 A session is one client connection and its backend connection. Its life is a table: what may happen in which state, what
 each side is then told, and the reason that counters and logs give. The words are explained in the

@@ -17,7 +17,7 @@ from easyproxy.admin.metrics import GROUPS, METRICS, RELOADS, STATES, document
 from easyproxy.admin.server import AdminServer
 from easyproxy.control.operations import ReloadState
 from easyproxy.control.status import AccessLogStatus, PoolStatus, WritesStatus
-from easyproxy.engine.relay.session import REASONS
+from easyproxy.engine.relay.life import REASONS
 from easyproxy.engine.seam import BackendDistributions, Distribution, Statistics
 from easyproxy.model import Address
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from easyproxy.control.access_lines import TERMINATION, haproxy_line, json_line
-from easyproxy.engine.relay.session import REASONS
+from easyproxy.engine.relay.life import REASONS
 from easyproxy.engine.seam import Attempt, SessionEnd
 
 END = SessionEnd(

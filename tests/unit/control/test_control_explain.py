@@ -11,7 +11,7 @@ from easyproxy.control.explain import explain_backend, explain_client, explain_s
 from easyproxy.control.operations import Action, Author, Candidate, Choice, Event, Override
 from easyproxy.control.registry import REMEMBERED
 from easyproxy.control.wording import ENDINGS
-from easyproxy.engine.relay.session import REASONS
+from easyproxy.engine.relay.life import REASONS
 from easyproxy.engine.seam import Attempt, Observation, Outcome, SessionEnd, SessionInfo
 
 ANN = Author("ann", "kernel update")

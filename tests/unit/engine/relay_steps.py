@@ -12,8 +12,9 @@ from easyproxy.engine.relay import close
 from easyproxy.engine.relay.channel import Channel
 from easyproxy.engine.relay.counters import P_QUEUED, Counters, anonymous_file
 from easyproxy.engine.relay.dial import settle_acks
+from easyproxy.engine.relay.life import REASONS
 from easyproxy.engine.relay.poller import MAX_EVENTS
-from easyproxy.engine.relay.session import REASONS, Session
+from easyproxy.engine.relay.session import Session
 from easyproxy.engine.relay.wire import plain_snapshot
 from easyproxy.engine.relay.worker import Worker
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from easyproxy.engine.relay import counters as c
-from easyproxy.engine.relay.session import REASONS
+from easyproxy.engine.relay.life import REASONS
 from easyproxy.engine.relay.slots import Slots
 from easyproxy.engine.seam import BackendCounters, ListenerCounters
 from easyproxy.errors import EngineError

@@ -10,7 +10,7 @@ import pytest
 from relay_rig import backend, relay, until
 from relay_steps import stepping
 
-from easyproxy.engine.relay.session import State
+from easyproxy.engine.relay.life import State
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Backend, Pool
 

@@ -16,8 +16,8 @@ from relay_steps import stepping
 from easyproxy.engine.relay import flow as flow_module
 from easyproxy.engine.relay.core import BUFFER_BYTES
 from easyproxy.engine.relay.flow import TAIL_UNSURE
+from easyproxy.engine.relay.life import State
 from easyproxy.engine.relay.pipes import PipePool
-from easyproxy.engine.relay.session import State
 
 PORTABLE = pytest.mark.parametrize("portable", [False, True], ids=["epoll", "selectors"])
 MIB = 1024 * 1024

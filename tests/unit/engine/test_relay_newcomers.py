@@ -7,7 +7,8 @@ import socket
 import pytest
 from relay_steps import stepping
 
-from easyproxy.engine.relay.session import NEWCOMER, State
+from easyproxy.engine.relay.life import State
+from easyproxy.engine.relay.session import NEWCOMER
 
 _PORTABLE = pytest.mark.parametrize("portable", [False, True], ids=["epoll", "portable"])
 

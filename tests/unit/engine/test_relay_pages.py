@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from easyproxy.engine.relay.session import REASONS, TABLE, Event, State
+from easyproxy.engine.relay.life import REASONS, TABLE, Event, State
 from easyproxy.engine.seam import Outcome
 from easyproxy.strategy import BUILTIN
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from easyproxy.engine.relay.rate import Meter, arrive, make_table, number_of
-from easyproxy.engine.relay.rates import Rates, Table, table_of
+from easyproxy.engine.relay.rate import Meter, Table, arrive, make_table, number_of, table_of
+from easyproxy.engine.relay.rates import Rates
 from easyproxy.model import Address, Listener, Rate
 
 SECOND = 1_000_000_000

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay import tally
+from easyproxy.engine.relay.life import REASONS
 from easyproxy.engine.relay.ranges import BYTES, BYTES_OF, CONNECT, CONNECT_OF, LENGTH, LENGTH_OF
-from easyproxy.engine.relay.session import REASONS
 from easyproxy.engine.seam import Distribution
 
 SLOTS = {"listener:front": 1, "pool:p": 2, "backend:p/a": 3, "backend:p/b": 4}

@@ -7,7 +7,7 @@ import socket
 import pytest
 from relay_steps import stepping
 
-from easyproxy.engine.relay.session import State
+from easyproxy.engine.relay.life import State
 
 FIRST = pytest.mark.parametrize("first", ["client", "backend"])
 

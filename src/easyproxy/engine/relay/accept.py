@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.failures import EXHAUSTED
-from easyproxy.engine.relay.session import Event, Session
+from easyproxy.engine.relay.life import Event
+from easyproxy.engine.relay.session import Session
 
 if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core
@@ -202,7 +203,7 @@ class Acceptor:
             core.handle(fd, dial)
         dial.start()
         if not core.is_edge_triggered:
-            core.poller.refresh(session)
+            session.watch(core.poller.want)
 
     def _failed(self, error: OSError) -> None:
         self._burst, self._is_full = 1, False

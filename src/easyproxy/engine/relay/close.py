@@ -19,18 +19,9 @@ from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.core import MAX_ENDS
+from easyproxy.engine.relay.life import CLEAN, REASONS, TABLE, Ending, Event, State, Transition
 from easyproxy.engine.relay.ranges import BYTES_OF, LENGTH_OF
-from easyproxy.engine.relay.session import (
-    CLEAN,
-    NEWCOMER,
-    REASONS,
-    TABLE,
-    Ending,
-    Event,
-    Session,
-    State,
-    Transition,
-)
+from easyproxy.engine.relay.session import NEWCOMER, Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -17,12 +17,10 @@ from easyproxy.engine.relay.poller import EdgePoller, LevelPoller, Poller, has_e
 from easyproxy.engine.relay.timers import Wheel
 
 if TYPE_CHECKING:
-    from easyproxy.engine.relay.accept import Acceptor
     from easyproxy.engine.relay.counters import Counters
     from easyproxy.engine.relay.ends import Row
-    from easyproxy.engine.relay.flow import Flow
-    from easyproxy.engine.relay.runtime import BackendRuntime
-    from easyproxy.engine.relay.session import Session
+    from easyproxy.engine.relay.runtime import Accepting, BackendRuntime
+    from easyproxy.engine.relay.session import Flowing, Session
 
 BUFFER_BYTES = 128 * 1024
 MAX_REPORTS = 4096
@@ -59,13 +57,13 @@ class Core:
         self.can_splice = self.is_edge_triggered
         self.handlers: list[Handler | None] = [None] * 1024
         self.now = time.monotonic()
-        self.wheel = Wheel(self.now)
+        self.wheel: Wheel[Session] = Wheel(self.now)
         self.pipes = PipePool()
         self.buffer = bytearray(BUFFER_BYTES)
         self.view = memoryview(self.buffer)
         self.sessions: dict[int, Session] = {}
         self.accepted = 0
-        self.again: list[Flow] = []  # flows that gave way to others with work left
+        self.again: list[Flowing] = []  # flows that gave way to others with work left
         # Whose backend stands since the last turn, and whether its acknowledgement is held; see ``dial.settle_acks``.
         self.greeted: list[tuple[Session, bool]] = []
         self.closing: list[int] = []  # closed after the batch, so that no number is given out twice within it
@@ -74,8 +72,8 @@ class Core:
         # Of these another process has a copy, or may have: to close ours does not end its registration (epoll(7)).
         self.shared: set[int] = set()
         self.leaving: list[BackendRuntime] = []  # whose places become free when ``closing`` is closed
-        self.paused: list[Acceptor] = []
-        self.declined: list[tuple[float, Acceptor]] = []  # and when it accepts again
+        self.paused: list[Accepting] = []
+        self.declined: list[tuple[float, Accepting]] = []  # and when it accepts again
         self.follows = False  # the conversation of a session was ever followed
         self.is_leaving = False  # every session is to end that can: nobody is taken in any more
         # Who is held at a gate needs a second descriptor to be let in with.

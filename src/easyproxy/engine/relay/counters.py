@@ -55,7 +55,7 @@ B_CONNECT_SUM, B_LENGTH_SUM = B_LENGTH - 1, B_UP - 1
 B_UP_SUM, B_DOWN_SUM = B_DOWN - 1, B_DOWN + BYTES.cells - 1
 # Cells of a pool's slot: who waits for a place or for a backend; those of them that its gate holds.
 P_QUEUED, P_HELD = range(2)
-# Slot 0 counts session ends by reason (session.REASONS), and in the last cell the reports that could not be handed over.
+# Slot 0 counts session ends by reason (life.REASONS), and in the last cell the reports that could not be handed over.
 ENDS_SLOT = 0
 E_LOST = FIELDS - 1
 

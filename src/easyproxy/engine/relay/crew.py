@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from easyproxy.engine.relay.channel import Frame
-    from easyproxy.engine.relay.rates import Table
+    from easyproxy.engine.relay.rate import Table
 
 LONG_LIFE_S = 5.0
 """A worker that lived so long died of something new: its successor starts at once."""

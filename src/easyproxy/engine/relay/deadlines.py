@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import close, polite
 from easyproxy.engine.relay.keepalive import arm_keepalive
-from easyproxy.engine.relay.session import Event, Session, State
+from easyproxy.engine.relay.life import Event, State
+from easyproxy.engine.relay.session import Session
 
 if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core

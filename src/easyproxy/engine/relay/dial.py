@@ -22,9 +22,10 @@ from easyproxy.engine.relay import close, failures, polite
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.failures import EXHAUSTED, OURS
 from easyproxy.engine.relay.flow import TAIL_UNSURE, Flow
-from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, STREAM
+from easyproxy.engine.relay.life import TABLE, Event, State
+from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, READ, STREAM, WRITE
 from easyproxy.engine.relay.ranges import CONNECT_OF
-from easyproxy.engine.relay.session import NEWCOMER, TABLE, Event, Session, State
+from easyproxy.engine.relay.session import NEWCOMER, Session
 from easyproxy.engine.relay.waiting import FULL, Waiting, readable
 from easyproxy.engine.seam import Outcome
 from easyproxy.strategy.base import StrategyError
@@ -205,7 +206,7 @@ class Dial(Waiting):
             except IndexError:
                 core.handle(fd, self)
             if not core.is_edge_triggered:
-                core.poller.refresh(session)
+                session.watch(core.poller.want)
             if session.tick != NEWCOMER:
                 self._place()
             return True
@@ -359,7 +360,7 @@ class Dial(Waiting):
             self.start()
 
     def watch(self, want: Callable[[int, int], None]) -> None:
-        """Tell a level-triggered poller what to wait for: bits as in ``selectors``."""
-        want(self.session.client_fd, 0 if self.client_mask else 1)
+        """Tell a level-triggered poller what to wait for."""
+        want(self.session.client_fd, 0 if self.client_mask else READ)
         if self.session.socket is not None and self.session.socket.fileno() >= 0:
-            want(self.session.socket.fileno(), 2)
+            want(self.session.socket.fileno(), WRITE)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from easyproxy.engine.relay.names import name_of
-from easyproxy.engine.relay.session import client_text
+from easyproxy.engine.relay.names import client_text, name_of
 from easyproxy.engine.seam import Attempt, SessionEnd
 
 if TYPE_CHECKING:

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay import interpreter, stuck, tally
+from easyproxy.engine.relay.address import socket_address
 from easyproxy.engine.relay.crew import Crew, Member
 from easyproxy.engine.relay.ends import REASON, Batch
 from easyproxy.engine.relay.handing import HandingOver
 from easyproxy.engine.relay.inherited import Inherited, close_group
+from easyproxy.engine.relay.life import CLEAN
 from easyproxy.engine.relay.listening import open_listener, tune
 from easyproxy.engine.relay.question import ANSWER_WITHIN_S, Inquiry, Roll
 from easyproxy.engine.relay.rates import Rates
-from easyproxy.engine.relay.runtime import socket_address
-from easyproxy.engine.relay.session import CLEAN
 from easyproxy.engine.relay.slots import Slots
 from easyproxy.engine.relay.succession import Legacy, Succession
 from easyproxy.engine.relay.wire import keys_of, plain_snapshot

@@ -24,12 +24,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay.core import BUFFER_BYTES
-from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, PRI, RDHUP
-from easyproxy.engine.relay.session import Event, Session, State
+from easyproxy.engine.relay.life import Event, State
+from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, PRI, RDHUP, READ, WRITE
+from easyproxy.engine.relay.session import Session
 
 if TYPE_CHECKING:
     from _socket import socket as raw_socket
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 _USUAL = IN | OUT
 _RARE = PRI | ERR | HUP
 _UNUSUAL = _RARE | RDHUP
-_READ = IN | _UNUSUAL
+_READABLE = IN | _UNUSUAL
 
 # Looking a member up on its Enum costs a call (Python 3.11), and these are needed for every session.
 _CLOSED = State.CLOSED
@@ -106,7 +107,7 @@ class Flow:
         self.source: Source = source
         self.target = target
         self.cell = cell  # where the backend's bytes in this direction are counted
-        self.back: Flow | None = None  # the opposite direction, as long as the session lives
+        self.back: Self | None = None  # the opposite direction, as long as the session lives
         self.pending: memoryview | None = None  # read, not yet taken by the target
         self.pipe: Pipe | None = None
         self.moved = 0  # bytes that the target has taken
@@ -136,7 +137,7 @@ class Flow:
                 self._note(mask)
             elif self.tail == TAIL_OPEN:
                 self.tail = TAIL_END
-        if mask & _READ:
+        if mask & _READABLE:
             self.pump()
         back = self.back
         if mask & OUT and back is not None and (back.pending is not None or back.pipe is not None):
@@ -380,6 +381,12 @@ class Flow:
         backend = self.session.socket
         if backend is not None and backend.family != socket.AF_UNIX:
             backend.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def watch(self, want: Callable[[int, int], None]) -> None:
+        """Tell a level-triggered poller what to wait for on the source's socket, the opposite flow's target."""
+        back = self.back
+        reads = READ if not self.ended and not self.is_blocked else 0
+        want(self.source.fileno(), reads | (WRITE if back is not None and back.is_blocked else 0))
 
     def release(self) -> None:
         """Give everything back; the session is over."""

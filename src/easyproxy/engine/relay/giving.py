@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.handover import DIALECT, MOST_FDS, Batch, Runtimes, session_to_record
-from easyproxy.engine.relay.session import State
+from easyproxy.engine.relay.life import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -31,8 +31,9 @@ from easyproxy.engine.relay.greeting import (
     request,
     startup,
 )
-from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, RDHUP
-from easyproxy.engine.relay.session import NEWCOMER, Event, State
+from easyproxy.engine.relay.life import Event, State
+from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, RDHUP, READ
+from easyproxy.engine.relay.session import NEWCOMER
 from easyproxy.engine.relay.turned_away import TurnedAway
 from easyproxy.engine.seam import Outcome
 
@@ -369,5 +370,5 @@ class GreetedDial(TurnedAway):
             super().watch(want)
             return
         # What was looked at and left there would be reported for ever: ``expired`` looks again with each tick.
-        want(self.session.client_fd, 0 if self.client_mask else 1)
-        want(sock.fileno(), 0 if self._backend_mask & IN else 1)
+        want(self.session.client_fd, 0 if self.client_mask else READ)
+        want(sock.fileno(), 0 if self._backend_mask & IN else READ)

@@ -23,10 +23,11 @@ from easyproxy.engine.relay.conversation import CONVERSATIONS
 from easyproxy.engine.relay.dial import Dial
 from easyproxy.engine.relay.flow import Flow
 from easyproxy.engine.relay.greeted import GreetedDial
+from easyproxy.engine.relay.life import Event, State
 from easyproxy.engine.relay.names import number_elsewhere
 from easyproxy.engine.relay.pipes import Pipe
 from easyproxy.engine.relay.runtime import BackendRuntime, ListenerRuntime, PoolRuntime
-from easyproxy.engine.relay.session import Event, Session, State
+from easyproxy.engine.relay.session import Session
 from easyproxy.engine.relay.timers import TICK_S
 from easyproxy.model import Address, Backend, Listener, Pool
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from easyproxy.engine.relay.core import Core
     from easyproxy.engine.relay.inforce import InForce
+    from easyproxy.engine.relay.session import Dialling
 
 Plain = dict[str, Any]
 
@@ -189,14 +191,14 @@ def session_to_record(
             session.tick * TICK_S,
             _session_values(session),
             None if dial is None else _dial_record(dial, runtimes),
-            None if outbound is None else _flow_record(outbound, batch, again),
-            None if inbound is None else _flow_record(inbound, batch, again),
+            _flow_record(outbound, batch, again) if isinstance(outbound, Flow) else None,
+            _flow_record(inbound, batch, again) if isinstance(inbound, Flow) else None,
             *([[conversation.protocol, conversation.to_plain()]] if conversation is not None else ()),
         ]
     )
 
 
-def _dial_record(dial: Dial, runtimes: Runtimes) -> list[Any]:
+def _dial_record(dial: Dialling, runtimes: Runtimes) -> list[Any]:
     record = [_dial_values(dial), runtimes.number(_failed_of(dial))]
     return [*record, _greeted_values(dial)] if isinstance(dial, GreetedDial) else record
 
@@ -256,7 +258,7 @@ class Taker:
         pool = self._in_force.pools.get(name) or self._pools.get(name)
         if pool is None:
             slot = self._slot(f"pool:{name}")
-            pool = self._pools[name] = PoolRuntime(Pool(name), slot, self._core.counters.base(slot))
+            pool = self._pools[name] = PoolRuntime(Pool(name), slot, self._core.counters.base(slot), Dial)
         return pool
 
     def _backend(self, plain: Plain, pool: PoolRuntime) -> BackendRuntime:
@@ -345,12 +347,11 @@ class Taker:
             flow.pipe.held = held
         return int(pending)
 
-    def _dial(self, session: Session, record: list[Any]) -> Dial:
+    def _dial(self, session: Session, record: list[Any]) -> Dialling:
         values, failed, *greeted = record
-        kind = session.listener.pool.dial
-        if greeted and not issubclass(kind, GreetedDial):
-            kind = GreetedDial
-        dial = kind(self._core, session)
+        dial = session.listener.pool.dial(self._core, session)
+        if greeted and not isinstance(dial, GreetedDial):
+            dial = GreetedDial(self._core, session)
         for names, of_them in zip(self._names[2:], (values, *greeted), strict=False):
             for field, value in zip(names, of_them, strict=True):
                 setattr(dial, field, value)

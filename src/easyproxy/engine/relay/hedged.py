@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from easyproxy.engine.relay import failures
 from easyproxy.engine.relay.greeted import GreetedDial
 from easyproxy.engine.relay.greeting import JUDGES, LOOK_BYTES, Heard, Refusal, any_words
-from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT
+from easyproxy.engine.relay.poller import ERR, HUP, IN, OUT, READ, WRITE
 from easyproxy.engine.relay.timers import TICK_S
 from easyproxy.engine.seam import Outcome
 
@@ -209,4 +209,4 @@ class HedgedDial(GreetedDial):
         super().watch(want)
         aside = self._aside
         if aside is not None:
-            want(aside.sock.fileno(), (0 if aside.mask & IN else 1) if aside.is_connected else 2)
+            want(aside.sock.fileno(), (0 if aside.mask & IN else READ) if aside.is_connected else WRITE)

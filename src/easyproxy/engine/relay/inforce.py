@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay.accept import Acceptor
 from easyproxy.engine.relay.counters import Descriptor, ticket_counter
+from easyproxy.engine.relay.dial import Dial
+from easyproxy.engine.relay.greeted import GreetedDial
+from easyproxy.engine.relay.greeting import JUDGES
+from easyproxy.engine.relay.hedged import HedgedDial
+from easyproxy.engine.relay.life import Event
 from easyproxy.engine.relay.rate import Meter
 from easyproxy.engine.relay.runtime import BackendRuntime, ListenerRuntime, PoolRuntime
-from easyproxy.engine.relay.session import Event
 from easyproxy.strategy import BUILTIN
 from easyproxy.strategy import load as load_strategy
 from easyproxy.strategy.base import Context, Strategy, StrategyError
@@ -24,7 +28,8 @@ from easyproxy.strategy.tiers import Tiers
 
 if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core
-    from easyproxy.engine.relay.rates import Table
+    from easyproxy.engine.relay.rate import Table
+    from easyproxy.engine.relay.runtime import Accepting
     from easyproxy.model import Backend, Listener, Pool, Snapshot
 
 
@@ -126,7 +131,7 @@ class InForce:
         runtime = self.pools.get(pool.name)
         if runtime is None:
             slot = slots[f"pool:{pool.name}"]
-            runtime = self.pools[pool.name] = PoolRuntime(pool, slot, counters.base(slot))
+            runtime = self.pools[pool.name] = PoolRuntime(pool, slot, counters.base(slot), _dial_of(pool))
         elif runtime.pool == pool:
             return
         backends: dict[str, BackendRuntime] = {}
@@ -141,7 +146,7 @@ class InForce:
         tiers = runtime.tiers
         if tiers is None or runtime.pool.strategy != pool.strategy:
             tiers = Tiers(self._strategy(pool.strategy), self._context(runtime), ())
-        runtime.take(self.core, pool, backends, tiers)
+        runtime.take(self.core, pool, backends, tiers, _dial_of(pool))
         if tiers.failure is not None:
             self.core.report({"kind": "error", "detail": str(tiers.failure)})
 
@@ -195,7 +200,14 @@ class InForce:
         self._sockets.clear()
 
 
-def _take_acceptors(runtime: ListenerRuntime) -> list[Acceptor]:
+def _dial_of(pool: Pool) -> type[Dial]:
+    """Say who looks for the backends of a pool."""
+    if pool.hedge and pool.greeting in JUDGES:
+        return HedgedDial
+    return GreetedDial if pool.greeting else Dial
+
+
+def _take_acceptors(runtime: ListenerRuntime) -> list[Accepting]:
     acceptors = [runtime.acceptor, *runtime.further] if runtime.acceptor is not None else []
     runtime.acceptor, runtime.further = None, ()
     return acceptors

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from easyproxy.engine.relay.runtime import socket_address
+from easyproxy.engine.relay.address import socket_address
 from easyproxy.model import Address, Listener
 
 

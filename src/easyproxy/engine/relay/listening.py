@@ -14,8 +14,8 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
+from easyproxy.engine.relay.address import socket_address
 from easyproxy.engine.relay.keepalive import arm_keepalive
-from easyproxy.engine.relay.runtime import socket_address
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Listener
 

@@ -1,4 +1,4 @@
-"""The names of sessions: ``index.generation.number`` of the worker that accepted them. Pure.
+"""The names of sessions, ``index.generation.number`` of the worker that accepted them, and of their clients. Pure.
 
 A session keeps its name when another worker goes on with it (an upgrade). There its number, which must be unique in
 that worker, holds index and generation of the first one too, above everything that a worker counts up to.
@@ -37,3 +37,14 @@ def number_elsewhere(name: str) -> int:
     """
     index, generation, number = (int(part) for part in name.split("."))
     return _ELSEWHERE | index << (_NUMBER_BITS + _GENERATION_BITS) | generation << _NUMBER_BITS | number
+
+
+def client_text(host: str, port: int) -> str:
+    """Write a client's address for people.
+
+    >>> client_text("192.0.2.1", 1025), client_text("2001:db8::1", 1025), client_text("unix", 0)
+    ('192.0.2.1:1025', '[2001:db8::1]:1025', 'unix')
+    """
+    if not port:
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -14,16 +14,16 @@ from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.conversation import CONVERSATIONS, NONE, OPEN, UNKNOWN, Conversation
 from easyproxy.engine.relay.flow import Flow
-from easyproxy.engine.relay.session import Event, Session, State
+from easyproxy.engine.relay.life import Event, State
+from easyproxy.engine.relay.session import Session
 from easyproxy.engine.relay.waiting import readable
 
 if TYPE_CHECKING:
     from _socket import socket as raw_socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from easyproxy.engine.relay.core import Core
-    from easyproxy.engine.relay.inforce import InForce
-    from easyproxy.engine.relay.runtime import BackendRuntime
+    from easyproxy.engine.relay.runtime import BackendRuntime, PoolRuntime
 
 FRESH_S = 1.0
 """A client that has just logged in has come to ask something: it may do so, unless it is silent for so long."""
@@ -141,7 +141,7 @@ def _why(core: Core, session: Session) -> str:
     return "its listener is gone" if session.listener.is_leaving else "its backend is drained"
 
 
-def see_off(core: Core, in_force: InForce) -> Iterator[None]:
+def see_off(core: Core, pools: Mapping[str, PoolRuntime]) -> Iterator[None]:
     """Learn who is to leave after a change, and end those who can go at once; a slice per turn of the loop."""
     everyone = list(core.sessions.values())
     for start in range(0, len(everyone), SLICE):
@@ -149,15 +149,15 @@ def see_off(core: Core, in_force: InForce) -> Iterator[None]:
             backend = session.backend
             if backend is None or session.state is State.CLOSED:
                 continue
-            backend.is_leaving = _is_to_leave(backend, in_force)
+            backend.is_leaving = _is_to_leave(backend, pools)
             if session.conversation is not None and is_leaving(core, session):
                 part(core, session)
         yield
 
 
-def _is_to_leave(backend: BackendRuntime, in_force: InForce) -> bool:
+def _is_to_leave(backend: BackendRuntime, pools: Mapping[str, PoolRuntime]) -> bool:
     """Whether a backend is drained, or not the one any more that is configured. One that is down keeps its sessions."""
-    pool = in_force.pools.get(backend.pool)
+    pool = pools.get(backend.pool)
     if pool is None:
         return True
     here = pool.backends.get(backend.backend.id, backend)

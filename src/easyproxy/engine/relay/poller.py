@@ -5,7 +5,7 @@ for several causes, and a stale one may come for a socket closed in the same bat
 EPOLLRDHUP says that the peer's FIN has arrived, which means that every byte before it is already readable here.
 
 The level-triggered form has no memory of edges: it must be told after each event what a session waits for, or it
-would report a blocked peer for ever. ``refresh`` does that, and is empty for epoll.
+would report a blocked peer for ever. ``want`` is for that, and is empty for epoll.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from easyproxy.engine.relay.session import Session
 
 # The bits of epoll(7), spelled out because ``select`` lacks the names where there is no epoll.
 IN = 0x001
@@ -30,6 +28,9 @@ EXCLUSIVE = 1 << 28
 EDGE = 1 << 31
 STREAM = IN | PRI | OUT | RDHUP | EDGE
 """What a session's socket is registered for, once."""
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+"""What a level-triggered poller is told to wait for."""
 
 MAX_EVENTS = 512
 
@@ -54,8 +55,8 @@ class Poller(Protocol):
     def poll(self) -> Callable[[float, int], list[tuple[int, int]]]:
         """Wait at most so many seconds; return at most so many pairs of descriptor and bits."""
 
-    def refresh(self, session: Session) -> None:
-        """Note that what the session waits for may have changed."""
+    def want(self, fd: int, events: int) -> None:
+        """Watch one side of a session for exactly these: bits of ``READ`` and ``WRITE``."""
 
     def close(self) -> None:
         """Release the descriptor."""
@@ -85,7 +86,7 @@ class EdgePoller:
     def forget(self, fd: int) -> None:
         """Nothing to do."""
 
-    def refresh(self, session: Session) -> None:
+    def want(self, fd: int, events: int) -> None:
         """Nothing to do: edges are remembered by the flows."""
 
     def close(self) -> None:
@@ -102,19 +103,19 @@ class LevelPoller:
 
     def watch(self, fd: int, _bits: int) -> None:
         """Watch one side of a session for everything, until the session is known better."""
-        self._want(fd, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        self.want(fd, READ | WRITE)
 
     def add(self, fd: int, *, writable: bool = False, shared: bool = False) -> None:  # noqa: ARG002 - no such notion
         """Watch a listening socket or the channel."""
-        self._want(fd, selectors.EVENT_READ | (selectors.EVENT_WRITE if writable else 0))
+        self.want(fd, READ | (WRITE if writable else 0))
 
     def remove(self, fd: int) -> None:
         """Stop watching."""
-        self._want(fd, 0)
+        self.want(fd, 0)
 
     def forget(self, fd: int) -> None:
         """Stop watching a stream before it is closed."""
-        self._want(fd, 0)
+        self.want(fd, 0)
 
     def poll(self, timeout: float, _limit: int) -> list[tuple[int, int]]:
         """Wait."""
@@ -122,26 +123,13 @@ class LevelPoller:
         return [
             (
                 key.fd,
-                (IN if events & selectors.EVENT_READ else 0) | (OUT if events & selectors.EVENT_WRITE else 0),
+                (IN if events & READ else 0) | (OUT if events & WRITE else 0),
             )
             for key, events in ready
         ]
 
-    def refresh(self, session: Session) -> None:
-        """Watch exactly what the session waits for."""
-        if session.dial is not None:
-            session.dial.watch(self._want)
-        elif session.outbound is not None and session.inbound is not None:
-            for flow in (session.outbound, session.inbound):
-                back = flow.back
-                wants_read = not flow.ended and not flow.is_blocked
-                self._want(
-                    flow.source.fileno(),
-                    (selectors.EVENT_READ if wants_read else 0)
-                    | (selectors.EVENT_WRITE if back is not None and back.is_blocked else 0),
-                )
-
-    def _want(self, fd: int, events: int) -> None:
+    def want(self, fd: int, events: int) -> None:
+        """Watch exactly that; nothing is the end of it."""
         known = self._interest.get(fd, 0)
         if events == known:
             return

@@ -22,12 +22,14 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay.counters import anonymous_file
+from easyproxy.model import Rate
 
 if TYPE_CHECKING:
-    from easyproxy.model import Rate
+    from easyproxy.engine.relay.channel import Frame
 
 _BITS = 16
 _MASK = (1 << _BITS) - 1
@@ -70,6 +72,25 @@ def make_table() -> int:
     os.ftruncate(fd, _BYTES)
     os.pwrite(fd, os.urandom(_SECRET_BYTES), 0)
     return fd
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The shared memory of one listener's rate; whoever holds it (:mod:`.rates`) owns the descriptor."""
+
+    rate: Rate
+    burst: int
+    fd: int
+
+    def frame(self, listener: str) -> Frame:
+        """Say what it is, for a worker or for a successor; the descriptor goes with it."""
+        rate = {"count": self.rate.count, "per_s": self.rate.per_s}
+        return {"op": "rate", "listener": listener, "rate": rate, "burst": self.burst}
+
+
+def table_of(frame: Frame, fd: int) -> Table:
+    """Return the table that a frame is about."""
+    return Table(Rate(**frame["rate"]), frame["burst"], fd)
 
 
 class Meter:

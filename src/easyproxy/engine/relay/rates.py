@@ -6,38 +6,16 @@ Another rate or burst is another table, because what the former one holds was co
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from easyproxy.engine.relay.rate import make_table
-from easyproxy.model import Rate
+from easyproxy.engine.relay.rate import Table, make_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from contextlib import ExitStack
 
-    from easyproxy.engine.relay.channel import Frame
     from easyproxy.engine.relay.crew import Member
     from easyproxy.model import Listener
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """The shared memory of one listener's rate; whoever holds it in :class:`Rates` owns the descriptor."""
-
-    rate: Rate
-    burst: int
-    fd: int
-
-    def frame(self, listener: str) -> Frame:
-        """Say what it is, for a worker or for a successor; the descriptor goes with it."""
-        rate = {"count": self.rate.count, "per_s": self.rate.per_s}
-        return {"op": "rate", "listener": listener, "rate": rate, "burst": self.burst}
-
-
-def table_of(frame: Frame, fd: int) -> Table:
-    """Return the table that a frame is about."""
-    return Table(Rate(**frame["rate"]), frame["burst"], fd)
 
 
 class Rates:

@@ -3,32 +3,28 @@
 A session holds on to the runtime objects that it started with: a backend that has left the snapshot lives on for
 its sessions, and for nobody else. A pool holds its backends, its strategies and with them its ticket counter's descriptor, and
 nothing of that holds the pool: such a cycle would keep the descriptor until the garbage collector comes by, which is seldom.
+
+A pool knows who waits in it, and so their sessions; a session knows its listener, and so its pool. That is why this,
+:mod:`.session` and :mod:`.core` name each other: together they are what a worker remembers, and know of nobody who works on it.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from easyproxy.engine.relay.dial import Dial
+from easyproxy.engine.relay.address import socket_address
 from easyproxy.engine.relay.gate import Gate
-from easyproxy.engine.relay.greeted import GreetedDial
-from easyproxy.engine.relay.greeting import JUDGES
-from easyproxy.engine.relay.hedged import HedgedDial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from collections.abc import Set as AbstractSet
 
-    from easyproxy.engine.relay.accept import Acceptor
     from easyproxy.engine.relay.core import Core
     from easyproxy.engine.relay.rate import Meter
-    from easyproxy.engine.relay.waiting import Waiting
-    from easyproxy.model import Address, Backend, Listener, Pool
+    from easyproxy.engine.relay.session import Dialling, Session
+    from easyproxy.model import Backend, Listener, Pool
     from easyproxy.strategy.tiers import Tiers
-
-SocketAddress = str | tuple[str, int] | tuple[str, int, int, int]
 
 
 def _local_ports() -> range:
@@ -41,18 +37,6 @@ def _local_ports() -> range:
 
 
 _LOCAL_PORTS = _local_ports()
-
-
-def socket_address(address: Address) -> tuple[int, SocketAddress]:
-    """Return the address family and what connect(2) and bind(2) take, for a numeric address."""
-    if address.path:
-        return socket.AF_UNIX, address.path
-    host, _, scope = address.host.partition("%")
-    if ":" in host:
-        # A scope is an interface's name or number (RFC 4007, section 11).
-        number = int(scope) if scope.isdigit() else socket.if_nametoindex(scope) if scope else 0
-        return socket.AF_INET6, (str(ipaddress.IPv6Address(host)), address.port, 0, number)
-    return socket.AF_INET, (host, address.port)
 
 
 class BackendRuntime:
@@ -85,10 +69,36 @@ class BackendRuntime:
         self.may_meet_itself = not backend.address.path and backend.address.port in _LOCAL_PORTS
 
 
-def _dial_of(pool: Pool) -> type[Dial]:
-    if pool.hedge and pool.greeting in JUDGES:
-        return HedgedDial
-    return GreetedDial if pool.greeting else Dial
+class Waiter(Protocol):
+    """A dial, as the pool in which it waits knows it."""
+
+    @property
+    def session(self) -> Session:
+        """Whose it is."""
+
+    @property
+    def no_from(self) -> AbstractSet[BackendRuntime]:
+        """Those that have turned the client away; it does not wait for a place there."""
+
+    @property
+    def waits_for(self) -> str:
+        """What was lacking when it came into the queue, in words."""
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether it waits for something that this machine is short of."""
+
+    def retry(self) -> bool:
+        """Try again from the queue; return whether it left the queue."""
+
+    def enter(self) -> None:
+        """Pass the gate."""
+
+    def release(self) -> None:
+        """Leave the queue, or the gate."""
+
+    def resume(self) -> None:
+        """Wait on in another pool."""
 
 
 class PoolRuntime:
@@ -114,7 +124,7 @@ class PoolRuntime:
         "waiting",
     )
 
-    def __init__(self, pool: Pool, slot: int, cell: int) -> None:
+    def __init__(self, pool: Pool, slot: int, cell: int, dial: Callable[[Core, Session], Dialling]) -> None:
         self.pool = pool
         self.slot = slot
         self.cell = cell
@@ -125,10 +135,10 @@ class PoolRuntime:
         self.choose: Callable[[str], Iterator[Backend]] = lambda _client: iter(())
         self.tiers: Tiers | None = None
         self.keeps = frozenset(pool.keeps)
-        self.waiting: dict[Waiting, None] = {}  # for a place, in the order of their coming
+        self.waiting: dict[Waiter, None] = {}  # for a place, in the order of their coming
         self.is_shut = True  # nobody gets to a backend: there is none, or others came first; see ``gate``
-        self.gate: Gate | None = None  # of a pool that holds its clients
-        self.dial: type[Dial] = Dial  # who looks for a backend
+        self.gate: Gate[Waiter] | None = None  # of a pool that holds its clients
+        self.dial = dial  # makes who looks for a backend
         self.early = (
             0  # more than 0: clients have mostly spoken by the time their backend stands; see ``dial``
         )
@@ -136,7 +146,14 @@ class PoolRuntime:
         self.usual_s = 1.0  # within which nearly every backend greets; see ``hedged``
         self.source = socket_address(pool.source) if pool.source else None
 
-    def take(self, core: Core, pool: Pool, backends: dict[str, BackendRuntime], tiers: Tiers) -> None:
+    def take(
+        self,
+        core: Core,
+        pool: Pool,
+        backends: dict[str, BackendRuntime],
+        tiers: Tiers,
+        dial: Callable[[Core, Session], Dialling],
+    ) -> None:
         """Replace what the pool is, between two events."""
         if pool.greeting != self.pool.greeting:
             self.early = 0
@@ -149,16 +166,16 @@ class PoolRuntime:
         tiers.build(pool.backends)
         self.choose = tiers.candidates
         self.source = socket_address(pool.source) if pool.source else None
-        self.dial = _dial_of(pool)
+        self.dial = dial
         if self.gate is None and pool.hold_s:
-            self.gate = Gate(core, self)
+            self.gate = Gate(core.counters, self)
         if self.gate is None:
             self.is_shut = not backends
         else:
-            self.gate.judge()
+            self.gate.judge(core.now)
 
     @property
-    def in_line(self) -> list[Waiting]:
+    def in_line(self) -> list[Waiter]:
         """Everybody who waits, in order."""
         return [*(self.gate.dials if self.gate is not None else ()), *self.waiting]
 
@@ -187,6 +204,24 @@ class PoolRuntime:
                     in_vain = dial.no_from
 
 
+class Accepting(Protocol):
+    """An acceptor, as its listener knows it."""
+
+    is_paused: bool
+
+    def resume(self) -> None:
+        """Accept again."""
+
+    def look(self) -> None:
+        """Accept without having been woken."""
+
+    def empty_backlog(self) -> None:
+        """Accept everybody who is waiting now."""
+
+    def close(self) -> None:
+        """Stop for good."""
+
+
 class ListenerRuntime:
     """One listener: its settings, its pool, and where to count."""
 
@@ -200,5 +235,5 @@ class ListenerRuntime:
         self.is_unix = bool(listener.bind.path)
         self.meter: Meter | None = None  # where the listener has a client_rate
         self.is_leaving = False  # as of a backend
-        self.acceptor: Acceptor | None = None
-        self.further: tuple[Acceptor, ...] = ()  # on sockets that a predecessor with more workers has left
+        self.acceptor: Accepting | None = None
+        self.further: tuple[Accepting, ...] = ()  # on sockets that a predecessor with more workers has left

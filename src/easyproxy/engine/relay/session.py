@@ -1,174 +1,86 @@
-"""The life of a session as a table: states, events, and what each side is told. Pure: no sockets, no clock.
+"""A session: all that a worker keeps of one client connection and its backend connection. Data only.
 
-A session has two directions that end independently (RFC 9293, section 3.6: a side that sent FIN may go on
-receiving). An event names what one side did, or why we cut the session; the table answers with the next state,
-what to do to the client's and to the backend's connection, and the reason that counters and logs give.
-
-*FIN* events mean: the FIN was read and every byte before it has been handed on. A cut never looks like a clean end:
-both sides get a reset, so that nobody takes half an answer for a whole one.
+What may follow what in it is :mod:`.life`'s. Who finds its backend and who moves its bytes is named here only by what
+others ask of them: they are :mod:`.dial` and :mod:`.flow`, which know the session and are not needed to read it.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Protocol, Self
+
+from easyproxy.engine.relay.life import State
+from easyproxy.engine.relay.names import client_text
 
 if TYPE_CHECKING:
     from _socket import socket
+    from collections.abc import Callable
 
     from easyproxy.engine.relay.conversation import Conversation
-    from easyproxy.engine.relay.dial import Dial
-    from easyproxy.engine.relay.flow import Flow
     from easyproxy.engine.relay.runtime import BackendRuntime, ListenerRuntime
-
-
-class State(StrEnum):
-    """Where a session stands."""
-
-    # Enum's own hash is a Python function; these are looked up several times in every session's life.
-    __hash__ = str.__hash__
-
-    CONNECTING = "connecting"  # a backend is chosen, waited for, dialled, or has yet to greet
-    RELAYING = "relaying"
-    HALF_CLOSED_BY_CLIENT = "half_closed_by_client"
-    HALF_CLOSED_BY_BACKEND = "half_closed_by_backend"
-    CLOSED = "closed"
-
-
-class Event(StrEnum):
-    """What can happen to a session."""
-
-    __hash__ = str.__hash__
-
-    CONNECTED = "connected"
-    CLIENT_FIN = "client_fin"
-    BACKEND_FIN = "backend_fin"
-    CLIENT_RESET = "client_reset"
-    BACKEND_RESET = "backend_reset"
-    CLIENT_VANISHED = "client_vanished"  # keep-alive or TCP_USER_TIMEOUT gave up
-    BACKEND_VANISHED = "backend_vanished"
-    CLIENT_GAVE_UP = "client_gave_up"  # it left before a backend was reached
-    NO_BACKEND = "no_backend"
-    CONNECT_FAILED = "connect_failed"
-    QUEUE_TIMEOUT = "queue_timeout"
-    RATE_LIMITED = "rate_limited"  # its address opens more sessions than the listener's client_rate allows
-    REFUSED = "refused"  # the listener is full and configured to refuse
-    IDLE_TIMEOUT = "idle_timeout"
-    HALF_CLOSED_TIMEOUT = "half_closed_timeout"
-    LIFE_TIMEOUT = "life_timeout"
-    OPERATOR = "operator"
-    BACKEND_DOWN = "backend_down"
-    FAILOVER = "failover"  # another server is the primary now
-    LAGGING = "lagging"  # the replica fell too far behind
-    DRAINED = "drained"
-    BETWEEN_TRANSACTIONS = "between_transactions"  # it was to leave, and no transaction was open
-    INTERNAL_ERROR = "internal_error"  # a mistake in EasyProxy; the log holds where
-
-
-class Ending(IntEnum):
-    """What is done to one side's connection."""
-
-    KEEP = 0
-    FIN = 1  # shutdown(SHUT_WR): all bytes before it, then EOF
-    CLOSE = 2  # nothing more is to come in either direction: close(2)
-    RESET = 3  # RST, once what was sent is acknowledged, within a second
-    RESET_WHEN_SENT = (
-        4  # the same for a side that is owed everything: it had its FIN before the other side broke
-    )
-
-
-class Transition(NamedTuple):
-    """The table's answer: next state, what each side gets, and the reason to record (empty while it lives)."""
-
-    state: State
-    client: Ending
-    backend: Ending
-    reason: str
-
-
-_CUTS = (
-    Event.OPERATOR,
-    Event.BACKEND_DOWN,
-    Event.FAILOVER,
-    Event.LAGGING,
-    Event.DRAINED,
-    Event.LIFE_TIMEOUT,
-    Event.INTERNAL_ERROR,
-)
-_BEFORE = (
-    Event.CLIENT_GAVE_UP,
-    Event.NO_BACKEND,
-    Event.CONNECT_FAILED,
-    Event.QUEUE_TIMEOUT,
-    Event.RATE_LIMITED,
-    Event.REFUSED,
-    *_CUTS,
-)
-_DURING = (
-    Event.CLIENT_RESET,
-    Event.BACKEND_RESET,
-    Event.CLIENT_VANISHED,
-    Event.BACKEND_VANISHED,
-    Event.IDLE_TIMEOUT,
-    *_CUTS,
-)
-
-
-def _cut(event: Event) -> Transition:
-    return Transition(State.CLOSED, Ending.RESET, Ending.RESET, event.value)
-
-
-TABLE: dict[tuple[State, Event], Transition] = {
-    (State.CONNECTING, Event.CONNECTED): Transition(State.RELAYING, Ending.KEEP, Ending.KEEP, ""),
-    **{(State.CONNECTING, event): _cut(event) for event in _BEFORE},
-    (State.RELAYING, Event.CLIENT_FIN): Transition(State.HALF_CLOSED_BY_CLIENT, Ending.KEEP, Ending.FIN, ""),
-    (State.RELAYING, Event.BACKEND_FIN): Transition(
-        State.HALF_CLOSED_BY_BACKEND, Ending.FIN, Ending.KEEP, ""
-    ),
-    **{(State.RELAYING, event): _cut(event) for event in _DURING},
-    **{
-        (state, event): _cut(event)
-        for state in (State.HALF_CLOSED_BY_CLIENT, State.HALF_CLOSED_BY_BACKEND)
-        for event in (*_DURING, Event.HALF_CLOSED_TIMEOUT)
-    },
-    # Nothing is under way in either direction, and both have been told in their own protocol's words: see ``polite``.
-    (State.RELAYING, Event.BETWEEN_TRANSACTIONS): Transition(
-        State.CLOSED, Ending.CLOSE, Ending.CLOSE, Event.BETWEEN_TRANSACTIONS.value
-    ),
-    # The first to end gives a clean session its reason.
-    (State.HALF_CLOSED_BY_CLIENT, Event.BACKEND_FIN): Transition(
-        State.CLOSED, Ending.CLOSE, Ending.CLOSE, Event.CLIENT_FIN.value
-    ),
-    (State.HALF_CLOSED_BY_BACKEND, Event.CLIENT_FIN): Transition(
-        State.CLOSED, Ending.CLOSE, Ending.CLOSE, Event.BACKEND_FIN.value
-    ),
-    # A side that breaks after its own FIN has said all it had to say, and the other side is owed all of it: the
-    # reset that follows must not overtake the bytes.
-    (State.HALF_CLOSED_BY_CLIENT, Event.CLIENT_RESET): Transition(
-        State.CLOSED, Ending.RESET, Ending.RESET_WHEN_SENT, Event.CLIENT_RESET.value
-    ),
-    (State.HALF_CLOSED_BY_BACKEND, Event.BACKEND_RESET): Transition(
-        State.CLOSED, Ending.RESET_WHEN_SENT, Ending.RESET, Event.BACKEND_RESET.value
-    ),
-}
 
 _CONNECTING = State.CONNECTING  # looking it up on the Enum costs a call (Python 3.11)
 
 NEWCOMER = -1
 """Instead of a place in the timer wheel: who has come since the last tick gets one with the next."""
 
-CLEAN = frozenset({Event.CLIENT_FIN.value, Event.BACKEND_FIN.value, Event.BETWEEN_TRANSACTIONS.value})
-"""Reasons of sessions that ended in good order: nothing that was under way is lost."""
 
-REASONS = tuple(sorted({transition.reason for transition in TABLE.values()} - {""}))
-"""Every reason with which a session can end; the index is its place in the shared counters."""
+class Dialling(Protocol):
+    """The search for a session's backend, while it is CONNECTING."""
+
+    def ready(self, fd: int, mask: int) -> None:
+        """Take an event of the client's or of the backend's socket."""
+
+    def watch(self, want: Callable[[int, int], None]) -> None:
+        """Tell a level-triggered poller what to wait for."""
+
+    def start(self) -> None:
+        """Begin; the session may be over when this returns."""
+
+    def settle(self) -> None:
+        """It takes longer than a tick: have the client watched, and the time."""
+
+    def expired(self) -> None:
+        """The wheel has come round: see which deadline it was."""
+
+    def start_over(self) -> None:
+        """Give up the attempt under way, whose backend has become the wrong one, and begin anew."""
+
+    def resume(self) -> None:
+        """Wait on in another pool or another program."""
+
+    def release(self) -> None:
+        """Leave what it waits in; the session is over, or another pool takes it on."""
 
 
-def client_text(host: str, port: int) -> str:
-    """Write a client's address for people."""
-    if not port:
-        return host
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+class Flowing(Protocol):
+    """One direction of a session, once its backend stands."""
+
+    back: Self | None
+    """The opposite direction, as long as the session lives."""
+    moved: int
+    """Bytes that the target has taken."""
+    tail: int
+    """What a short read says; a word of :mod:`.flow`."""
+
+    @property
+    def target_gone(self) -> bool:
+        """Whether the target's reset is known."""
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether it holds bytes that the target has not taken."""
+
+    def ready(self, fd: int, mask: int) -> None:
+        """Take an event of the source's socket."""
+
+    def watch(self, want: Callable[[int, int], None]) -> None:
+        """Tell a level-triggered poller what to wait for on the source's socket."""
+
+    def pump(self) -> None:
+        """Move what is there."""
+
+    def release(self) -> None:
+        """Give everything back; the session is over."""
 
 
 class Session:
@@ -213,12 +125,20 @@ class Session:
         self.tick = NEWCOMER  # where it stands in the timer wheel; 0 is nowhere
         self.backend: BackendRuntime | None = None
         self.socket: socket | None = None  # the backend's connection
-        self.outbound: Flow | None = None  # client to backend
-        self.inbound: Flow | None = None  # backend to client
-        self.dial: Dial | None = None  # while CONNECTING
+        self.outbound: Flowing | None = None  # client to backend
+        self.inbound: Flowing | None = None  # backend to client
+        self.dial: Dialling | None = None  # while CONNECTING
         self.conversation: Conversation | None = None  # followed where the pool says so
         # Backends that were passed over, and why; None is the usual case.
         self.tried: dict[str, str] | None = None
+
+    def watch(self, want: Callable[[int, int], None]) -> None:
+        """Tell a level-triggered poller what to wait for on both sides."""
+        if self.dial is not None:
+            self.dial.watch(want)
+        elif self.outbound is not None and self.inbound is not None:
+            self.outbound.watch(want)
+            self.inbound.watch(want)
 
     @property
     def client(self) -> str:

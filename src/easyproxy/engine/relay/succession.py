@@ -13,7 +13,7 @@ import socket
 from typing import TYPE_CHECKING, Self
 
 from easyproxy.engine.relay.inherited import BorrowedSocket, Group, Inherited, LentSocket
-from easyproxy.engine.relay.rates import Table, table_of
+from easyproxy.engine.relay.rate import Table, table_of
 from easyproxy.errors import EngineError
 
 if TYPE_CHECKING:

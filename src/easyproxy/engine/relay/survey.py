@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay.ends import BACKEND, HOST, LISTENER
+from easyproxy.engine.relay.life import Event, State
 from easyproxy.engine.relay.polite import at_the_deadline, transaction_of
-from easyproxy.engine.relay.session import Event, Session, State
+from easyproxy.engine.relay.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,8 +15,8 @@ from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.channel import Channel
 from easyproxy.engine.relay.handover import Given, HandoverError, Taker
+from easyproxy.engine.relay.life import Event
 from easyproxy.engine.relay.poller import STREAM
-from easyproxy.engine.relay.session import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -121,9 +121,8 @@ class Taking:
             if session.backend is not None:
                 cells[session.backend.cell + c.B_SESSIONS] -= 1
             for flow in (session.outbound, session.inbound):
-                if flow is not None and flow.pipe is not None:
-                    os.close(flow.pipe.read_end)
-                    os.close(flow.pipe.write_end)
+                if flow is not None:
+                    flow.release()
             session.client_socket.close()
             if session.socket is not None:
                 session.socket.close()
@@ -186,7 +185,7 @@ class Taking:
         core.again += given.again
         if core.sessions.get(session.number) is session:
             if not core.is_edge_triggered:
-                core.poller.refresh(session)
+                session.watch(core.poller.want)
             if given.settings_differ or (dial is not None and session.socket is not None):
                 core.wheel.place(session, core.now)
             elif given.due and dial is None:

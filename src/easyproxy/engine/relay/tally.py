@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from easyproxy.engine.relay import counters as c
+from easyproxy.engine.relay.life import REASONS
 from easyproxy.engine.relay.ranges import BYTES, CONNECT, LENGTH
-from easyproxy.engine.relay.session import REASONS
 from easyproxy.engine.seam import (
     BackendCounters,
     BackendDistributions,

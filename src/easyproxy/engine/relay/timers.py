@@ -8,28 +8,36 @@ hash.)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-    from easyproxy.engine.relay.session import Session
 
 TICK_S = 0.1
 HORIZON = 4096
 """A session is looked at again after this many ticks at the latest."""
 
 
-class Wheel:
+class Timed(Protocol):
+    """What stands in a wheel: a session."""
+
+    tick: int
+    """Where it stands; 0 and below is nowhere. The wheel's to write."""
+
+
+S = TypeVar("S", bound=Timed)
+
+
+class Wheel(Generic[S]):
     """Sessions by the tick at which they must be looked at."""
 
     __slots__ = ("_slots", "tick")
 
     def __init__(self, now: float) -> None:
         self.tick = int(now / TICK_S)
-        self._slots: dict[int, set[Session]] = {}
+        self._slots: dict[int, set[S]] = {}
 
-    def place(self, session: Session, deadline: float) -> None:
+    def place(self, session: S, deadline: float) -> None:
         """Put a session where ``deadline`` (seconds of the worker's clock) is, and out of where it stood."""
         if session.tick > 0:
             self.remove(session)
@@ -45,11 +53,11 @@ class Wheel:
         else:
             slot.add(session)
 
-    def is_later(self, session: Session, deadline: float) -> bool:
+    def is_later(self, session: S, deadline: float) -> bool:
         """Whether the session stands further on than a deadline needs."""
         return session.tick > int(deadline / TICK_S) + 1
 
-    def remove(self, session: Session) -> None:
+    def remove(self, session: S) -> None:
         """Take a session out."""
         slot = self._slots.get(session.tick)
         if slot is not None:
@@ -58,7 +66,7 @@ class Wheel:
                 del self._slots[session.tick]
         session.tick = 0
 
-    def due(self, now: float) -> Iterator[Session]:
+    def due(self, now: float) -> Iterator[S]:
         """Yield every session whose tick has come, already taken out."""
         until = int(now / TICK_S)
         # A clock that jumped (a machine that slept) must not make us walk through millions of empty ticks.

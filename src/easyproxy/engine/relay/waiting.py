@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import close
 from easyproxy.engine.relay import counters as c
+from easyproxy.engine.relay.life import Event
 from easyproxy.engine.relay.poller import ERR, HUP, IN, RDHUP, STREAM
-from easyproxy.engine.relay.session import NEWCOMER, Event
+from easyproxy.engine.relay.session import NEWCOMER
 from easyproxy.engine.seam import Outcome
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Waiting:
             return False
         if pool.backends and not pool.pool.hold_s and not self._is_held:
             return False  # the hold was taken out of the configuration: nobody stands in line behind those who still do
-        gate.hold(self)
+        gate.hold(self, core.now)
         if not self._is_held or not self._queue_until:
             self._is_held = True
             self._queue_until = core.now + pool.pool.hold_s
@@ -131,7 +132,7 @@ class Waiting:
         if self._is_held and pool.gate is not None:
             if not pool.is_shut:
                 pool.gate.let_in_from(self.core.now)
-            pool.gate.hold(self)
+            pool.gate.hold(self, self.core.now)
         elif self._is_held:
             self._is_held = False
             self._queue_until = 0.0
@@ -234,7 +235,7 @@ class Waiting:
 
     def _watch_client(self) -> bool:
         """Be told of the client's events; return whether the session lives on."""
-        if not self.core.is_edge_triggered:  # refresh() has seen to it
+        if not self.core.is_edge_triggered:  # Session.watch has seen to it
             return True
         try:
             self.core.watch(self.session.client_fd, STREAM)

@@ -12,6 +12,7 @@ import select
 import socket
 import time
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from easyproxy.engine.relay import close, deadlines, polite
@@ -21,9 +22,10 @@ from easyproxy.engine.relay.core import Core
 from easyproxy.engine.relay.dial import settle_acks
 from easyproxy.engine.relay.giving import Giving
 from easyproxy.engine.relay.inforce import InForce
+from easyproxy.engine.relay.life import Event, State
 from easyproxy.engine.relay.poller import MAX_EVENTS
-from easyproxy.engine.relay.rates import table_of
-from easyproxy.engine.relay.session import NEWCOMER, Event, Session, State
+from easyproxy.engine.relay.rate import table_of
+from easyproxy.engine.relay.session import NEWCOMER, Session
 from easyproxy.engine.relay.survey import (
     close_sessions,
     ends_head,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
     from easyproxy.engine.relay.channel import Frame
     from easyproxy.engine.relay.counters import Counters
-    from easyproxy.engine.relay.waiting import Waiting
+    from easyproxy.engine.relay.runtime import Waiter
 
 REPORTS_PER_FRAME = 500
 ENDS_PER_FRAME = 128
@@ -141,9 +143,10 @@ class Worker:
             close.cut(self.core, session, Event.INTERNAL_ERROR, repr(error))
 
     def _refresh(self, handler: Any) -> None:  # noqa: ANN401 - a Dial or a Flow has a session, the rest have none
+        """Have a level-triggered poller wait for what the session waits for now."""
         session: Session | None = getattr(handler, "session", None)
         if session is not None and session.state is not State.CLOSED:
-            self.core.poller.refresh(session)
+            session.watch(self.core.poller.want)
 
     # -- time
 
@@ -156,10 +159,11 @@ class Worker:
                     deadlines.expire(core, session)
                 except Exception as error:  # noqa: BLE001 - see _fault
                     self._fault(session.dial or session.outbound, error)
-                self._refresh(session.dial or session.outbound)
+                if not core.is_edge_triggered:
+                    self._refresh(session.dial or session.outbound)
         for pool in self.in_force.pools.values():
             if pool.gate is not None and pool.gate.dials:
-                self._wake(pool.gate.let_in, pool.gate.dials)
+                self._wake(partial(pool.gate.let_in, core.now), pool.gate.dials)
             if pool.waiting:  # a place may have become free in another worker
                 self._wake(pool.wake, pool.waiting)
         if core.lingering:
@@ -182,7 +186,7 @@ class Worker:
         if self._ends_at and core.now >= self._ends_at:
             self._is_running = False
 
-    def _wake(self, wake: Callable[[], None], in_line: Mapping[Waiting, None]) -> None:
+    def _wake(self, wake: Callable[[], None], in_line: Mapping[Waiter, None]) -> None:
         try:
             wake()
         except Exception as error:  # noqa: BLE001 - see _fault
@@ -211,7 +215,8 @@ class Worker:
                 session.dial.settle()
             except Exception as error:  # noqa: BLE001 - see _fault
                 self._fault(session.dial, error)
-            self._refresh(session.dial or session.outbound)
+            if not core.is_edge_triggered:
+                self._refresh(session.dial or session.outbound)
 
     # -- the channel
 
@@ -306,9 +311,9 @@ class Worker:
 
     def _see_off(self) -> None:
         """Let go who is to leave now, where conversations are followed at all."""
-        pools = self.in_force.pools.values()
-        if self.core.follows or any(runtime.pool.conversation for runtime in pools):
-            self._jobs.append(polite.see_off(self.core, self.in_force))
+        pools = self.in_force.pools
+        if self.core.follows or any(runtime.pool.conversation for runtime in pools.values()):
+            self._jobs.append(polite.see_off(self.core, pools))
 
     def _do_stop(self, _frame: Frame, _fds: list[int]) -> None:
         self._is_running = False

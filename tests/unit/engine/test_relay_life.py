@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from easyproxy.engine.relay.session import CLEAN, REASONS, TABLE, Ending, Event, Session, State
+from easyproxy.engine.relay.life import CLEAN, REASONS, TABLE, Ending, Event, State
+from easyproxy.engine.relay.session import Session
 
 FIN_EVENTS = {Event.CLIENT_FIN, Event.BACKEND_FIN}
 END_OF_ALL = (Ending.CLOSE, Ending.RESET, Ending.RESET_WHEN_SENT)
