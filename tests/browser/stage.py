@@ -12,7 +12,8 @@ from proxy import QUICK, RunningBalancer, Settings
 
 from easyproxy.cli.client import fetch, post
 from easyproxy.model import Address
-from programs import Program, free_port, is_listening
+from ports import free_port
+from programs import Program, is_listening
 
 ECHO = Path(__file__).with_name("echo.py")
 

@@ -21,7 +21,7 @@ from listening import listening
 from proxy import QUICK, RunningBalancer, Settings, simple
 from traffic import Wrk, ask
 
-from programs import free_port
+from ports import free_port
 
 ANSWER = b"a" * 3000
 RESET = struct.pack("ii", 1, 0)

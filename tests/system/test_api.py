@@ -15,7 +15,7 @@ from traffic import Visit, Wrk, ask
 
 from easyproxy.cli.client import NoAnswerError, RefusedError, TokenError, fetch, follow, post
 from easyproxy.model import Address
-from programs import free_port
+from ports import free_port
 
 TOKEN = "the-token-of-this-test-only"  # noqa: S105 - it guards a test
 HEAD = f"GET /api/stream HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"

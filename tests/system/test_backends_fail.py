@@ -11,7 +11,8 @@ from eventually import eventually
 from proxy import QUICK, simple
 from traffic import Visit, Wrk, ask
 
-from programs import find, free_port
+from ports import free_port
+from programs import find
 
 HTTP = {"type": "http", "path": "/health", **QUICK}
 

@@ -20,7 +20,7 @@ from servers.replication import MONITOR, PASSWORD, Replication
 from easyproxy.engine.seam import Facts, Observation, Outcome
 from easyproxy.health.checks.mysql import MysqlCheck
 from easyproxy.model import Address
-from programs import free_port
+from ports import free_port
 
 pytestmark = pytest.mark.anyio
 COUNTERS = (

@@ -19,7 +19,8 @@ from easyproxy.engine.seam import Observation, Outcome
 from easyproxy.health.checks import Finding
 from easyproxy.health.checks.redis import RedisCheck
 from easyproxy.model import Address
-from programs import free_port, run_client
+from ports import free_port
+from programs import run_client
 
 pytestmark = pytest.mark.anyio
 PATIENCE_S = 10.0

@@ -13,7 +13,8 @@ from traffic import Wrk
 
 from easyproxy.cli.client import fetch
 from easyproxy.model import Address
-from programs import Program, free_port, run_client
+from ports import free_port
+from programs import Program, run_client
 
 
 class Demo:

@@ -10,7 +10,7 @@ from eventually import eventually
 from proxy import name_of, simple
 from traffic import Visit, ask
 
-from programs import free_port
+from ports import free_port
 
 
 def refuses(port: int) -> bool:

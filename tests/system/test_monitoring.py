@@ -16,7 +16,8 @@ from listening import listening
 from prometheus_client.parser import text_string_to_metric_families as parse
 from proxy import QUICK, RunningBalancer
 
-from programs import Program, free_port, is_listening, run_client
+from ports import free_port
+from programs import Program, is_listening, run_client
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 VARIABLES = {"$instance": ".*", "$pool": ".*", "$__rate_interval": "1m", "$__range": "1m"}

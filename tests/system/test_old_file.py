@@ -11,7 +11,7 @@ import pytest
 from eventually import eventually
 from traffic import Visit, ask
 
-from programs import free_port
+from ports import free_port
 
 
 def old_file(nginxes, **settings: object) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from eventually import eventually
 from proxy import QUICK, pool, simple
 from traffic import Visit, Wrk, ask
 
-from programs import free_port
+from ports import free_port
 
 CHECK = {"type": "tcp", **QUICK}
 

@@ -18,7 +18,8 @@ from test_nginx import sha256
 from traffic import Visit, Wrk, ask
 
 from easyproxy.cli.client import fetch, post
-from programs import Program, free_port, run_client
+from ports import free_port
+from programs import Program, run_client
 
 
 def easyproxy(balancer: RunningBalancer, *words: str, code: int | None = 0) -> str:

@@ -18,7 +18,8 @@ import pytest
 from listening import listening
 from proxy import RunningBalancer, simple
 
-from programs import find, free_port, run_client
+from ports import free_port
+from programs import find, run_client
 
 FETCH = """
 import os, socket, sys

@@ -11,7 +11,7 @@ from eventually import eventually
 from proxy import simple
 from traffic import Visit, Wrk, ask
 
-from programs import free_port
+from ports import free_port
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -24,7 +24,8 @@ from upgrading import Upgradable, at, children
 from easyproxy import Balancer
 from easyproxy.cli.client import RefusedError, fetch, post
 from easyproxy.control import operations
-from programs import Program, free_port
+from ports import free_port
+from programs import Program
 
 UPGRADES = 20
 MIB = 1024 * 1024

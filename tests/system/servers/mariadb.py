@@ -8,7 +8,8 @@ import signal
 import socket
 from pathlib import Path
 
-from programs import Program, find, free_port, run_client
+from ports import free_port
+from programs import Program, find, run_client
 
 _AS_ROOT = ["--user=root"] if os.geteuid() == 0 else []
 

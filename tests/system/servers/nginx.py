@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from programs import Program, free_port, is_listening
+from ports import free_port
+from programs import Program, is_listening
 
 # One process: killing it is a crash of the whole server. Every path inside the folder, so that it runs for anybody.
 _CONFIGURATION = """

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from programs import Program, free_port, is_listening
+from ports import free_port
+from programs import Program, is_listening
 from servers.certificate import certify
 
 USER = "postgres" if os.geteuid() == 0 else None

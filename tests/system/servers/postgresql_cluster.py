@@ -13,7 +13,8 @@ from pathlib import Path
 from eventually import eventually
 from proxy import name_of
 
-from programs import Program, free_port, run_client
+from ports import free_port
+from programs import Program, run_client
 from servers.postgresql import USER, binary
 
 AS_USER = {} if USER is None else {"user": USER, "group": USER, "extra_groups": []}

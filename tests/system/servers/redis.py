@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from programs import Program, free_port, is_listening
+from ports import free_port
+from programs import Program, is_listening
 
 
 class Redis:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from eventually import eventually
 
-from programs import Program, free_port, run_client
+from ports import free_port
+from programs import Program, run_client
 
 
 class RedisNode:

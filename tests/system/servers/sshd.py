@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 from shutil import rmtree
 
-from programs import Program, find, free_port, is_listening, run_client
+from ports import free_port
+from programs import Program, find, is_listening, run_client
 
 
 class Sshd:

@@ -18,6 +18,7 @@ from easyproxy.engine.relay.slots import Slots
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Backend, Listener, Pool, Rate, Snapshot
 from easyproxy.strategy import BUILTIN
+from ports import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -303,8 +304,8 @@ async def test_a_listener_that_is_in_its_own_way_is_told_so_and_gets_there_in_tw
     async with relay() as rig:
         server = rig.server()
         pool = Pool("p", backends=(backend("p", "a", server),))
-        rig.apply(pool)
-        old = Address.parse(rig.engine.addresses()["front"])
+        old = Address("127.0.0.1", free_port())
+        rig.apply(pool, bind=old)
         everywhere = Address("0.0.0.0", old.port)
         with pytest.raises(EngineError, match=f"this program listens on {old} until .* with one reload and"):
             rig.apply(pool, bind=everywhere)
@@ -329,8 +330,7 @@ async def test_a_listener_gets_another_name_without_a_gap():
     """The socket stays, so nobody who waits in its backlog is reset."""
     async with relay() as rig:
         server = rig.server()
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            bind = Address(*probe.getsockname())
+        bind = Address("127.0.0.1", free_port())
         pool = Pool("p", backends=(backend("p", "a", server),))
         rig.apply(pool, bind=bind, listeners={"old": "p"})
         client = await rig.client("old")
