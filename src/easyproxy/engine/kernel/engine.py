@@ -50,8 +50,10 @@ from easyproxy.model import Snapshot
 T = TypeVar("T")
 
 REFRESH_S = 1.0
-_SHARE = 20
-"""A look at the flows may take one part in so many of the time; with many flows there are fewer looks."""
+_SHARE, _LARGE_SHARE = 40, 20
+"""A look at the flows may take one part in so many of the time, so with many flows there are fewer looks."""
+_SELDOM_S = 8.0
+"""The larger share is for so many flows that there would be no look for longer than this."""
 _FULL, _RELAXED = 0.8, 0.7
 _POLL_S = 0.1
 
@@ -271,7 +273,7 @@ class KernelEngine:
             if left <= 0:
                 await self.close_sessions(Where(), "drained")
                 return
-            await asyncio.sleep(min(left, max(_POLL_S, _SHARE * self.look_s)))
+            await asyncio.sleep(min(left, max(_POLL_S, self._rest_s)))
 
     async def _live(self) -> int:
         await self._look()
@@ -349,7 +351,12 @@ class KernelEngine:
                 self._watch_fill()
             except EngineError as error:
                 self._complain_once(f"kernel engine: {error}")
-            await self._pause(max(self._refresh_s, _SHARE * self.look_s))
+            await self._pause(max(self._refresh_s, self._rest_s))
+
+    @property
+    def _rest_s(self) -> float:
+        """Until the next look, after one like the last."""
+        return max(_LARGE_SHARE * self.look_s, min(_SELDOM_S, _SHARE * self.look_s))
 
     async def _pause(self, left_s: float) -> None:
         """Wait for the next look, and listen meanwhile: the kernel keeps only so much for us."""
