@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
@@ -254,7 +255,8 @@ def bridge(path: str) -> AbstractContextManager[int]:
     """Let a program that knows no unix sockets reach one; give the port."""
 
     def talk(client: socket.socket) -> None:
-        with socket.socket(socket.AF_UNIX) as there:
+        # Either side may leave when it likes: Prometheus in the middle of an answer, when it is ended.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as there:
             there.connect(path)
             request = b""
             while b"\r\n\r\n" not in request and (data := client.recv(65536)):
