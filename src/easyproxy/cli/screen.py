@@ -179,10 +179,19 @@ class Screen(App[None]):
 
     # -- what it hears
 
-    @work(thread=True, exclusive=True)
+    @property
+    def _is_there(self) -> bool:
+        """Whether there is anything to show things on: when it ends, what it consists of goes first."""
+        return bool(self.query(TabbedContent)) and bool(self.query("#headline"))
+
     def look(self) -> None:
+        """Ask what there is now."""
+        if self._is_there:
+            self._ask(self._shown)
+
+    @work(thread=True, exclusive=True)
+    def _ask(self, name: str) -> None:
         """Ask, in a thread: the screen stays alive while nobody answers."""
-        name = self._shown
         try:
             status = fetch(self._asker.address, "/api/status", self._asker.token)
             rows = []
@@ -194,9 +203,13 @@ class Screen(App[None]):
             self.call_from_thread(self._heard, status, name, rows)
 
     def _lost(self, why: str) -> None:
+        if not self._is_there:
+            return
         self.query_one("#headline", Static).update(Text(f"✗ {why}", "bold red"))
 
     def _heard(self, status: Json, name: str, rows: list[Json]) -> None:
+        if not self._is_there:
+            return
         headline = status["headline"]
         parts = [
             f"{sum(listener['counters']['sessions'] for listener in status['listeners'])} sessions",
