@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 UNITS = {1: "s", 60: "min", 3600: "h"}
 """What a rate may be told in, by seconds."""
+MAX_WEIGHT = 256
+"""Of a backend."""
 
 _PORT = re.compile(r"\d{1,5}", re.ASCII)
 

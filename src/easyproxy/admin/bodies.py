@@ -14,6 +14,7 @@ from easyproxy.config.document import MAX_BYTES
 from easyproxy.config.fields import JsonSchema, Kind, Text, wrong
 from easyproxy.config.schema import BackendConfig
 from easyproxy.config.words import DURATION_PATTERN, LONGEST_S, format_duration, parse_duration
+from easyproxy.model import MAX_WEIGHT
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Draining(Overriding):
 class Weighting(Overriding):
     """A backend's share of new sessions."""
 
-    weight: Annotated[int, Field(ge=1, le=256)]
+    weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)]
     """Relative to the other backends of its pool."""
 
 

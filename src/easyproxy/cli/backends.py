@@ -12,14 +12,12 @@ from easyproxy.cli.asking import EXIT_REFUSED, STATUSES, asks, authored
 from easyproxy.cli.naming import BackendName, OverrideId, PoolName, find_backend, find_with_pool
 from easyproxy.cli.text import counted, printable, remaining, span, table
 from easyproxy.cli.times import TimeParam
+from easyproxy.model import MAX_WEIGHT
 
 if TYPE_CHECKING:
     from easyproxy.cli.asking import Asker
 
 Json = dict[str, Any]
-
-HEAVIEST = 256
-"""The largest weight, as in the configuration, which would take too long to import."""
 
 _BACKEND = click.argument("backend", type=BackendName())
 _FOR = click.option(
@@ -98,7 +96,7 @@ def ready(asker: Asker, *, backend: str, author: Json) -> None:
     "weight", epilog=_epilog("weight db/10.0.0.1:3306 3", "weight db/10.0.0.1:3306 10 --for 1h --why test")
 )
 @_BACKEND
-@click.argument("weight", type=click.IntRange(1, HEAVIEST))
+@click.argument("weight", type=click.IntRange(1, MAX_WEIGHT))
 @_FOR
 @authored
 @asks
@@ -113,7 +111,7 @@ def weight(asker: Asker, *, backend: str, weight: int, ttl: str, author: Json) -
 @click.argument("pool", type=PoolName())
 @click.argument("address")
 @click.option("--name", default="", help="What it is called.  [default: its address]")
-@click.option("--weight", type=click.IntRange(1, HEAVIEST), default=None, help="Its share of new sessions.")
+@click.option("--weight", type=click.IntRange(1, MAX_WEIGHT), default=None, help="Its share of new sessions.")
 @click.option("--max-sessions", type=click.IntRange(0), default=None, help="Sessions at the same time.")
 @click.option("--backup", is_flag=True, help="Serve only while no other backend can.")
 @_FOR

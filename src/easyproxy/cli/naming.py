@@ -40,7 +40,7 @@ def find_with_pool(asker: Asker, text: str) -> tuple[Json, Json]:
     found = matches(pools, text)
     if not found:
         ids = [backend["id"] for pool in pools for backend in pool["backends"]]
-        near = ", ".join(map(printable, difflib.get_close_matches(text, ids, n=3) or ids[:10]))
+        near = _near(text, ids)
         asker.fail(f"there is no backend {printable(text)}; there is {near or 'none at all'}", EXIT_REFUSED)
     if len(found) > 1:
         several = ", ".join(printable(backend["id"]) for backend in found)
@@ -53,9 +53,13 @@ def find_listener(asker: Asker, text: str) -> str:
     """Return the name of a listener, or end the program when there is none of that name."""
     names = [listener["name"] for listener in asker.get("/api/listeners")]
     if text not in names:
-        near = ", ".join(map(printable, difflib.get_close_matches(text, names, n=3) or names[:10]))
-        asker.fail(f"there is no listener {printable(text)}; there is {near}", EXIT_REFUSED)
+        asker.fail(f"there is no listener {printable(text)}; there is {_near(text, names)}", EXIT_REFUSED)
     return text
+
+
+def _near(text: str, names: list[str]) -> str:
+    """Say what may have been meant, or what there is."""
+    return ", ".join(map(printable, difflib.get_close_matches(text, names, n=3) or names[:10]))
 
 
 class _Name(click.types.StringParamType):

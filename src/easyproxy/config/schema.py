@@ -45,7 +45,7 @@ from easyproxy.config.rates import MOST as MAX_RATE
 from easyproxy.config.rates import RateLimit
 from easyproxy.config.roles import FALLBACKS, ROLES, SPLIT_BRAIN
 from easyproxy.config.strategies import Strategy
-from easyproxy.model import Address, Rate
+from easyproxy.model import MAX_WEIGHT, Address, Rate
 
 MAX_SESSIONS = 10_000_000
 
@@ -152,7 +152,7 @@ class BackendConfig(Settings):
     name: Name = ""
     """Name in logs, metrics and commands, unique in the pool; by default the text of `address`."""
 
-    weight: Annotated[int, Whole(1, 256)] = 1
+    weight: Annotated[int, Whole(1, MAX_WEIGHT)] = 1
     """Share of new sessions relative to the other backends."""
 
     max_sessions: Annotated[int, Whole(0, MAX_SESSIONS)] = 0

@@ -245,9 +245,9 @@ def test_the_entries_of_a_flow_that_is_gone_are_to_be_dropped() -> None:
     sums, taken = Sums(), {SENT: Taken(1, 10, 0)}
     gone, new = sums.complete([FLOW._replace(is_gone=True), FLOW._replace(id=8)], taken, set())
     assert (moved(gone), moved(new)) == ((4, 310, 4, 400), moved(FLOW))
-    assert [flow.id for flow in sums.left] == [FLOW.id]
+    assert [flow.id for flow in sums.orphaned] == [FLOW.id]
     assert complete(sums, {}) is FLOW
-    assert sums.left == []
+    assert sums.orphaned == []
 
 
 def test_a_flow_that_is_gone_is_not_to_be_deleted() -> None:

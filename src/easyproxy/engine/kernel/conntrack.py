@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import islice
@@ -61,7 +62,7 @@ class Conntrack:
                 if kind == _ERROR:
                     _check(data, offset)
                 elif number == self._number:
-                    flow = read(data, offset + 16, offset + length)
+                    flow = read(data, offset + _HEADER.size, offset + length)
                     if flow is not None:
                         yield flow
                 offset += (length + 3) & ~3
@@ -73,7 +74,7 @@ class Conntrack:
         data = self._receive()
         if _HEADER.unpack_from(data)[1] == _ERROR:
             return False
-        found = read(data, 16, len(data))
+        found = read(data, _HEADER.size, len(data))
         return found is not None and found.identity == flow.identity
 
     def delete(self, flows: Iterable[Flow]) -> int:
@@ -123,9 +124,8 @@ class Departures:
     def __init__(self) -> None:
         self._socket = _open()
         self._socket.setblocking(False)
-        self._socket.setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVBUF, _UNHEARD
-        )  # as far as net.core.rmem_max allows
+        # As far as net.core.rmem_max allows, and beyond that.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UNHEARD)
         with contextlib.suppress(OSError):  # root of a user namespace may not
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _UNHEARD)
         try:
@@ -135,7 +135,7 @@ class Departures:
             raise EngineError(
                 f"this kernel does not tell which flows it forgets: {error.strerror}"
             ) from error
-        self._heard: list[bytes] = []
+        self._heard: deque[bytes] = deque()
         self.has_missed = False
         """Whether more went at a time than the kernel could keep for us."""
 
@@ -159,11 +159,16 @@ class Departures:
                 self.has_missed = True
 
     def take(self) -> Iterator[Flow]:
-        """Give each translated TCP flow that the kernel has forgotten since this was called last."""
+        """Hear, and give each translated TCP flow that the kernel has forgotten; what is not walked to is given the next time."""
         self.hear()
-        heard, self._heard = self._heard, []
-        flows = (read(data, _HEADER.size, len(data), is_gone=True) for data in heard)
-        return (flow for flow in flows if flow is not None)
+        return self._given()
+
+    def _given(self) -> Iterator[Flow]:
+        while self._heard:
+            data = self._heard.popleft()
+            flow = read(data, _HEADER.size, len(data), is_gone=True)
+            if flow is not None:
+                yield flow
 
 
 def _open() -> socket.socket:

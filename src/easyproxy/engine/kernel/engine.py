@@ -376,12 +376,13 @@ class KernelEngine:
         def look() -> list[Ended]:
             # What is gone is asked for first: what it took by the shortcut is read after that, and so is complete.
             gone = departures.take()
-            started = 0.0
+            started = time.thread_time()
 
             def everything() -> Iterator[Flow]:
                 nonlocal started
+                begun = time.thread_time()
                 yield from gone
-                started = time.thread_time()
+                started += time.thread_time() - begun  # this has to be done anyway
                 yield from flows.flows()
 
             self._books, ends = self._ledger.look(

@@ -56,6 +56,11 @@ class Session:
     """The look that has seen it last."""
 
     @property
+    def is_live(self) -> bool:
+        """Whether it goes on, as far as the last look tells."""
+        return self.flow.is_live and not self.is_ended
+
+    @property
     def client(self) -> str:
         """The client's address."""
         return text_of(self.flow.client[0])
@@ -187,8 +192,7 @@ class Ledger:
         return [
             session
             for session in self._sessions.values()
-            if session.flow.is_live
-            and not session.is_ended
+            if session.is_live
             and where.backend in ("", session.backend)
             and where.listener in ("", session.listener)
             and where.client in ("", session.client)
@@ -202,7 +206,7 @@ class Ledger:
         return [
             session
             for session in self._sessions.values()
-            if session.flow.is_live
+            if session.is_live
             and (limit := self._life.get(session.listener, 0.0))
             and now - session.started_at > limit
         ]

@@ -103,7 +103,7 @@ class Shortcut:
         gone |= self._left.keys()
         self._left = {}
         yield from self._sums.complete(flows, taken, gone)
-        self.forget(self._sums.left)
+        self.forget(self._sums.orphaned)
 
     def forget(self, flows: Iterable[Flow]) -> None:
         """Have the next packet of these flows, in either direction, go the long way."""

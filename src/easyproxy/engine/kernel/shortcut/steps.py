@@ -30,7 +30,7 @@ class Maps:
 
 
 def parse(asm: Assembler, lay: Layout) -> None:
-    """Go the long way with what is not TCP over IP without options, whole and untagged; R6 and R7 as above."""
+    """Go the long way with what is not TCP over IP without options, whole and untagged. R6 becomes its context, R7 its bytes."""
     asm.do("mov", R6, R1)
     asm.load(4, R2, R6, VLAN_PRESENT)
     asm.jump_if(R2, "!=", 0, "long way")

@@ -44,7 +44,7 @@ class Sums:
         self._past: dict[bytes, _Past] = {}
         self.reset: list[Flow] = []
         """Of the last look: flows that an end has reset for certain, and that the kernel still takes for established."""
-        self.left: list[Flow] = []
+        self.orphaned: list[Flow] = []
         """Of the last look: flows that are gone, and whose entries are still there."""
 
     def complete(
@@ -58,7 +58,7 @@ class Sums:
             gone: of these, the ones that will not be there at the next look.
         """
         self.reset = []
-        self.left = []
+        self.orphaned = []
         former, self._past = self._past, {}
         try:
             for flow in flows:
@@ -96,7 +96,7 @@ class Sums:
         """See that nothing of a flow that is gone is counted for the next with the same ends."""
         keys = ends_of(flow)
         if any(key in taken and key not in gone for key in keys):
-            self.left.append(flow)
+            self.orphaned.append(flow)
         for key in keys:
             former.pop(key, None)
             taken.pop(key, None)
