@@ -216,7 +216,8 @@ def test_every_panel_of_the_dashboard_shows_something_in_a_real_prometheus(pair,
             f"--web.listen-address=127.0.0.1:{port}",
         ]
         with Program(["prometheus", *arguments], tmp_path / "prometheus.txt") as prometheus:
-            prometheus.wait_until(lambda: is_listening(port), "it listens")
+            # It listens earlier, and answers with 503 until it has opened its storage.
+            prometheus.wait_until(lambda: "Server is ready" in prometheus.text(), "it is ready")
 
             def asked(query: str) -> list[object]:
                 for variable, value in VARIABLES.items():
