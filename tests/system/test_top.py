@@ -110,6 +110,22 @@ async def test_a_warning_about_a_change_is_shown(screen, balancer):
         )
 
 
+async def test_a_look_that_comes_at_once_does_not_end_a_change(screen):
+    async with screen.run_test(size=(140, 30)) as pilot:
+        await until(lambda: rows(screen, "backends"), "backends are shown")
+        await pilot.press("d")
+        await until(lambda: isinstance(screen.focused, Input), "it asks")
+        change = screen._post
+
+        def change_and_look(*asked) -> None:
+            change(*asked)
+            screen.look()
+
+        screen._post = change_and_look
+        await pilot.press("enter")
+        await until(lambda: rows(screen, "backends")[0][2] == "draining", "it drains")
+
+
 async def test_who_stops_answering_is_told_and_the_screen_goes_on(screen, balancer):
     async with screen.run_test(size=(140, 30)):
         await until(lambda: rows(screen, "backends"), "backends are shown")

@@ -189,7 +189,7 @@ class Screen(App[None]):
         if self._is_there:
             self._ask(self._shown)
 
-    @work(thread=True, exclusive=True)
+    @work(thread=True, exclusive=True, group="looks")
     def _ask(self, name: str) -> None:
         """Ask, in a thread: the screen stays alive while nobody answers."""
         try:
@@ -325,8 +325,9 @@ class Screen(App[None]):
 
         self.push_screen(Question(f"Close {what} {printable(selected)}?"), answered)
 
-    @work(thread=True)
+    @work(thread=True, group="changes")
     def _post(self, path: str, body: dict[str, object]) -> None:
+        """Ask for a change, in a thread. A look ends the looks that wait before it; it must not end this."""
         body = {**{key: value for key, value in body.items() if value}, "who": user_name()}
         try:
             answer = post(self._asker.address, path, body, self._asker.token)
