@@ -170,7 +170,10 @@ async def _main(name: str, port: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    sock = socket.create_server(("127.0.0.1", port), backlog=1024)
+    try:
+        sock = socket.create_server(("127.0.0.1", port), backlog=1024)
+    except OSError as error:
+        sys.exit(f"demo backend {name}: cannot listen on 127.0.0.1:{port}: {os.strerror(error.errno or 0)}")
     print(sock.getsockname()[1], flush=True)  # noqa: T201 - how the demo learns that it serves
 
     def on_input() -> None:

@@ -16,6 +16,7 @@ FIRST_PORT = 9601
 """Below the ephemeral ports: a free one of those could be taken by an outgoing connection while its backend is away."""
 RESTART_AFTER_S = 10.0
 _PATIENCE_S = 10.0
+_TRIES = 10
 
 
 @dataclass(slots=True)
@@ -57,7 +58,7 @@ class Stage:
         """Start every backend. Raises EasyProxyError when one does not come up."""
         try:
             for actor in self.actors:
-                await _start(actor)
+                await _start_somewhere(actor)
         except BaseException:
             await self._end()
             raise
@@ -94,6 +95,16 @@ class Stage:
             except TimeoutError:
                 process.kill()
                 await process.wait()
+
+
+async def _start_somewhere(actor: Actor) -> None:
+    """Start it for the first time; somebody may have taken its port since it was free, another demo for example."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(EasyProxyError):
+            await _start(actor)
+            return
+        [actor.port] = free_ports(1, actor.port + 1)
+    await _start(actor)
 
 
 async def _start(actor: Actor) -> None:

@@ -159,6 +159,23 @@ async def test_a_killed_backend_returns_on_its_port_with_a_new_process():
         await asyncio.open_connection("127.0.0.1", first.port)
 
 
+async def test_a_port_that_somebody_takes_meanwhile_is_left_to_him(capfd):
+    stage = Stage(["a", "b"], lambda _actor: None)
+    wanted = [actor.port for actor in stage.actors]
+    with socket.create_server(("127.0.0.1", wanted[0])):
+        async with stage:
+            got = [actor.port for actor in stage.actors]
+            assert wanted[0] not in got
+            assert len(set(got)) == 2
+            for port in got:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                await writer.wait_closed()
+    said = capfd.readouterr().err
+    assert f"demo backend a: cannot listen on 127.0.0.1:{wanted[0]}: Address already in use" in said
+    assert "Traceback" not in said
+
+
 async def test_it_ends_with_the_program_that_started_it():
     process = await asyncio.create_subprocess_exec(
         sys.executable,
