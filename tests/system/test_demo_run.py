@@ -66,9 +66,10 @@ def test_a_backend_killed_by_the_printed_command_leaves_and_returns_under_wrk(de
         demo.said(f"{name} left")
         demo.said(f"{name} was started again; once more: kill \\d+")
         demo.said(f"{name} is back")
-    # As many requests were in flight as wrk has connections there; those that connect anew may have come in between.
-    assert keep.load.failed <= min(at_stake, 12), keep.load
-    assert new.load.failed <= 6, new.load
+    # As many requests were in flight as wrk has connections there; those that connect anew may have come in between. And who connects
+    # again may meet it once more: a process that dies closes its sessions before the socket where its system still accepts others.
+    assert keep.load.failed <= 2 * min(at_stake, 12), keep.load
+    assert new.load.failed <= 2 * 6, new.load
     answers = [demo.curl() for _ in range(6)]
     assert answers == answers[:3] * 2
     assert len(set(answers)) == 3
