@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
 from easyproxy.engine.kernel import conntrack, slots
-from easyproxy.engine.kernel.conntrack import Conntrack, Departures
 from easyproxy.engine.kernel.counts import full_backends, statistics
 from easyproxy.engine.kernel.flows import Flow
 from easyproxy.engine.kernel.ledger import CLEAN, Books, Ended, Ledger, Session, ends_of, where_of
+from easyproxy.engine.kernel.lookout import Lookout
 from easyproxy.engine.kernel.nft import Nft, Rules
 from easyproxy.engine.kernel.places import Places, placed
-from easyproxy.engine.kernel.poke import Poker
 from easyproxy.engine.kernel.reach import refusals
 from easyproxy.engine.kernel.ruleset import (
     EDITION,
@@ -33,7 +32,7 @@ from easyproxy.engine.kernel.ruleset import (
     noting,
     render,
 )
-from easyproxy.engine.kernel.settings import LIBERAL, Setting, Settings, needed
+from easyproxy.engine.kernel.settings import Setting, Settings, needed
 from easyproxy.engine.kernel.shortcut import LEASE_S, Shortcut
 from easyproxy.engine.seam import (
     CUTS,
@@ -105,14 +104,10 @@ class KernelEngine:
         self._packets: dict[str, int] = {}
         self._told: set[str] = set()
         self._is_full = False
-        self._flows: Conntrack | None = None
-        self._departures: Departures | None = None
-        self._poker: Poker | None = None
+        self._lookout: Lookout | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._refresh_s = refresh_s
         self._looking: asyncio.Task[None] | None = None
-        self.look_s = 0.0
-        """What the last look at the flows that there were has cost, in seconds; those that are gone have to be looked at anyway."""
 
     # -- life
 
@@ -127,10 +122,8 @@ class KernelEngine:
             self._complain(
                 "kernel engine: rules of a former run are in force until the first snapshot replaces them"
             )
-        self._flows = Conntrack()
-        self._departures = Departures()
-        self._poker = Poker()
-        if not self._poker.is_able:
+        self._lookout = Lookout(self._ledger, self._shortcut, self._prepare_resets)
+        if not self._lookout.can_poke:
             self._complain(
                 "kernel engine: without CAP_NET_RAW, sessions that are closed end only with their next packet"
             )
@@ -169,10 +162,10 @@ class KernelEngine:
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None
-        for owned in (self._flows, self._departures, self._poker, self._shortcut):
+        for owned in (self._lookout, self._shortcut):
             if owned is not None:
                 owned.close()
-        self._flows = self._departures = self._poker = None
+        self._lookout = None
         self._places.settle({})
 
     def process_ids(self) -> dict[str, int]:
@@ -311,20 +304,10 @@ class KernelEngine:
         return await self._cut(sessions, reason)
 
     async def _cut(self, sessions: list[Session], reason: str) -> int:
-        flows, poker = self._flows, self._poker
-        if flows is None or poker is None or not sessions:
+        lookout = self._lookout
+        if lookout is None or not sessions:
             return 0
-
-        def cut() -> list[Ended]:
-            gone = [session.flow for session in sessions]
-            self._prepare_resets(gone)
-            flows.delete(gone)
-            if self._shortcut is not None:
-                self._shortcut.forget(gone)
-            poker.poke(gone)
-            return self._ledger.closed(sessions, reason, time.time())
-
-        ends = await self._in_thread(cut)
+        ends = await self._in_thread(lambda: lookout.cut(sessions, reason))
         await self._look()  # so that whoever is told finds it counted
         self._tell(ends)
         return len(ends)
@@ -356,64 +339,34 @@ class KernelEngine:
     @property
     def _rest_s(self) -> float:
         """Until the next look, after one like the last."""
-        return max(_LARGE_SHARE * self.look_s, min(_SELDOM_S, _SHARE * self.look_s))
+        look_s = self._lookout.look_s if self._lookout is not None else 0.0
+        return max(_LARGE_SHARE * look_s, min(_SELDOM_S, _SHARE * look_s))
 
     async def _pause(self, left_s: float) -> None:
-        """Wait for the next look, and listen meanwhile: the kernel keeps only so much for us."""
+        """Wait for the next look, and listen meanwhile."""
         while left_s > REFRESH_S:
             await asyncio.sleep(REFRESH_S)
             left_s -= REFRESH_S
-            if self._departures is not None:
-                await self._in_thread(self._departures.hear)
+            if self._lookout is not None:
+                await self._in_thread(self._lookout.hear)
         await asyncio.sleep(left_s)
 
     async def _look(self) -> None:
         """Look at the flows and the counters, and tell of the sessions that have ended."""
-        flows, departures = self._flows, self._departures
-        if flows is None or departures is None or self._layout is None:
+        lookout = self._lookout
+        if lookout is None or self._layout is None:
             return
 
         def look() -> list[Ended]:
-            # What is gone is asked for first: what it took by the shortcut is read after that, and so is complete.
-            gone = departures.take()
-            started = time.thread_time()
-
-            def everything() -> Iterator[Flow]:
-                nonlocal started
-                begun = time.thread_time()
-                yield from gone
-                started += time.thread_time() - begun  # this has to be done anyway
-                yield from flows.flows()
-
-            self._books, ends = self._ledger.look(
-                self._with_the_shortcut(everything(), flows), time.time(), flows.has
-            )
-            self.look_s = time.thread_time() - started
-            if departures.has_missed:
-                self._complain_once(
-                    "kernel engine: sessions end faster than they can be accounted for; ends and bytes of some are missing"
-                )
+            self._books, ends = lookout.look()
             self._packets = self._rules.counters()
-            if self._poker is not None:
-                if self._ledger.forgotten:
-                    self._prepare_resets(self._ledger.forgotten)
-                    self._poker.poke(self._ledger.forgotten)
-                self._poker.poke(self._ledger.doubted)  # whoever lives answers, and the kernel sees it
             return ends
 
         self._tell(await self._in_thread(look))
-
-    def _with_the_shortcut(self, everything: Iterable[Flow], flows: Conntrack) -> Iterator[Flow]:
-        shortcut = self._shortcut
-        if shortcut is None:
-            yield from everything
-            return
-        yield from shortcut.complete(everything)
-        flows.delete(shortcut.reset)
-        if LIBERAL.is_met:
-            shortcut.look()
-        else:
-            shortcut.close()  # the kernel would take what it meets next for a mistake
+        if lookout.has_missed:
+            self._complain_once(
+                "kernel engine: sessions end faster than they can be accounted for; ends and bytes of some are missing"
+            )
 
     def _tell(self, ends: list[Ended]) -> None:
         for end in ends:
