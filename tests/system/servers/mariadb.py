@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
+import subprocess
 from pathlib import Path
 
 from ports import free_port
@@ -88,9 +88,9 @@ class MariaDb:
             raise
 
     def _answers(self) -> bool:
-        # Not over TCP, and only once it listens: nothing may be counted before the tests begin.
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(self.socket)) == 0
+        # A whole login, and not over TCP: nothing may be counted before the tests begin, nor late, when they have begun.
+        ping = [find("mariadb-admin"), "--no-defaults", f"--socket={self.socket}", "-uroot", "ping"]
+        return subprocess.run(ping, capture_output=True, check=False).returncode == 0
 
     def sql(self, statement: str) -> list[list[str]]:
         """Ask it directly, over its unix socket; return the rows."""
