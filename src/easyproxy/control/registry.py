@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from easyproxy.control.compose import Standing, backend_id, compose
 from easyproxy.control.operations import Action
 from easyproxy.control.overrides import STANCES
-from easyproxy.control.roles import PRIMARY, lags
+from easyproxy.control.roles import PRIMARY, REPLICA, lags
 from easyproxy.engine.seam import Outcome
 from easyproxy.health.verdict import INITIAL, Rule, Verdict, judge
 
@@ -45,8 +45,9 @@ class Entry:
         facts: what its last successful probe has learnt; None where the check learns nothing.
         role_since: when it began to say what it is, in seconds since the epoch.
         is_lagging: as a replica it is further behind than its check allows.
+        was_lagging: what that was when its lag was last known.
         is_unconfirmed: its role is what it said before; its last probe could not see it.
-        lag_known_at: when its lag was last known, in seconds since the epoch.
+        current_at: when its lag was last known, or it was no replica, or nobody wrote, in seconds since the epoch; 0 while it was never known.
     """
 
     id: str
@@ -65,8 +66,9 @@ class Entry:
     facts: Facts | None = None
     role_since: float = 0.0
     is_lagging: bool = False
+    was_lagging: bool = False
     is_unconfirmed: bool = False
-    lag_known_at: float = 0.0
+    current_at: float = 0.0
 
     @property
     def role(self) -> str:
@@ -161,7 +163,8 @@ class Registry:
                         entry.is_returning = known.is_returning
                         entry.seen = known.seen
                         entry.facts, entry.role_since = known.facts, known.role_since
-                        entry.is_lagging = known.is_lagging
+                        entry.is_lagging, entry.was_lagging = known.is_lagging, known.was_lagging
+                        entry.current_at = known.current_at
                 if known is not None:
                     entry.stance, entry.stance_since = known.stance, known.stance_since
                 entries[entry.id] = entry
@@ -257,12 +260,14 @@ class Registry:
         if facts.role != entry.role:
             entry.role_since = at
         entry.facts = facts
-        unknown_s = 0.0
-        if facts.lag_s >= 0:
-            entry.lag_known_at = at
-        elif entry.lag_known_at and self._is_written_to(entry.pool):
-            unknown_s = at - entry.lag_known_at
-        entry.is_lagging = lags(entry.is_lagging, facts, entry.max_lag_s, unknown_s)
+        if facts.lag_s >= 0 or facts.role != REPLICA:
+            entry.is_lagging = entry.was_lagging = lags(entry.is_lagging, facts, entry.max_lag_s)
+            entry.current_at = at
+            return
+        if entry.current_at and not self._is_written_to(entry.pool):
+            entry.current_at = at
+        unknown_s = at - entry.current_at if entry.current_at else 0.0
+        entry.is_lagging = lags(entry.was_lagging, facts, entry.max_lag_s, unknown_s)
 
     def _is_written_to(self, pool: str) -> bool:
         """Whether a primary lives: without one nothing is written that a replica could miss."""

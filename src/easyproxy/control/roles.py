@@ -39,7 +39,7 @@ def lags(was_lagging: bool, facts: Facts, max_lag_s: float | None, unknown_s: fl
     One whose lag is not known stays what it was, but not for longer than ``max_lag_s``.
 
     Args:
-        was_lagging: so far.
+        was_lagging: so far; where its lag is not known, when it last was.
         facts: what its last probe has learnt.
         max_lag_s: what is allowed; None or 0 is no limit.
         unknown_s: how long there have been writes to fall behind of without its lag being known.

@@ -37,6 +37,8 @@ def verdicts_of(registry: Registry) -> dict[str, Plain]:
             "facts": None if entry.facts is None else asdict(entry.facts),
             "role_since": entry.role_since,
             "is_lagging": entry.is_lagging,
+            "was_lagging": entry.was_lagging,
+            "current_at": entry.current_at,
         }
         for entry in registry.entries.values()
     }
@@ -63,6 +65,8 @@ def _inherit(entry: Entry, known: Plain) -> None:
     entry.facts = _facts(known.get("facts"))
     entry.role_since = known.get("role_since", 0.0)
     entry.is_lagging = known.get("is_lagging", False)
+    entry.was_lagging = known.get("was_lagging", entry.is_lagging)
+    entry.current_at = known.get("current_at", 0.0)
 
 
 def _plain(observation: Observation | None) -> Plain | None:

@@ -313,9 +313,32 @@ async def test_a_replica_that_has_lost_its_primary_serves_until_there_could_be_s
     assert lab.serving("ro") == ["b"]
     lab.says(A, "primary", at=101.0)
     lab.says(B, "replica", at=102.0)
-    assert lab.serving("ro") == []
-    lab.says(B, "replica", at=103.0, lag_s=1.0)
     assert lab.serving("ro") == ["b"]
+    lab.says(B, "replica", at=106.0)
+    assert lab.serving("ro") == []
+    lab.says(B, "replica", at=107.0, lag_s=1.0)
+    assert lab.serving("ro") == ["b"]
+
+
+async def test_a_replica_that_knew_of_the_end_of_its_primary_before_us_serves_on():
+    """Its connection has broken at once; the check of the primary has to wait for its time-out."""
+    lab = Lab()
+    lab.says(A, "primary")
+    lab.says(B, "replica", at=10.0, lag_s=0.0)
+    lab.says(B, "replica", at=16.0)
+    assert lab.serving("ro") == [], "as far as we know, there is something to miss"
+    lab.fails(A)
+    lab.says(B, "replica", at=17.0)
+    assert lab.serving("ro") == ["b"]
+
+
+async def test_a_replica_that_was_behind_when_its_primary_died_stays_away():
+    lab = Lab()
+    lab.says(A, "primary")
+    lab.says(B, "replica", at=10.0, lag_s=9.0)
+    lab.fails(A)
+    lab.says(B, "replica", at=12.0)
+    assert lab.serving("ro") == []
 
 
 async def test_a_replica_whose_lag_was_never_known_serves():
