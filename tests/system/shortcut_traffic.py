@@ -61,6 +61,16 @@ def directions(balancer: Balancer) -> int:
     return sum(1 for lane in balancer.shortcut._lanes.values() for _ in lane._flows.items())
 
 
+def targets(balancer: Balancer) -> set[str]:
+    """To which addresses packets are sent that take it; of IPv4."""
+    return {
+        socket.inet_ntoa(entry[4:8])
+        for family, lane in balancer.shortcut._lanes.items()
+        if family == 4
+        for _, entry in lane._flows.items()
+    }
+
+
 def lease_ends(balancer: Balancer) -> set[int]:
     """When what is known of directions has to be learned again."""
     return {
