@@ -1,7 +1,7 @@
 """The kernel engine: nftables forwards packets, and this program only says where.
 
 What the rest of EasyProxy uses stands here. The way through: ``engine`` takes a snapshot, ``reach`` says what cannot be had,
-``slots`` and ``ruleset`` turn it into text, ``nft`` puts that in force. ``lookout`` looks at flows and ends them: ``conntrack`` reads
+``slots`` and ``ruleset`` turn it into text, ``nft`` puts that in force. ``sight`` looks at flows and ends them: ``conntrack`` reads
 them, ``ledger`` says what they mean, ``counts`` tells it, ``poke`` makes the end prompt. ``shortcut`` is what packets of established flows may take.
 """
 

@@ -18,7 +18,6 @@ from easyproxy.engine.kernel import conntrack, slots
 from easyproxy.engine.kernel.counts import full_backends, statistics
 from easyproxy.engine.kernel.flows import Flow
 from easyproxy.engine.kernel.ledger import CLEAN, Books, Ended, Ledger, Session, ends_of, where_of
-from easyproxy.engine.kernel.lookout import Lookout
 from easyproxy.engine.kernel.nft import Nft, Rules
 from easyproxy.engine.kernel.places import Places, placed
 from easyproxy.engine.kernel.reach import refusals
@@ -34,6 +33,7 @@ from easyproxy.engine.kernel.ruleset import (
 )
 from easyproxy.engine.kernel.settings import Setting, Settings, needed
 from easyproxy.engine.kernel.shortcut import LEASE_S, Shortcut
+from easyproxy.engine.kernel.sight import Sight
 from easyproxy.engine.seam import (
     CUTS,
     EndsTaker,
@@ -104,7 +104,7 @@ class KernelEngine:
         self._packets: dict[str, int] = {}
         self._told: set[str] = set()
         self._is_full = False
-        self._lookout: Lookout | None = None
+        self._sight: Sight | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._refresh_s = refresh_s
         self._looking: asyncio.Task[None] | None = None
@@ -122,8 +122,8 @@ class KernelEngine:
             self._complain(
                 "kernel engine: rules of a former run are in force until the first snapshot replaces them"
             )
-        self._lookout = Lookout(self._ledger, self._shortcut, self._prepare_resets)
-        if not self._lookout.can_poke:
+        self._sight = Sight(self._ledger, self._shortcut, self._prepare_resets)
+        if not self._sight.can_poke:
             self._complain(
                 "kernel engine: without CAP_NET_RAW, sessions that are closed end only with their next packet"
             )
@@ -162,10 +162,10 @@ class KernelEngine:
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None
-        for owned in (self._lookout, self._shortcut):
+        for owned in (self._sight, self._shortcut):
             if owned is not None:
                 owned.close()
-        self._lookout = None
+        self._sight = None
         self._places.settle({})
 
     def process_ids(self) -> dict[str, int]:
@@ -304,10 +304,10 @@ class KernelEngine:
         return await self._cut(sessions, reason)
 
     async def _cut(self, sessions: list[Session], reason: str) -> int:
-        lookout = self._lookout
-        if lookout is None or not sessions:
+        sight = self._sight
+        if sight is None or not sessions:
             return 0
-        ends = await self._in_thread(lambda: lookout.cut(sessions, reason))
+        ends = await self._in_thread(lambda: sight.cut(sessions, reason))
         await self._look()  # so that whoever is told finds it counted
         self._tell(ends)
         return len(ends)
@@ -339,7 +339,7 @@ class KernelEngine:
     @property
     def _rest_s(self) -> float:
         """Until the next look, after one like the last."""
-        look_s = self._lookout.look_s if self._lookout is not None else 0.0
+        look_s = self._sight.look_s if self._sight is not None else 0.0
         return max(_LARGE_SHARE * look_s, min(_SELDOM_S, _SHARE * look_s))
 
     async def _pause(self, left_s: float) -> None:
@@ -347,23 +347,23 @@ class KernelEngine:
         while left_s > REFRESH_S:
             await asyncio.sleep(REFRESH_S)
             left_s -= REFRESH_S
-            if self._lookout is not None:
-                await self._in_thread(self._lookout.hear)
+            if self._sight is not None:
+                await self._in_thread(self._sight.hear)
         await asyncio.sleep(left_s)
 
     async def _look(self) -> None:
         """Look at the flows and the counters, and tell of the sessions that have ended."""
-        lookout = self._lookout
-        if lookout is None or self._layout is None:
+        sight = self._sight
+        if sight is None or self._layout is None:
             return
 
         def look() -> list[Ended]:
-            self._books, ends = lookout.look()
+            self._books, ends = sight.look()
             self._packets = self._rules.counters()
             return ends
 
         self._tell(await self._in_thread(look))
-        if lookout.has_missed:
+        if sight.has_missed:
             self._complain_once(
                 "kernel engine: sessions end faster than they can be accounted for; ends and bytes of some are missing"
             )

@@ -16,7 +16,7 @@ from easyproxy.engine.kernel.settings import LIBERAL
 from easyproxy.engine.kernel.shortcut import Shortcut
 
 
-class Lookout:
+class Sight:
     """Sees flows come, move bytes and go; ``close`` it. One thread's at a time, in whose network namespace it was made.
 
     Args:
