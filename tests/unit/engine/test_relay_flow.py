@@ -245,11 +245,44 @@ def test_a_backend_that_answers_and_vanishes_is_heard_to_the_end(first):
 def test_bytes_are_counted_when_the_other_side_has_taken_them(portable):
     with stepping(portable=portable) as steps:
         client, backend, session = steps.connect()
+        flows = session.outbound, session.inbound
+
+        def cells() -> list[int]:
+            return [steps.core.counters.sum(3, field) for field in range(4)]
+
+        for sent in range(5, 20, 5):
+            client.sendall(b"12345")
+            backend.sendall(b"123")
+            steps.until(lambda sent=sent: [flow.moved for flow in flows] == [sent, sent * 3 // 5])
+            steps.worker._tick()
+            assert cells() == [
+                1,
+                1,
+                sent,
+                sent * 3 // 5,
+            ]  # sessions, total, from the client, from the backend
+        client.sendall(b"bye")
+        steps.until(lambda: flows[0].moved == 18)
+        assert cells()[1:] == [1, 15, 9]  # since the last tick
+        client.close()
+        steps.until(lambda: steps.ends)
+        assert cells()[1:] == [1, 18, 9]
+        steps.worker._tick()
+        assert cells()[1:] == [1, 18, 9]
+
+
+@PORTABLE
+def test_bytes_of_who_came_since_the_last_tick_are_counted_at_the_end(portable):
+    with stepping(portable=portable) as steps:
+        client, backend, session = steps.connect()
         client.sendall(b"12345")
+        client.shutdown(socket.SHUT_WR)
+        steps.until(lambda: session.outbound is not None and session.outbound.moved == 5)
         backend.sendall(b"123")
-        steps.until(lambda: session.outbound.moved == 5 and session.inbound.moved == 3)
-        cells = [steps.core.counters.sum(3, field) for field in range(4)]
-        assert cells == [1, 1, 5, 3]  # sessions, total, from the client, from the backend
+        backend.close()
+        steps.until(lambda: steps.ends)
+        assert [steps.core.counters.sum(3, field) for field in range(1, 4)] == [1, 5, 3]
+        assert not steps.core.moving
 
 
 def test_a_pipe_that_was_never_emptied_is_not_used_again():

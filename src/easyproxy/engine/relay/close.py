@@ -115,6 +115,8 @@ def _close(core: Core, session: Session, transition: Transition, detail: str) ->
     from_client = from_backend = 0
     if outbound is not None and inbound is not None:
         from_client, from_backend = outbound.moved, inbound.moved
+        outbound.count()
+        inbound.count()
         if transition.client is not _CLOSE:  # else both have ended, and hold nothing
             outbound.release()
             inbound.release()

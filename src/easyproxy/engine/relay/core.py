@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from easyproxy.engine.relay.session import Flowing, Session
 
 BUFFER_BYTES = 128 * 1024
+SMALL = 2048
+"""Up to this size a slice of the buffer is at hand: to make one takes 70 of the 900 ns that a short message costs the interpreter."""
 MAX_REPORTS = 4096
 """Observations and complaints that wait to be handed over; further ones are counted and dropped."""
 MAX_ENDS = 16384
@@ -61,9 +63,11 @@ class Core:
         self.pipes = PipePool()
         self.buffer = bytearray(BUFFER_BYTES)
         self.view = memoryview(self.buffer)
+        self.views = [self.view[:size] for size in range(SMALL + 1)]
         self.sessions: dict[int, Session] = {}
         self.accepted = 0
         self.again: list[Flowing] = []  # flows that gave way to others with work left
+        self.moving: list[Flowing] = []  # flows that have moved bytes which are not counted yet
         # Whose backend stands since the last turn, and whether its acknowledgement is held; see ``dial.settle_acks``.
         self.greeted: list[tuple[Session, bool]] = []
         self.closing: list[int] = []  # closed after the batch, so that no number is given out twice within it

@@ -15,7 +15,6 @@ import socket
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import close, polite
-from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.dial import release_ack
 from easyproxy.engine.relay.flow import TAIL_UNSURE
 from easyproxy.engine.relay.greeting import (
@@ -337,7 +336,7 @@ class GreetedDial(TurnedAway):
 
     def _stand(self, *, is_refused: bool = False) -> None:
         """The backend stands: what has been said so far is counted, and the flows move all the rest."""
-        session, core = self.session, self.core
+        session = self.session
         backend, sock = session.backend, session.socket
         assert backend is not None  # noqa: S101 - an attempt is under way
         assert sock is not None  # noqa: S101
@@ -357,8 +356,8 @@ class GreetedDial(TurnedAway):
             backend.is_proven = False
             inbound.tail = TAIL_UNSURE
         outbound.moved, inbound.moved = told, len(self._asked)
-        core.cells[backend.cell + c.B_FROM_CLIENT] += told
-        core.cells[backend.cell + c.B_FROM_BACKEND] += len(self._asked)
+        outbound.count()
+        inbound.count()
         inbound.ready(fd, mask)
         if client_mask & ~OUT and session.state is not State.CLOSED:
             outbound.ready(session.client_fd, client_mask)

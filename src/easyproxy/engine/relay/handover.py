@@ -70,6 +70,7 @@ FLOW_REST = frozenset(
         "source",
         "target",
         "cell",
+        "counted",  # the giver has counted all
     }
 )
 DIAL_FIELDS = (
@@ -337,6 +338,7 @@ class Taker:
         values, broken, pending, pipe, _again = record
         for field, value in zip(self._names[1], values, strict=True):
             setattr(flow, field, value)
+        flow.counted = flow.moved
         if broken is not None:
             flow.broken = Event(broken)
         if pending:

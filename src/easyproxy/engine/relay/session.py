@@ -79,6 +79,9 @@ class Flowing(Protocol):
     def pump(self) -> None:
         """Move what is there."""
 
+    def count(self) -> None:
+        """Add to the backend's counters what has moved since the last time."""
+
     def release(self) -> None:
         """Give everything back; the session is over."""
 

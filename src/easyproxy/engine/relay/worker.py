@@ -152,6 +152,7 @@ class Worker:
 
     def _tick(self) -> None:
         core = self.core
+        self._count()
         self._settle()
         for session in core.wheel.due(core.now):
             if session.state is not State.CLOSED:
@@ -192,6 +193,12 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - see _fault
             self._fault(next(iter(in_line), None), error)
 
+    def _count(self) -> None:
+        """Count the bytes that have moved since the last tick."""
+        moving, self.core.moving = self.core.moving, []
+        for flow in moving:
+            flow.count()
+
     def _settle(self) -> None:
         """Give those who have come since the last tick a place in the wheel. Who is gone again never needed one."""
         core = self.core
@@ -201,6 +208,9 @@ class Worker:
         for session in reversed(core.sessions.values()):
             if not self._settled < session.number <= core.accepted:  # or it comes from elsewhere
                 break
+            if session.outbound is not None and session.inbound is not None:
+                session.outbound.count()
+                session.inbound.count()
             if session.tick == NEWCOMER:
                 newcomers.append(session)
         self._settled = core.accepted
@@ -348,6 +358,7 @@ class Worker:
         """Stand still between two turns of the loop, when nothing is half done."""
         settle_acks(self.core.greeted)
         self.core.greeted.clear()
+        self._count()
         self._settle()
         while self.core.closing:
             close.close_descriptors(self.core)
@@ -409,6 +420,7 @@ class Worker:
         for session in list(core.sessions.values()):
             if session.state is not State.CLOSED:  # one that waited for a place may have ended with another
                 close.cut(core, session, Event.DRAINED)
+        core.moving.clear()  # they have been counted
         for _deadline, fd, backend in core.lingering:
             close.reset(core, fd, backend)
         close.close_descriptors(core)
