@@ -368,6 +368,30 @@ def test_after_every_failure_the_next_upgrade_succeeds(enduring):
     assert {each["id"] for each in balancer.sessions()} == ids
 
 
+def test_a_worker_that_is_stopped_ends_the_upgrade_and_goes_on_when_it_is_woken(begin, nginxes):
+    """Behaviour 33: it finds order to give and order to go on at once, and must not stand still for the first."""
+    balancer = begin(
+        simple(*nginxes), lines=("from easyproxy.control import upgrade", "upgrade.TRANSFER_S = 1.0")
+    )
+    workers = sorted(balancer.workers())
+    with ExitStack() as stack:
+        visits = [stack.enter_context(Visit(balancer.port())) for _ in range(10)]
+        names = [visit.ask() for visit in visits]
+        os.kill(workers[0], signal.SIGSTOP)
+        try:
+            with pytest.raises(
+                RefusedError, match=r"given within 1.* s: relay worker \d has not; this program goes on"
+            ):
+                post(balancer.admin, "/api/upgrade", {"who": "test"})
+        finally:
+            os.kill(workers[0], signal.SIGCONT)
+        assert "upgrade failed" in balancer.log()
+        eventually(lambda: children(balancer.pid) == workers, "the new program has gone")
+        assert [visit.ask() for visit in visits] == names
+        balancer.upgrade()
+        assert [visit.ask() for visit in visits] == names
+
+
 def test_a_worker_of_the_successor_that_dies_at_the_last_moment_costs_no_session(begin, nginxes):
     """Behaviours 32 and 33: what it has not taken yet stays in the old program, which ends with the last of them."""
     balancer = begin({**simple(*nginxes), "workers": 1, "drain_timeout": "10m"})

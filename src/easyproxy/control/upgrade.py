@@ -50,6 +50,8 @@ ENVIRONMENT = "EASYPROXY_PREDECESSOR"
 TRANSFER_S = 5.0
 SESSIONS_PER_S = 2000
 """How long the workers may stand still: TRANSFER_S, and a second more for so many sessions."""
+TELLING_S = 1.0
+"""So much longer the successor may take to say what it has: it cannot have what our workers have not given."""
 SERVING_WITHIN_S = 10.0
 END_WITHIN_S = 2.0
 
@@ -183,15 +185,18 @@ class Upgrade:
             for _ in range(max(workers, theirs)):
                 pairs.append(socket.socketpair())  # noqa: PERF401 - those made before an error are closed
             wire.send({"op": "links", "keys": self._engine.keys()}, [end.fileno() for _, end in pairs])
-            given = self._loop.create_task(self._engine.give([end.fileno() for end, _ in pairs], within_s))
+            parts = (
+                self._loop.create_task(self._engine.give([end.fileno() for end, _ in pairs], within_s)),
+                self._loop.create_task(wire.expect("adopted", within_s + TELLING_S)),
+            )
             for _, end in pairs:
                 end.close()  # what the successor has is the only other end: its death is seen
             try:
-                adopted = await wire.expect("adopted", within_s)
-                sessions = await given
+                sessions, adopted = await asyncio.gather(*parts)
             finally:
-                given.cancel()
-                await asyncio.gather(given, return_exceptions=True)
+                for part in parts:
+                    part.cancel()
+                await asyncio.gather(*parts, return_exceptions=True)
         except OSError as error:
             raise WireError(f"no further descriptors: {error.strerror}") from error
         finally:

@@ -140,19 +140,26 @@ class Succession:
     async def _all(self, what: str, answers: list[asyncio.Future[Frame]], within_s: float) -> list[Frame]:
         try:
             async with asyncio.timeout(within_s):
-                return [await answer for answer in answers]
+                return await asyncio.gather(*answers)
         except TimeoutError as error:
-            raise EngineError(f"not every worker has {what} within {within_s:g} s") from error
+            part = "link" if what == "adopted" else "relay worker"
+            silent = [
+                index
+                for (kind, index), answer in self._answers.items()
+                if kind == what and answer.cancelled()
+            ]
+            who = ", ".join(f"{part} {index}" for index in silent)
+            raise EngineError(
+                f"not every worker has {what} within {within_s:.3g} s: {who} has not"
+            ) from error
         finally:
             self._forget(what)
 
     def _forget(self, what: str) -> None:
         for key in [key for key in self._answers if key[0] == what]:
             answer = self._answers.pop(key)
-            if answer.done():
+            if not answer.cancel() and not answer.cancelled():
                 answer.exception()  # looked at, so that nobody complains
-            else:
-                answer.cancel()
 
     # -- in the old program
 

@@ -60,6 +60,7 @@ class Worker:
         self.core = Core(hello["index"], hello["generation"], counters, portable=hello["portable"])
         self.orphan_drain_s: float = hello["drain_s"]
         self.in_force = InForce(self.core, is_dormant=hello.get("dormant", False))
+        self._links: list[Channel] = []  # to a successor that is to get all sessions, until it stands still
         self._takings: list[Taking] = []  # sessions of a predecessor that are not at work yet
         self._jobs: list[Iterator[None]] = []  # work on many sessions, a slice per turn of the loop
         self._settled = 0  # sessions up to this number have had their place in the timer wheel
@@ -352,17 +353,21 @@ class Worker:
     # -- an upgrade
 
     def _do_freeze(self, _frame: Frame, fds: list[int]) -> None:
-        self._jobs.append(self._give(fds))
+        self._links = [Channel(socket.socket(fileno=fd)) for fd in fds]
+        self._jobs.append(self._give())
 
-    def _give(self, fds: list[int]) -> Iterator[None]:
+    def _give(self) -> Iterator[None]:
         """Stand still between two turns of the loop, when nothing is half done."""
+        links, self._links = self._links, []
+        if not links:  # the verdict has come before it did
+            return
         settle_acks(self.core.greeted)
         self.core.greeted.clear()
         self._count()
         self._settle()
         while self.core.closing:
             close.close_descriptors(self.core)
-        giving = Giving(self.core, self.in_force, [Channel(socket.socket(fileno=fd)) for fd in fds])
+        giving = Giving(self.core, self.in_force, links)
         self._hand_over_last()
         verdict, later = giving.stand_still(self.channel)
         self.core.now = time.monotonic()
@@ -380,7 +385,10 @@ class Worker:
         yield
 
     def _do_thaw(self, _frame: Frame, _fds: list[int]) -> None:
-        """Nothing: it does not stand still any more."""
+        """Nothing: it does not stand still any more, or not yet, and then it need not."""
+        for link in self._links:
+            link.close()
+        self._links.clear()
         self._send({"op": "thawed", "kept": len(self.core.sessions)})
 
     def _do_leave(self, _frame: Frame, _fds: list[int]) -> None:
