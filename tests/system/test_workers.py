@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 from contextlib import ExitStack
 
 from eventually import eventually
-from proxy import simple
+from proxy import command, simple
 from traffic import Visit, Wrk, ask, is_served
 
 
@@ -104,3 +105,33 @@ def test_max_sessions_holds_after_a_worker_died_with_places_taken(start, nginxes
         more = [stack.enter_context(Visit(port)) for _ in range(10 - len(left))]
         assert all(visit.is_alive() for visit in more)
         assert not is_served(port), "and then no more"
+
+
+def test_a_worker_that_is_stopped_is_told_of_and_keeps_nobody_waiting(start, nginxes):
+    """Commands answer with what the others know, once it has been waited for; when it goes on, all is as before."""
+    balancer = start(simple(*nginxes))
+    stopped = balancer.workers()[0]
+    with ExitStack() as stack:
+        visits = [stack.enter_context(Visit(balancer.port())) for _ in range(20)]
+        names = [visit.ask() for visit in visits]
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            theirs = len(balancer.sessions())
+            assert theirs < 20, "the stopped one has some of them"
+            assert f"(pid {stopped}) does not answer" in balancer.log()
+            assert balancer.status()["workers"] == 1
+            told = subprocess.run(
+                command("status", "--admin", str(balancer.admin)),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert (told.returncode, told.stderr) == (0, "")
+            assert "1 worker" in told.stdout
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        assert eventually(lambda: len(balancer.sessions()) == 20, "all are listed again")
+        assert f"(pid {stopped}) answers again" in balancer.log()
+        assert balancer.status()["workers"] == 2
+        assert [visit.ask() for visit in visits] == names

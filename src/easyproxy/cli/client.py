@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from easyproxy.errors import EasyProxyError
 from easyproxy.model import Address
 
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 15.0  # three times as long as the balancer waits for a worker that may not answer
 _CHANGE_TIMEOUT_S = 60.0  # a reload probes new backends first, and an upgrade waits for the successor
 _AGAIN_S = 0.5
 _STREAM_TIMEOUT_S = 45.0  # three times the interval of the server's keep-alive comments

@@ -117,7 +117,7 @@ class RelayEngine(HandingOver):
             on_birth=self._equip,
             generation=legacy.generation if legacy is not None else 0,
         )
-        self._inquiry = Inquiry(self._crew)
+        self._inquiry = Inquiry(self._crew, self._turned)
         self._succession = Succession(self._crew)
         self._in_processes = processes
 
@@ -305,7 +305,7 @@ class RelayEngine(HandingOver):
             case "ends":
                 self._ended(_batch(frame))
             case "sessions" | "closed" | "recent" | "stacks":
-                self._inquiry.take(member.index, frame)
+                self._inquiry.take(member, frame)
             case "deaf" | "drained" as what:
                 (self._deaf if what == "deaf" else self._drained).mark(member.index)
             case "given" | "thawed" | "left" | "adopted" | "awake":
@@ -340,12 +340,20 @@ class RelayEngine(HandingOver):
             f"relay worker {member.index} (pid {member.pid}) {how}; its sessions are lost, a successor starts"
         )
 
+    def _turned(self, member: Member, is_silent: bool) -> None:
+        what = (
+            "does not answer: its sessions may stand still, and lists lack them; GET /debug tells what it is doing"
+            if is_silent
+            else "answers again"
+        )
+        self._complain(f"relay worker {member.index} (pid {member.pid}) {what}")
+
     def statistics(self) -> Statistics:
         """Read the shared counters; asks no worker."""
         return tally.statistics(
             self._counters,
             self._slots.by_key,
-            workers=len(self._crew.members()),
+            workers=len(self._crew.members()) - len(self._inquiry.silent),
             worker_restarts=self._crew.restarts,
             worker_python=self.python,
         )

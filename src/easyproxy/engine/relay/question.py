@@ -1,4 +1,8 @@
-"""Questions that the control process puts to all workers at once, and what comes back."""
+"""Questions that the control process puts to all workers at once, and what comes back.
+
+A worker that has not answered one in time is *silent*: it is asked like the others, but nobody waits for it until it
+has said something again, and then it is told of.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,10 @@ import contextlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from easyproxy.engine.relay.channel import Frame
-    from easyproxy.engine.relay.crew import Crew
+    from easyproxy.engine.relay.crew import Crew, Member
 
 ANSWER_WITHIN_S = 5.0
 """A worker that does not answer a question for so long is left out of the answer."""
@@ -20,7 +26,7 @@ class Question:
     def __init__(self, asked: set[int]) -> None:
         self.frames: list[Frame] = []
         self.done = asyncio.Event()
-        self._missing = asked
+        self.missing = asked
         if not asked:
             self.done.set()
 
@@ -32,16 +38,26 @@ class Question:
 
     def give_up(self, worker: int) -> None:
         """Wait for this worker no longer: it has answered, or died."""
-        self._missing.discard(worker)
-        if not self._missing:
+        self.missing.discard(worker)
+        if not self.missing:
             self.done.set()
 
 
 class Inquiry:
-    """The questions to one crew that are still open."""
+    """The questions to one crew that are still open.
 
-    def __init__(self, crew: Crew) -> None:
+    Args:
+        crew: who is asked.
+        on_turn: told that a worker has fallen silent (True), or has been heard again (False).
+
+    Attributes:
+        silent: indexes of the workers that have not answered in time, and have not been heard since.
+    """
+
+    def __init__(self, crew: Crew, on_turn: Callable[[Member, bool], None]) -> None:
         self._crew = crew
+        self._on_turn = on_turn
+        self.silent: set[int] = set()
         self._open: dict[int, Question] = {}
         self._number = 0
 
@@ -49,24 +65,33 @@ class Inquiry:
         """Ask every worker, and return the frames of those that answered in time."""
         self._number = number = self._number + 1
         members = self._crew.members()
-        request = self._open[number] = Question({member.index for member in members})
+        request = self._open[number] = Question({member.index for member in members} - self.silent)
         try:
             for member in members:
-                member.send({**question, "request": number})
+                if member.index not in self.silent or not member.channel.outbox:  # it must not pile up
+                    member.send({**question, "request": number})
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(request.done.wait(), within_s)
         finally:
             del self._open[number]
+        for member in members:
+            if member.index in request.missing - self.silent:
+                self.silent.add(member.index)
+                self._on_turn(member, True)
         return request.frames
 
-    def take(self, worker: int, frame: Frame) -> None:
+    def take(self, member: Member, frame: Frame) -> None:
         """Keep a frame of an answer; one that comes too late is dropped."""
+        if member.index in self.silent:
+            self.silent.remove(member.index)
+            self._on_turn(member, False)
         request = self._open.get(frame["request"])
         if request is not None:
-            request.take(worker, frame)
+            request.take(member.index, frame)
 
     def died(self, worker: int) -> None:
         """Wait for this worker no longer."""
+        self.silent.discard(worker)
         for request in self._open.values():
             request.give_up(worker)
 
