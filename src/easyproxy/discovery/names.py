@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import socket
 
+from easyproxy.discovery.resolver import Resolver
 from easyproxy.model import Address
 
 RESOLVE_EVERY_S = 10.0
 _WITHIN_S = 5.0
+_resolver = Resolver()
 
 
 async def resolve(address: Address, present: Address | None) -> Address:
@@ -23,18 +25,15 @@ async def resolve(address: Address, present: Address | None) -> Address:
     """
     if address.is_numeric:
         return address
-    loop = asyncio.get_running_loop()
     try:
-        answers = await asyncio.wait_for(
-            loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM), _WITHIN_S
-        )
+        hosts = await asyncio.wait_for(asyncio.wrap_future(_resolver.ask(address.host)), _WITHIN_S)
     except TimeoutError:
         raise OSError(f"the resolver did not answer for {address.host} within {_WITHIN_S:g} s") from None
     except socket.gaierror as error:
         raise OSError(f"{address.host} cannot be resolved: {error.strerror}") from error
     except UnicodeError as error:  # an empty or overlong part (RFC 1035, section 2.3.4)
         raise OSError(f"{address.host} cannot be resolved: {error}") from error
-    found = [Address(answer[4][0], address.port) for answer in answers if isinstance(answer[4][0], str)]
+    found = [Address(host, address.port) for host in hosts]
     if not found:
         raise OSError(f"{address.host} has no address")
     return present if present in found else found[0]

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import socket
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -15,6 +19,7 @@ from easyproxy.control.limits import raise_descriptor_limit, shortage
 from easyproxy.control.overview import clients_of, overview
 from easyproxy.control.registry import Change, Registry
 from easyproxy.discovery.names import resolve
+from easyproxy.discovery.resolver import AT_ONCE
 from easyproxy.engine.seam import (
     BackendCounters,
     ListenerCounters,
@@ -235,10 +240,10 @@ async def test_a_name_is_found_and_keeps_its_address_while_the_answer_holds_it(m
     assert found.host in {"127.0.0.1", "::1"}
     answers = ["10.0.0.2", "10.0.0.1"]
 
-    async def getaddrinfo(_host, port, **_):
-        return [(2, 1, 6, "", (answer, port)) for answer in answers]
+    def getaddrinfo(_host, _port, **_):
+        return [(2, 1, 6, "", (answer, 0)) for answer in answers]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     name = Address("db.example", 5)
     assert await resolve(name, Address("10.0.0.1", 5)) == Address("10.0.0.1", 5)
     assert await resolve(name, Address("10.0.0.9", 5)) == Address("10.0.0.2", 5)
@@ -254,12 +259,58 @@ async def test_a_name_that_cannot_be_resolved_is_an_error_in_words(host):
         await resolve(Address(host, 80), None)
 
 
-@pytest.mark.anyio
-async def test_a_resolver_that_does_not_answer_is_given_up(monkeypatch):
-    async def getaddrinfo(*_, **__):
-        await asyncio.Event().wait()
+@pytest.fixture
+def silence(monkeypatch):
+    """Name servers that are silent for all names but one, until the end of the test."""
+    is_over, asked = threading.Event(), []
 
+    def getaddrinfo(host, _port, **_):
+        asked.append(host)
+        if host != "good.example":
+            is_over.wait()
+        return [(2, 1, 6, "", ("10.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    yield asked
+    is_over.set()
+
+
+@pytest.mark.anyio
+async def test_a_resolver_that_does_not_answer_is_given_up(silence, monkeypatch):
     monkeypatch.setattr("easyproxy.discovery.names._WITHIN_S", 0.01)
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
-    with pytest.raises(OSError, match=r"did not answer for db\.example within 0\.01 s"):
-        await resolve(Address("db.example", 1), None)
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"did not answer for db\.example within 0\.01 s"):
+            await resolve(Address("db.example", 1), None)
+    assert silence == ["db.example"], "one question at a time"
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("silence")
+async def test_names_that_hang_keep_no_other_name_and_no_other_work_waiting():
+    hanging = [
+        asyncio.create_task(resolve(Address(f"db{number}.example", 1), None)) for number in range(AT_ONCE - 1)
+    ]
+    assert await resolve(Address("good.example", 5), None) == Address("10.0.0.1", 5)
+    assert not any(task.done() for task in hanging)
+    assert await asyncio.to_thread(lambda: "done") == "done"
+    for task in hanging:
+        task.cancel()
+    await asyncio.gather(*hanging, return_exceptions=True)
+
+
+def test_a_program_ends_while_a_name_hangs():
+    code = """if True:
+        import asyncio, socket, threading
+        from easyproxy.discovery.names import resolve
+        from easyproxy.model import Address
+        hangs = threading.Event()
+        def getaddrinfo(*_, **__):
+            hangs.set()
+            threading.Event().wait()
+        socket.getaddrinfo = getaddrinfo
+        async def main():
+            task = asyncio.create_task(resolve(Address("db.example", 1), None))
+            await asyncio.to_thread(hangs.wait)
+        asyncio.run(main())
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
