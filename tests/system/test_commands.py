@@ -247,6 +247,17 @@ def test_a_silent_balancer_is_told_with_its_address(tmp_path):
         assert str(tmp_path) in done.stderr
 
 
+@pytest.mark.parametrize("words", [["schema"], ["check"], ["check", "--json"], ["status"]])
+def test_an_answer_that_the_disk_does_not_take_is_an_error_in_words(balancer, words):
+    where = {"check": [str(balancer.file)], "status": ["--admin", str(balancer.admin)]}.get(words[0], [])
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        done = subprocess.run(
+            command(*words, *where), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    told = f"easyproxy {words[0]}: the answer cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
 def test_the_shell_completes_the_names_that_the_balancer_knows(balancer):
     easyproxy(balancer, "drain", "p/a")
     (drained,) = answer(balancer, "overrides")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from eventually import eventually
-from proxy import simple
+from proxy import command, simple
 from traffic import Visit, Wrk, ask
 
 from ports import free_port
@@ -103,6 +106,49 @@ def test_too_few_descriptors_for_max_sessions_are_told_at_the_start(start, nginx
     assert told, balancer.log()
     assert int(told[1]) > 1000
     assert ask(balancer.port()) == "a"
+
+
+def test_too_few_descriptors_for_max_sessions_are_told_by_a_reload(start, nginxes):
+    """Behaviour 16."""
+    config = simple(*nginxes)
+    config["listeners"][0]["max_sessions"] = 20
+    balancer = start(config, prefix=("sh", "-c", 'ulimit -n 300; exec "$@"', "sh"))
+    assert "open files" not in balancer.log()
+    config["listeners"][0]["max_sessions"] = 1000
+    balancer.reload(config)
+    told = "1000 sessions (max_sessions of all listeners) need about"
+    eventually(lambda: told in balancer.log(), "the log says so")
+    done = subprocess.run(
+        command("plan", "--admin", str(balancer.admin), str(balancer.file)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert told in done.stdout + done.stderr
+
+
+def test_admin_clients_that_take_every_descriptor_are_told_of_in_a_line(start, nginxes):
+    """Behaviour 39: who comes later waits, sessions and a killed worker do not."""
+    balancer = start(simple(*nginxes), prefix=("sh", "-c", 'ulimit -n 64; exec "$@"', "sh"))
+    port = balancer.port()
+    with ExitStack() as stack:
+        for _ in range(70):
+            stack.enter_context(socket.socket(socket.AF_UNIX)).connect(balancer.admin.path)
+        told = "the admin server accepts nobody for now: Too many open files"
+        eventually(lambda: told in balancer.log(), "the log says so")
+        assert "Traceback" not in balancer.log()
+        assert ask(port) in "abc"
+    eventually(balancer.is_answering, "it answers again")
+
+
+def test_without_memory_that_can_be_shared_it_says_so_and_ends(start, nginxes):
+    """What is shared is a file to the kernel, and may be no larger than a file."""
+    few = ("sh", "-c", '(ulimit -f 0; exec "$@") 2>&1 | cat', "sh")
+    balancer = start(simple(*nginxes), prefix=few, patience=False)
+    balancer.program.ended()
+    assert "no shared memory for counters: File too large; look at" in balancer.log()
+    assert "Traceback" not in balancer.log()
 
 
 def test_a_soft_limit_is_raised_without_a_word(start, nginxes):

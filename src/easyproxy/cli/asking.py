@@ -6,12 +6,13 @@ the same everywhere: 0 done, 1 refused or not found, 2 wrong usage, configuratio
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import getpass
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -147,6 +148,17 @@ def fail(command: str, error: object, code: int) -> NoReturn:
     sys.exit(code)
 
 
+@contextlib.contextmanager
+def writing(command: str) -> Iterator[None]:
+    """End with an error in words where standard output takes nothing more: a full disk."""
+    try:
+        yield
+    except BrokenPipeError:  # head has seen enough; click ends quietly
+        raise
+    except OSError as error:
+        fail(command, f"the answer cannot be written: {error.strerror}", EXIT_REFUSED)
+
+
 def is_unicode() -> bool:
     """Whether standard output can show more than ASCII."""
     return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
@@ -162,11 +174,8 @@ def asks(function: Callable[..., None]) -> Callable[..., None]:
         name = click.get_current_context().info_name or ""
         address, token = find(name, admin, config_file, token_file)
         try:
-            function(Asker(address, token, as_json, name), **rest)
-        except BrokenPipeError:  # head has seen enough; click ends quietly
-            raise
-        except OSError as error:  # the balancer's answer has been read by then
-            fail(name, f"the answer cannot be written: {error.strerror}", EXIT_REFUSED)
+            with writing(name):  # the balancer's answer has been read by then
+                function(Asker(address, token, as_json, name), **rest)
         except (LookupError, TypeError, AttributeError) as error:  # JSON, but not what was asked for
             text = f"the answer of {address} is not understood ({type(error).__name__}: {error}); "
             fail(name, text + "it is not EasyProxy, or not of this version", EXIT_NO_ANSWER)

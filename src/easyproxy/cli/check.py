@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from easyproxy.cli.asking import writing
 from easyproxy.config.load import Loaded, examine, read_lines
 from easyproxy.config.schema import Config
 from easyproxy.errors import ConfigError, Problem
@@ -48,10 +49,11 @@ def command(file: Path, as_json: bool, strict: bool) -> None:
     except ConfigError as error:
         errors = tuple(error.problems)
     failed = bool(errors) or (strict and bool(warnings))
-    if as_json:
-        _print_json(file, failed, errors, warnings)
-    else:
-        _print_text(file, loaded, errors, warnings, strict=strict)
+    with writing("check"):
+        if as_json:
+            _print_json(file, failed, errors, warnings)
+        else:
+            _print_text(file, loaded, errors, warnings, strict=strict)
     sys.exit(EXIT_REFUSED if failed else 0)
 
 

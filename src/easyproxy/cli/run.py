@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -14,7 +15,7 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -226,7 +227,9 @@ async def serve(
         config, workers="process", state_file=state, file=path, watch=watch, inherited=given, heir=heir
     )
     balancer.upgrading.command = command_line()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, balancer.reopen_logs)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_tell)
+    loop.add_signal_handler(signal.SIGUSR1, balancer.reopen_logs)
     if not await _has_started(balancer, heir, signals):
         return 0
     # Collections need not walk over all that the program consists of, nor come with every 700 flows of the kernel engine.
@@ -247,6 +250,20 @@ async def serve(
         await told.end()
     log.info("ended")
     return 0
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say in one line what is no mistake of ours: asyncio's accept finds no descriptor, and tries again in a second."""
+    error = context.get("exception")
+    if isinstance(error, OSError) and error.errno in (
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOBUFS,
+        errno.ENOMEM,
+    ):
+        log.error("the admin server accepts nobody for now: %s", error.strerror)
+    else:
+        loop.default_exception_handler(context)
 
 
 async def _has_started(balancer: Balancer, heir: Heir | None, signals: Signals) -> bool:

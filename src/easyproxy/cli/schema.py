@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from easyproxy.cli.asking import writing
 from easyproxy.config.json_schema import render
 
 _EXAMPLES = """\b
@@ -20,4 +21,5 @@ def command() -> None:
 
     # yaml-language-server: $schema=easyproxy.schema.json
     """
-    click.echo(render(), nl=False)
+    with writing("schema"):
+        click.echo(render(), nl=False)

@@ -25,6 +25,11 @@ def raise_descriptor_limit() -> int:
     return soft
 
 
+def descriptor_limit() -> int:
+    """Return the limit of open files that is in force, for this process and for the workers that it starts."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def shortage(config: Config, workers: int, limit: int) -> str:
     """Say in words what is missing when the listeners' ``max_sessions`` need more than ``limit`` per worker.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from easyproxy.config.load import FORMATS, Source, examine_source, read_source
 from easyproxy.config.words import format_duration
 from easyproxy.control.events import Kind
+from easyproxy.control.limits import descriptor_limit, shortage
 from easyproxy.control.operations import Author, Plan, RefusedError, ReloadState
 from easyproxy.control.overrides import effective, meet
 from easyproxy.control.plan import compare, summary
@@ -300,14 +301,16 @@ class Reloading:
         except ConfigError as error:
             hint = "so it is with what operators have laid over the file: easyproxy overrides lists it"
             raise ConfigError([*error.problems, Problem("", "", hint)]) from None
+        statistics = self._balancer.statistics()
+        lacking = shortage(then, max(1, statistics.workers), descriptor_limit())
         return compare(
             self._balancer.config,
             then,
-            self._balancer.statistics(),
+            statistics,
             source=source.name,
             started=self._started,
             overrides=met,
-            warnings=map(str, loaded.warnings),
+            warnings=[*map(str, loaded.warnings), *filter(None, [lacking])],
         )
 
     async def _read(self) -> Source:

@@ -91,8 +91,14 @@ class RelayEngine(HandingOver):
         self._inherited = legacy.inherited() if legacy is not None else inherited or Inherited()
         self._is_dormant = legacy is not None
         self._slots = Slots()
-        self._counters_fd = c.Counters.create(workers)
-        self._counters = c.Counters(self._counters_fd, workers, workers)
+        try:
+            self._counters_fd = c.Counters.create(workers)
+            self._counters = c.Counters(self._counters_fd, workers, workers)
+        except OSError as error:
+            raise EngineError(
+                f"the system gives no shared memory for counters: {error.strerror}; look at ulimit -n and ulimit -f "
+                "(LimitNOFILE= and LimitFSIZE= in a systemd unit)"
+            ) from error
         self._sockets: dict[str, list[socket.socket]] = {}
         self._tickets: dict[str, int] = legacy.take_tickets() if legacy is not None else {}
         self._rates = Rates(legacy.take_rates() if legacy is not None else {})
