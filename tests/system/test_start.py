@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from eventually import eventually
 from proxy import command, simple
 from traffic import Visit, Wrk, ask
 
+from easyproxy.cli.client import post
 from ports import free_port
 
 
@@ -149,6 +150,37 @@ def test_without_memory_that_can_be_shared_it_says_so_and_ends(start, nginxes):
     balancer.program.ended()
     assert "no shared memory for counters: File too large; look at" in balancer.log()
     assert "Traceback" not in balancer.log()
+
+
+def test_a_log_that_nobody_reads_holds_nobody_up(start, nginxes, tmp_path):
+    """A pager that waits for a key, a terminal after Ctrl-S, a log driver that hangs."""
+    pipe = tmp_path / "log"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        balancer = start(simple(*nginxes), prefix=("sh", "-c", f'exec "$@" 2>{pipe}', "sh"), patience=False)
+        eventually(balancer.is_answering, "it serves")
+        for number in range(500):  # more than a pipe holds
+            post(
+                balancer.admin, "/api/weight", {"backend": "p/a", "weight": 1 + number % 9, "why": "w" * 200}
+            )
+        assert ask(balancer.port()) in "abc"
+        said = b""
+
+        def read() -> bool:
+            nonlocal said
+            with suppress(BlockingIOError):
+                said += os.read(reader, 65536)
+            return said.count(b"override set") == 500
+
+        eventually(read, "every line is there")
+        for number in range(500):
+            post(
+                balancer.admin, "/api/weight", {"backend": "p/a", "weight": 1 + number % 9, "why": "w" * 200}
+            )
+        assert balancer.stop() == 0
+    finally:
+        os.close(reader)
 
 
 def test_a_soft_limit_is_raised_without_a_word(start, nginxes):

@@ -10,6 +10,8 @@ import sys
 
 import structlog
 
+from easyproxy.cli.patient import PatientHandler
+
 
 def set_up(level: str, form: str) -> None:
     """Send everything from ``level`` on to standard error, as ``text`` or ``json``."""
@@ -32,7 +34,7 @@ def set_up(level: str, form: str) -> None:
             pad_event_to=20,
             exception_formatter=structlog.dev.plain_traceback,
         )
-    handler = logging.StreamHandler()
+    handler = PatientHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

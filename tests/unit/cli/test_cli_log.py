@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
 
+from easyproxy.cli import patient
 from easyproxy.cli.log import set_up
 
 
@@ -37,3 +39,19 @@ def test_a_mistake_is_logged_with_its_place_and_without_the_values_of_variables(
     assert "a mistake" in said
     assert "in fail" in said
     assert token not in said
+
+
+def test_who_reads_slowly_gets_every_line_that_may_wait_and_the_number_of_the_others(monkeypatch):
+    monkeypatch.setattr(patient, "MOST_WAITING", 50)
+    reading, writing = os.pipe()
+    with open(reading, encoding="utf-8") as reader, open(writing, "w", encoding="utf-8") as writer:  # noqa: PTH123
+        handler = patient.PatientHandler(writer)
+        for number in range(1000):
+            handler.handle(logging.makeLogRecord({"msg": f"{number} {'é' * 500}"}))
+        lost = handler._lost
+        assert 0 < lost < 950
+        kept = [reader.readline().split()[0] for _ in range(1000 - lost)]
+        assert kept == [str(number) for number in range(1000 - lost)]
+        handler.handle(logging.makeLogRecord({"msg": "after"}))
+        assert reader.readline() == f"{lost} lines are lost here: nobody has read the log\n"
+        assert reader.readline() == "after\n"
