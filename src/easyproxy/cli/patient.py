@@ -41,7 +41,9 @@ class PatientHandler(logging.StreamHandler[TextIO]):
             self.handleError(record)
             return
         if self._lost:
-            text = f"{self._lost} lines are lost here: nobody has read the log{self.terminator}{text}"
+            notice = "%d lines are lost here: nobody has read the log"
+            told = logging.LogRecord("easyproxy", logging.WARNING, "", 0, notice, (self._lost,), None)
+            text = self.format(told) + self.terminator + text
             self._lost = 0
         self._waiting += [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
         if self._is_behind:
