@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from easyproxy.engine.kernel import KernelEngine
 from easyproxy.engine.kernel import engine as module
+from easyproxy.engine.kernel.ledger import Books, Ended
 from easyproxy.engine.kernel.nft import NO_PRIVILEGE, explain
 from easyproxy.engine.kernel.poke import packet
 from easyproxy.engine.kernel.ruleset import EDITION, NOTES, key_of, noting
@@ -18,6 +22,7 @@ from easyproxy.engine.seam import ListenerCounters, Where
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
 from unit.engine.kernel_fake import FakeRules
+from unit.engine.kernel_flow import FLOW
 
 A = Backend("pool/a", "a", Address("127.0.0.1", 9))
 
@@ -264,3 +269,107 @@ def test_counters_of_a_backend_have_its_key() -> None:
     engine._packets = {f"b{key_of('pool/a')}": 7}
     engine._snapshot = snapshot(1, A)
     assert engine.statistics().backends["pool/a"].total == 7
+
+
+# -- looking, without a kernel
+
+
+class Sight:
+    """Stands in for the real one: each look finds what ``found`` says next, and then nothing."""
+
+    can_poke, has_missed, look_s = True, False, 0.0
+
+    def __init__(self) -> None:
+        self.found: list[list[Ended] | Exception] = []
+        self.looks = 0
+        self.may_return = threading.Event()
+        self.may_return.set()
+
+    def look(self) -> tuple[Books, list[Ended]]:
+        self.may_return.wait()
+        self.looks += 1
+        found = self.found.pop(0) if self.found else []
+        if isinstance(found, Exception):
+            raise found
+        return Books(), found
+
+    def close(self) -> None:
+        pass
+
+
+ENDED = Ended(FLOW, "front", "pool/a", 1.0, 2.0, "reset", "")
+
+
+class Looking:
+    """An engine at work that looks only when it is asked to, and what it has told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rules: FakeRules, refresh_s: float = 3600.0) -> None:
+        self.sight, self.rules = Sight(), rules
+        monkeypatch.setattr(module, "needed", lambda _snapshot, **_wanted: [])
+        monkeypatch.setattr(module, "Sight", lambda *_: self.sight)
+        self.told: list[object] = []
+        self.complaints: list[str] = []
+        self.engine = KernelEngine(rules=rules, refresh_s=refresh_s, complain=self.complaints.append)
+
+    async def __aenter__(self) -> Self:
+        await self.engine.start(self.told.append)
+        self.engine.apply(snapshot(1, A))
+        await self.engine.sessions()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.engine.stop()
+
+
+@pytest.mark.anyio
+async def test_an_end_is_told_also_when_nft_fails_after_it_was_seen(
+    rules: FakeRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Looking(monkeypatch, rules) as it:
+        it.sight.found = [[ENDED]]
+        with monkeypatch.context() as failing:
+            failing.setattr(rules, "counters", lambda: rules.refusing(""))
+            with pytest.raises(EngineError, match="no"):
+                await it.engine.sessions()
+        await it.engine.sessions()
+        assert it.told == [ENDED.told()]
+
+
+@pytest.mark.anyio
+async def test_an_end_is_told_also_when_whoever_asked_has_gone_meanwhile(
+    rules: FakeRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Looking(monkeypatch, rules) as it:
+        it.sight.found = [[ENDED]]
+        it.sight.may_return.clear()
+        asking = asyncio.create_task(it.engine.sessions())
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait({asking})
+        it.sight.may_return.set()
+        await it.engine.sessions()
+        assert it.told == [ENDED.told()]
+
+
+@pytest.mark.anyio
+async def test_a_mistake_in_a_look_is_told_and_ends_neither_the_looking_nor_the_cleaning_up(
+    rules: FakeRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Looking(monkeypatch, rules, refresh_s=0.0) as it:
+        it.sight.found = [KeyError("a mistake")]
+        looks = it.sight.looks
+        while it.sight.looks < looks + 3:  # noqa: ASYNC110 - a thread does it
+            await asyncio.sleep(0)
+        assert len(it.complaints) == 1
+        assert "KeyError: 'a mistake'" in it.complaints[0]
+    assert not rules.exists()
+
+
+@pytest.mark.anyio
+async def test_sessions_that_cannot_be_closed_at_the_end_are_told_and_the_rules_go(
+    rules: FakeRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Looking(monkeypatch, rules) as it:
+        it.sight.found = [EngineError("no answer")]
+    assert it.complaints == ["kernel engine: not every session is closed: no answer"]
+    assert not rules.exists()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import traceback
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -102,6 +104,7 @@ class KernelEngine:
         self._ends_taker: EndsTaker | None = None
         self._books = Books()
         self._packets: dict[str, int] = {}
+        self._untold: deque[Ended] = deque()  # the ledger says only once that a session has ended
         self._told: set[str] = set()
         self._is_full = False
         self._sight: Sight | None = None
@@ -133,9 +136,17 @@ class KernelEngine:
     async def stop(self) -> None:
         """Close every session, remove the rules, put settings back."""
         await self._stop_looking()
-        if self._layout is not None:
-            with contextlib.suppress(EngineError):
+        try:
+            if self._layout is not None and self._sight is not None:
                 await self.close_sessions(Where(), "drained")
+        except EngineError as error:
+            self._complain(f"kernel engine: not every session is closed: {error}")
+        finally:
+            self._take_back()
+            self._let_go()
+
+    def _take_back(self) -> None:
+        """Remove the rules, and put settings back."""
         if self._layout is not None or (self._settings.notes and not self._has_found_rules):
             self._layout = None
             for undo in (self._settings.restore, self._rules.remove):  # what was noted goes last
@@ -143,7 +154,6 @@ class KernelEngine:
                     undo()
                 except EngineError as error:
                     self._complain(f"kernel engine: {error}")
-        self._let_go()
 
     async def leave_to_successor(self) -> None:
         """End, and leave rules, sessions and settings as they are: another program has them now."""
@@ -154,14 +164,14 @@ class KernelEngine:
     async def _stop_looking(self) -> None:
         if self._looking is not None:
             self._looking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._looking
+            await asyncio.wait({self._looking})
             self._looking = None
 
     def _let_go(self) -> None:
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None
+        self._tell()
         for owned in (self._sight, self._shortcut):
             if owned is not None:
                 owned.close()
@@ -307,10 +317,15 @@ class KernelEngine:
         sight = self._sight
         if sight is None or not sessions:
             return 0
-        ends = await self._in_thread(lambda: sight.cut(sessions, reason))
-        await self._look()  # so that whoever is told finds it counted
-        self._tell(ends)
-        return len(ends)
+
+        def cut() -> int:
+            ends = sight.cut(sessions, reason)
+            self._untold.extend(ends)
+            return len(ends)
+
+        count = await self._in_thread(cut)
+        await self._look()  # which tells of them, so that whoever is told finds it counted
+        return count
 
     def _prepare_resets(self, flows: list[Flow]) -> None:
         """Where the next packet of a backend would go to the client, let it be answered with a reset for a while."""
@@ -334,6 +349,8 @@ class KernelEngine:
                 self._watch_fill()
             except EngineError as error:
                 self._complain_once(f"kernel engine: {error}")
+            except Exception as error:  # noqa: BLE001 - without looks nobody would be told of anything any more
+                self._complain_once(f"kernel engine: {''.join(traceback.format_exception(error)).rstrip()}")
             await self._pause(max(self._refresh_s, self._rest_s))
 
     @property
@@ -357,18 +374,26 @@ class KernelEngine:
         if sight is None or self._layout is None:
             return
 
-        def look() -> list[Ended]:
+        def look() -> None:
             self._books, ends = sight.look()
+            # Kept before anything else: whoever waits for this may be cancelled, and nft may fail.
+            self._untold.extend(ends)
             self._packets = self._rules.counters()
-            return ends
 
-        self._tell(await self._in_thread(look))
+        try:
+            await self._in_thread(look)
+        finally:
+            self._tell()
         if sight.has_missed:
             self._complain_once(
                 "kernel engine: sessions end faster than they can be accounted for; ends and bytes of some are missing"
             )
 
-    def _tell(self, ends: list[Ended]) -> None:
+    def _tell(self) -> None:
+        """Tell of every end that nobody has been told of."""
+        ends: list[Ended] = []
+        while self._untold:  # the thread may add to it at the same time
+            ends.append(self._untold.popleft())
         for end in ends:
             if end.reason not in CLEAN:
                 self._sink(end.told())
