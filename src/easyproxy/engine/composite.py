@@ -53,7 +53,7 @@ class CompositeEngine:
         other: gets the listeners that name it, and the pools that these need.
         dormant: made with what a predecessor has left: ``other`` begins only with :meth:`wake`, because until then
             what the predecessor has put in force must stay.
-        complain: takes a line of text about what could not be raised.
+        complain: takes a line of text about what cannot be raised, because a successor or this program serves already.
     """
 
     def __init__(
@@ -230,7 +230,12 @@ class CompositeEngine:
             self._parts = (self._relay,)
             if self._claim not in dropped:
                 # The successor has no such engine. New clients are its relay engine's; who is here goes on in peace.
-                self._other.apply(Snapshot(0))
+                try:
+                    self._other.apply(Snapshot(0))
+                except EngineError as error:  # the successor serves already: there is no way back
+                    self._complain(
+                        f"after the upgrade, the {self._other.name} engine still takes clients: {error}"
+                    )
             await self._other.leave_to_successor()
         return await self._relay.leave([name for name in dropped if name != self._claim])
 

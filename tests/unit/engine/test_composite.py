@@ -246,6 +246,16 @@ async def test_the_old_program_takes_the_rules_away_for_a_successor_that_has_not
 
 
 @pytest.mark.anyio
+async def test_the_old_program_leaves_also_when_the_rules_cannot_be_taken_away(pair):
+    pair.engine.apply(MIXED)
+    pair.log.clear()
+    pair.kernel.refuses = ["nft failed"]
+    await pair.engine.leave(["gone"])
+    assert pair.log == ["kernel leave to successor", "relay leave ['gone']"]
+    assert pair.told == ["after the upgrade, the kernel engine still takes clients: nft failed"]
+
+
+@pytest.mark.anyio
 async def test_the_sessions_that_are_handed_over_are_the_relay_engines(pair):
     pair.engine.apply(MIXED)
     pair.relay.live, pair.kernel.live = [session("r", "a/b", "relay")], [session("k", "a/b", "kernel")]
