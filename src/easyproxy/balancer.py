@@ -126,7 +126,7 @@ class Balancer(Desk):
         )
         self._watch = Watch(self._reloading, lambda: self.filed_config.watch if watch is None else watch)
         self._warden = Warden(
-            self._registry, self.engine, self._journal, apply=self._apply, spawn=self._spawn
+            self._registry, self.engine, self._journal, apply=self._pace.persist, spawn=self._spawn
         )
         self._drains = Drains(self._registry, self.engine, self._journal, spawn=self._spawn)
         self._teller = Teller(
@@ -348,7 +348,7 @@ class Balancer(Desk):
 
     def _follow_slow_start(self) -> None:
         if self._registry.is_any_rising(time.monotonic()):
-            self._apply()
+            self._pace.persist()
 
     async def _follow_file(self) -> None:
         if not self._is_draining:
@@ -357,7 +357,7 @@ class Balancer(Desk):
 
     async def _follow_names(self) -> None:
         if await self._lookout.follow_names():
-            self._apply()
+            self._pace.persist()
 
     async def _make_admin(self) -> None:
         """Take the admin server's address; it answers later."""

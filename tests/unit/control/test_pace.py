@@ -73,14 +73,40 @@ def test_what_must_be_now_takes_along_what_waits() -> None:
     assert world.timers[0].is_cancelled
 
 
-def test_an_error_is_the_callers_and_the_next_change_tries_again() -> None:
+def test_a_change_that_fails_is_told_once_and_tried_again_by_itself_until_it_is_in_force(caplog) -> None:
     world = World()
     world.error = RuntimeError("no descriptor")
-    with pytest.raises(RuntimeError):
-        world.pace.soon()
     world.pace.soon()
-    world.fire()  # logged, not raised
+    world.fire()
+    assert [record.message for record in caplog.records] == [
+        "what has changed could not be put in force; it is tried again"
+    ]
     world.error = None
+    world.fire()
+    assert world.applied == 3
+    assert not world.timers
+    world.error = RuntimeError("nft failed")
+    world.now += 1.0
     world.pace.soon()
+    assert len(caplog.records) == 2
+
+
+def test_an_error_of_what_must_be_now_is_the_callers_alone() -> None:
+    world = World()
+    world.error = RuntimeError("an address in use")
+    with pytest.raises(RuntimeError):
+        world.pace.now()
+    assert not world.timers
+
+
+def test_what_waited_before_an_error_still_comes() -> None:
+    """A reload is refused; that a backend has gone down meanwhile is put in force all the same."""
+    world = World()
+    world.pace.soon()
+    world.pace.soon()
+    world.error = RuntimeError("an address in use")
+    with pytest.raises(RuntimeError):
+        world.pace.now()
+    world.error = None
     world.fire()
     assert world.applied == 3
