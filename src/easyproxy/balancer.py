@@ -9,6 +9,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -36,6 +37,7 @@ from easyproxy.discovery.names import RESOLVE_EVERY_S
 from easyproxy.engine.relay import RelayEngine
 from easyproxy.engine.relay.succession import Legacy
 from easyproxy.engine.seam import Engine, HandsOver, Observation, Report, Where
+from easyproxy.errors import EngineError
 from easyproxy.needs import needs_kernel, refuse_if_lacking
 
 if TYPE_CHECKING:
@@ -216,16 +218,17 @@ class Balancer(Desk):
         self._is_serving = self._has_started = False
         self._pace.cancel()
         self._journal.events.close()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._admin is not None:
-            await self._admin.stop()
+        async with AsyncExitStack() as ends:  # from the last to the first, each also when another has trouble
+            if self._access_log is not None:
+                ends.push_async_callback(self._access_log.stop)
+            ends.push_async_callback(self.engine.stop)
+            ends.push_async_callback(self._lookout.stop)
+            if self._admin is not None:
+                ends.push_async_callback(self._admin.stop)
             self._admin = None
-        await self._lookout.stop()
-        await self.engine.stop()
-        if self._access_log is not None:
-            await self._access_log.stop()
+            for task in tuple(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def reopen_logs(self) -> None:
         """Go on in a new file: that of the access log was moved away."""
@@ -326,14 +329,25 @@ class Balancer(Desk):
             self.engine.apply(self._registry.snapshot(time.monotonic(), self._warden.writers()))
             self._drains.look(time.monotonic(), time.time())
             while self._dead:
-                self._spawn(self.engine.close_sessions(Where(backend=self._dead.pop()), "backend_down"))
+                self._spawn(self._close_sessions_of_dead(self._dead.pop()))
+
+    async def _close_sessions_of_dead(self, backend: str) -> None:
+        try:
+            await self.engine.close_sessions(Where(backend=backend), "backend_down")
+        except EngineError as error:
+            self._journal.trouble(f"{backend} is down, and its sessions are still open: {error}")
 
     # -- what goes on by itself
 
     def _spawn(self, work: Coroutine[object, None, object]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("work in the background failed", exc_info=error)
 
     @staticmethod
     async def _every(seconds: float, step: Callable[[], object]) -> None:

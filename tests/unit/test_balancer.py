@@ -1,0 +1,65 @@
+"""The balancer as what owns everything: its end, and what it does in the background. With traffic: tests/system."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from easyproxy import Balancer
+from easyproxy.errors import EngineError
+
+pytestmark = pytest.mark.anyio
+
+CONFIG = {
+    "listeners": [{"bind": "127.0.0.1:0", "pool": "p"}],
+    "pools": {"p": {"backends": ["127.0.0.1:1"], "check": {"type": "none"}, "close_sessions_on_down": True}},
+}
+
+
+def is_relaying() -> bool:
+    return any(thread.name.startswith("easyproxy-relay") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("trouble", [RuntimeError("the monitor has trouble"), asyncio.CancelledError()])
+async def test_it_ends_whole_also_when_a_part_of_it_has_trouble_with_that(monkeypatch, trouble):
+    balancer = await Balancer(CONFIG).__aenter__()
+    assert is_relaying()
+
+    async def fail():
+        raise trouble
+
+    monkeypatch.setattr(balancer._lookout, "stop", fail)
+    with pytest.raises(type(trouble)):
+        await balancer.stop()
+    assert not is_relaying()
+    assert balancer.addresses == {}
+
+
+async def test_work_in_the_background_that_fails_is_logged(caplog):
+    async def fail():
+        raise KeyError("a mistake")
+
+    async with Balancer(CONFIG) as balancer:
+        balancer._spawn(fail())
+        while not caplog.records:  # noqa: ASYNC110 - the loop's callbacks do it
+            await asyncio.sleep(0)
+    [record] = caplog.records
+    assert record.message == "work in the background failed"
+    assert "KeyError: 'a mistake'" in caplog.text
+
+
+async def test_sessions_of_a_dead_backend_that_cannot_be_closed_are_told(monkeypatch):
+    async def refuse(*_):
+        raise EngineError("no answer")
+
+    async with Balancer(CONFIG) as balancer:
+        monkeypatch.setattr(balancer.engine, "close_sessions", refuse)
+        balancer._dead.add("p/127.0.0.1:1")
+        balancer._apply()
+        while len(balancer.events()) < 2:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+        assert balancer.events()[-1].text == (
+            "p/127.0.0.1:1 is down, and its sessions are still open: no answer"
+        )
