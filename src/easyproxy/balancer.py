@@ -101,6 +101,7 @@ class Balancer(Desk):
             inherited=inherited,
             legacy=Legacy.of(heir.take_frames(Legacy.KINDS)) if heir is not None else None,
             complain=self._journal.trouble,
+            worker_died=self._journal.worker_died,
         )
         self.engine: Engine = relay
         if needs_kernel(filed):

@@ -133,10 +133,14 @@ class Journal:
 
     def trouble(self, text: str) -> None:
         """Tell what went wrong in the engine itself."""
-        has_died = "its sessions are lost" in text
-        if self._has_room() or has_died:  # never suppressed: it explains why many sessions broke
+        if self._has_room():
             log.error("%s", text)
-            self.events.add(Kind.WORKER_DIED if has_died else Kind.TROUBLE, "", text, level="error")
+            self.events.add(Kind.TROUBLE, "", text, level="error")
+
+    def worker_died(self, text: str) -> None:
+        """Tell that a worker has died; never suppressed, because it explains why many sessions broke."""
+        log.error("%s", text)
+        self.events.add(Kind.WORKER_DIED, "", text, level="error")
 
     def _has_room(self) -> bool:
         self.flush()

@@ -117,7 +117,7 @@ def test_the_death_of_a_worker_is_told_however_much_else_there_is():
     journal = Journal(clock=lambda: 1.0)
     for number in range(LINES_PER_SECOND + 5):
         journal.trouble(f"trouble {number}")
-    journal.trouble("relay worker 1 (pid 7) was killed; its sessions are lost, a successor starts")
+    journal.worker_died("relay worker 1 (pid 7) was killed; its sessions are lost, a successor starts")
     kinds = [event.kind for event in journal.events.newest()]
     assert kinds == ["trouble"] * LINES_PER_SECOND + ["worker_died"]
 

@@ -51,6 +51,41 @@ async def test_a_successor_that_cannot_be_started_is_tried_again(monkeypatch):
         assert len(refusals) == 2
 
 
+async def test_a_thread_that_cannot_be_started_is_an_error_in_words(monkeypatch):
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    engine = RelayEngine(processes=False)
+    try:
+        with monkeypatch.context() as system:
+            system.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(EngineError, match="relay worker 0 cannot be started: can't start new thread"):
+                await engine.start(lambda _: None)
+    finally:
+        await engine.stop()
+
+
+async def test_a_death_is_told_once_and_a_successor_that_is_long_in_coming_by_itself(monkeypatch):
+    async with relay(workers=1, processes=True) as rig:
+        monkeypatch.setattr(crew, "LONGEST_PAUSE_S", 0.1)
+        real, refusals = crew.Crew._spawn, []
+
+        def refuse(*descriptors):
+            if not refusals:
+                refusals.append(1)
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            return real(*descriptors)
+
+        monkeypatch.setattr(crew.Crew, "_spawn", staticmethod(refuse))
+        [pid] = rig.engine.worker_pids()
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: rig.engine.worker_pids() not in ([], [pid]))
+        died, waits = rig.complaints
+        assert died.startswith(f"relay worker 0 (pid {pid}) was ended by signal 9; its sessions are lost")
+        assert waits.startswith("relay worker 0 has no successor yet: ")
+        assert "temporarily unavailable" in waits
+
+
 async def test_deaths_that_follow_one_another_back_off_for_ever(monkeypatch):
     async with relay(workers=1, processes=True) as rig:
         rig.engine._crew._short_lives = 5000  # a night of quick deaths

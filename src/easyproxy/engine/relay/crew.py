@@ -86,6 +86,7 @@ class Crew:
         on_frame: Callable[[Member, Frame], None],
         on_death: Callable[[Member, str], None],
         on_birth: Callable[[Member], None],
+        complain: Callable[[str], None],
         generation: int = 0,
     ) -> None:
         self._hello = hello
@@ -94,6 +95,7 @@ class Crew:
         self._on_frame = on_frame
         self._on_death = on_death
         self._on_birth = on_birth
+        self._complain = complain
         self._members: dict[int, Member] = {}
         self._generation = generation  # beyond those of a predecessor: names of sessions stay unique
         self._is_stopping = False
@@ -153,7 +155,10 @@ class Crew:
                     target=serve, args=(Channel(theirs),), name=f"easyproxy-relay-{index}", daemon=True
                 )
                 member.thread.start()
-        except OSError as error:
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # the latter of threading: the system gives no further thread
             member.close()
             theirs.close()
             raise EngineError(f"relay worker {index} cannot be started: {error}") from error
@@ -219,7 +224,7 @@ class Crew:
                 if half_made is not None:  # it could not be given what it needs; closing its channel ends it
                     half_made.close()
                 if pause == LONGEST_PAUSE_S:
-                    self._on_death(member, f"has no successor yet: {error}")
+                    self._complain(f"relay worker {member.index} has no successor yet: {error}")
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_S)
             else:

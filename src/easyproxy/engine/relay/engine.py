@@ -62,7 +62,8 @@ class RelayEngine(HandingOver):
         processes: a process for each worker; otherwise one thread of this process (``workers`` must be 1).
         portable: use ``selectors`` and copying even where epoll and splice exist.
         orphan_drain_s: how long sessions may go on when the control process is killed.
-        complain: takes a line of text about the engine itself (a worker died, a user's strategy failed).
+        complain: takes a line of text about the engine itself (a user's strategy failed).
+        worker_died: takes a line of text when a worker has died, and its sessions with it; None is ``complain``.
         inherited: listening sockets that somebody else opened; the engine owns them and closes them with itself.
         legacy: what a predecessor that still serves has left; the engine takes no client before :meth:`wake`.
         worker_python: which Python runs worker processes: ``same``, ``auto``, or a path, see ``interpreter``.
@@ -79,6 +80,7 @@ class RelayEngine(HandingOver):
         portable: bool = False,
         orphan_drain_s: float = 30.0,
         complain: Callable[[str], None] = lambda _text: None,
+        worker_died: Callable[[str], None] | None = None,
         inherited: Inherited | None = None,
         legacy: Legacy | None = None,
         worker_python: str = "same",
@@ -88,6 +90,7 @@ class RelayEngine(HandingOver):
         self._workers = workers
         self._worker_python = worker_python if processes else "same"
         self._complain = complain
+        self._worker_died = worker_died or complain
         self._inherited = legacy.inherited() if legacy is not None else inherited or Inherited()
         self._is_dormant = legacy is not None
         self._slots = Slots()
@@ -121,6 +124,7 @@ class RelayEngine(HandingOver):
             on_frame=self._received,
             on_death=self._died,
             on_birth=self._equip,
+            complain=complain,
             generation=legacy.generation if legacy is not None else 0,
         )
         self._inquiry = Inquiry(self._crew, self._turned)
@@ -342,7 +346,7 @@ class RelayEngine(HandingOver):
             roll.mark(member.index)
         self._inquiry.died(member.index)
         self._succession.died(member)
-        self._complain(
+        self._worker_died(
             f"relay worker {member.index} (pid {member.pid}) {how}; its sessions are lost, a successor starts"
         )
 
