@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from relay_rig import backend, relay, until
 
-from easyproxy.engine.seam import Where
+from easyproxy.engine.seam import Observation, Outcome, Where
 from easyproxy.model import Address, Backend, Pool
 from easyproxy.strategy.base import Strategy
 
@@ -113,3 +113,26 @@ async def test_sessions_are_closed_only_for_a_reason_that_exists():
             with pytest.raises(ValueError, match=f"{reason!r} is no reason"):
                 await rig.engine.close_sessions(Where(), reason)
         assert await rig.engine.close_sessions(Where(), "operator") == 0
+
+
+async def test_a_backend_that_fails_at_once_is_not_told_to_have_taken_as_long_as_the_one_before(tmp_path):
+    async with relay() as rig:
+        silent = rig.server()
+        silent.listen(0)  # a full backlog: connects to it neither succeed nor fail
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(silent.getsockname())
+        gone = Backend("p/gone", "gone", Address(path=str(tmp_path / "nobody")))
+        pool = Pool(
+            "p", strategy="first", backends=(backend("p", "silent", silent), gone), connect_timeout_s=0.3
+        )
+        rig.apply(pool)
+        await rig.client()
+        await until(lambda: len(rig.reports) == 3)
+        for filler in fillers:
+            filler.close()
+        timeout, refused = (one for one in rig.reports if isinstance(one, Observation))
+        assert (timeout.backend, timeout.outcome) == ("p/silent", Outcome.TIMEOUT)
+        assert timeout.duration_s >= 0.3
+        assert (refused.backend, refused.outcome, refused.duration_s) == ("p/gone", Outcome.REFUSED, 0.0)

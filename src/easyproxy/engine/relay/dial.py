@@ -233,7 +233,7 @@ class Dial(Waiting):
             self.core.is_starved |= code in EXHAUSTED
         else:
             self._left -= 1
-            failures.observe(self.core, backend, Outcome.REFUSED, os.strerror(code), self._attempted_at)
+            failures.observe(self.core, backend, Outcome.REFUSED, os.strerror(code), attempted_at=0.0)
             self._failed = backend
 
     def ready(self, fd: int, mask: int) -> None:

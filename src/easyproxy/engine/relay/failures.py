@@ -27,7 +27,7 @@ OURS = EXHAUSTED | frozenset(
 
 
 def observe(core: Core, backend: BackendRuntime, outcome: Outcome, detail: str, attempted_at: float) -> None:
-    """Count and report a failed attempt that began at ``attempted_at`` (the worker's clock; 0: it never did)."""
+    """Count and report a failed attempt that began at ``attempted_at`` (the worker's clock; 0: it failed at once)."""
     core.cells[backend.cell + c.B_CONNECT_ERRORS] += 1
     if backend.is_proven:
         # Failures are told one by one, successes only where they lie between two failures: so that a backend
