@@ -252,6 +252,19 @@ def test_names_of_one_snapshot_never_push_each_other_out():
     assert cells.cleared == []
 
 
+def test_many_new_names_cost_no_more_each_than_few():
+    class Name(str):
+        __slots__ = ()
+        looked_up = 0
+
+        def __hash__(self) -> int:
+            Name.looked_up += 1
+            return super().__hash__()
+
+    Slots().assign([Name(number) for number in range(1000)], lambda _slot: True, lambda _slot: None)
+    assert Name.looked_up < 10 * 1000
+
+
 @given(st.lists(st.frozensets(st.sampled_from("abcdefgh"), max_size=5), max_size=12))
 def test_no_two_names_of_a_snapshot_share_a_slot(snapshots):
     slots, cells = Slots(size=6), Cells()

@@ -12,7 +12,7 @@ from easyproxy.engine.relay.counters import ENDS_SLOT, SLOTS
 from easyproxy.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
 
 class Slots:
@@ -31,14 +31,16 @@ class Slots:
         Raises:
             EngineError: there are more listeners, pools and backends than slots.
         """
-        wanted = list(keys)
+        wanted = dict.fromkeys(keys)
         for key in wanted:
             slot = self.by_key.pop(key, None)
             if slot is None:
-                slot = self._free(set(wanted), is_idle, clear)
+                slot = self._free(wanted, is_idle, clear)
             self.by_key[key] = slot
 
-    def _free(self, wanted: set[str], is_idle: Callable[[int], bool], clear: Callable[[int], None]) -> int:
+    def _free(
+        self, wanted: Collection[str], is_idle: Callable[[int], bool], clear: Callable[[int], None]
+    ) -> int:
         if self._next < self._size:
             self._next += 1
             return self._next - 1
