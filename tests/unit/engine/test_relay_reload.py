@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from relay_rig import backend, relay, until
 
+from easyproxy.engine.relay import engine, question
 from easyproxy.engine.relay.slots import Slots
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Backend, Listener, Pool, Rate, Snapshot
@@ -159,6 +160,23 @@ async def test_a_snapshot_during_a_drain_opens_nothing_again():
         client.close()
         session.close()
         await draining
+
+
+async def test_a_worker_that_is_slow_to_stop_accepting_does_not_put_the_deadline_off(monkeypatch):
+    waits = []
+
+    class Roll(question.Roll):
+        async def is_complete(self, within_s):
+            waits.append(within_s)
+            await asyncio.sleep(0.01)
+            return await super().is_complete(within_s)
+
+    async with relay() as rig:
+        monkeypatch.setattr(engine, "Roll", Roll)
+        await rig.engine.drain(3)
+    accepts_no_more, is_empty = waits
+    assert accepts_no_more == 3
+    assert is_empty < 3, "what the first wait took is taken off"
 
 
 async def test_a_worker_that_dies_during_a_drain_has_a_successor_that_stays():

@@ -416,6 +416,8 @@ class RelayEngine(HandingOver):
     async def drain(self, deadline_s: float) -> None:
         """Take no new sessions, wait for the last to end, and close the rest at the deadline."""
         self._is_draining = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + deadline_s
         members = self._crew.members()
         self._deaf, self._drained = (Roll({member.index for member in members}) for _ in range(2))
         for member in members:
@@ -423,7 +425,7 @@ class RelayEngine(HandingOver):
         # Each worker first takes in who waits in its backlog; only then may the sockets go.
         await self._deaf.is_complete(min(deadline_s, ANSWER_WITHIN_S))
         self._close_sockets()
-        if not await self._drained.is_complete(deadline_s):
+        if not await self._drained.is_complete(max(0.0, deadline - loop.time())):
             await self.close_sessions(Where(), "drained")
             await self._drained.is_complete(ANSWER_WITHIN_S)
 
