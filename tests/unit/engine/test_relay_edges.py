@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import os
 import socket
 import struct
+import termios
+from _socket import socket as raw_socket
 
 import pytest
 from relay_rig import backend, relay, until
 from relay_steps import stepping
 
+from easyproxy.engine.relay import close
 from easyproxy.engine.relay.life import State
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Backend, Pool
@@ -95,3 +101,33 @@ async def test_a_backend_behind_an_interface_that_is_not_there_is_refused_by_con
         await rig.client()
         await rig.taken(server)
         assert rig.engine.statistics().worker_restarts == 0
+
+
+class ShutSocket(raw_socket):
+    """A connection as macOS has it once it is reset: no option can be set any more (setsockopt(2) there, EINVAL)."""
+
+    def setsockopt(self, *_: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def test_a_connection_whose_options_cannot_be_set_is_no_mistake_of_ours():
+    with stepping(idle_timeout_s=5, connect_timeout_s=1) as steps:
+        client, backend, session = steps.connect()
+        old = session.socket
+        new = ShutSocket(old.family, old.type, 0, old.detach())
+        session.socket = session.outbound.target = session.inbound.source = new
+        for word in (b"one", b"two", b"three"):
+            client.sendall(word)
+            steps.settle()
+            assert backend.recv(10) == word
+        steps.after(3)
+        assert session.armed
+        steps.after(5)
+        assert steps.ends == ["idle_timeout"]
+
+
+def test_bytes_of_which_the_system_cannot_say_whether_they_are_sent_get_their_time():
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # the kernel has no answer for one (tcp(7))
+        with pytest.raises(OSError, match="Invalid argument"):
+            fcntl.ioctl(listening, termios.TIOCOUTQ, bytes(4))
+        assert not close._is_sent(listening.fileno())

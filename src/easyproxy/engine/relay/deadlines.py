@@ -6,6 +6,7 @@ as they are now. A session that still dials has its own deadlines (:mod:`.dial`)
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import TYPE_CHECKING
 
@@ -66,4 +67,5 @@ def _arm(session: Session) -> None:
     sock, listener = session.socket, session.listener.listener
     if sock is None or sock.family == socket.AF_UNIX:
         return
-    arm_keepalive(sock.setsockopt, listener.keepalive_s, listener.user_timeout_s)
+    with contextlib.suppress(OSError):  # macOS: EINVAL once it is reset; its own event follows
+        arm_keepalive(sock.setsockopt, listener.keepalive_s, listener.user_timeout_s)

@@ -21,6 +21,7 @@ Facts this relies on:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -388,7 +389,8 @@ class Flow:
             return
         backend = self.session.socket
         if backend is not None and backend.family != socket.AF_UNIX:
-            backend.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # macOS: EINVAL once it is reset; its own event follows
+                backend.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def count(self) -> None:
         """Add to the backend's counters what has moved since the last time. Each tick does, and the session's end.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
+import sys
+import termios
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import close
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from easyproxy.engine.relay.session import Session
     from easyproxy.model import Backend
 
-_FIONREAD = 0x541B if os.uname().sysname == "Linux" else 0x4004667F
-
 FULL = "every candidate is at its max_sessions"
 
 GIVEN_UP_AFTER_S = 1.0
@@ -37,7 +36,7 @@ GIVEN_UP_AFTER_S = 1.0
 
 def readable(fd: int) -> int:
     """Return how many bytes can be read from a socket (FIONREAD, ioctl_tty(2), tcp(7))."""
-    return int.from_bytes(fcntl.ioctl(fd, _FIONREAD, b"\0\0\0\0"), "little")
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 class Waiting:
