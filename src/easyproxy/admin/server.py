@@ -304,6 +304,8 @@ async def _bind(address: Address) -> socket.socket:
 
 async def _bind_tcp(address: Address) -> socket.socket:
     if not address.host:
+        if not socket.has_dualstack_ipv6():  # a kernel without IPv6
+            return socket.create_server(("0.0.0.0", address.port))  # noqa: S104 - that is what ":port" asks for
         return socket.create_server(("::", address.port), family=socket.AF_INET6, dualstack_ipv6=True)
     found = await asyncio.get_running_loop().getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

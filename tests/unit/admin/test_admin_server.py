@@ -34,6 +34,12 @@ async def test_it_serves_ipv6():
         assert (await ask(server.address, "/healthz")).status == 200
 
 
+async def test_every_address_is_those_of_ipv4_where_the_kernel_has_no_ipv6(monkeypatch):
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    async with AdminServer(Scene(), Address("", 0), token="x" * 20) as server:
+        assert (await ask(Address("127.0.0.1", server.address.port), "/healthz")).status == 200
+
+
 async def test_an_address_in_use_is_said_with_what_to_do():
     async with AdminServer(Scene(), LOOPBACK) as first:
         with pytest.raises(EasyProxyError, match=rf"{first.address}: Address already in use; choose another"):
