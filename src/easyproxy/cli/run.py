@@ -273,7 +273,9 @@ async def _has_started(balancer: Balancer, heir: Heir | None, signals: Signals) 
     starting = asyncio.ensure_future(balancer.__aenter__())
     if await _first(starting, signals.stop) is not starting:
         starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
+        [ended] = await asyncio.gather(starting, return_exceptions=True)
+        if not isinstance(ended, BaseException):  # it was through already
+            await balancer.stop()
         return False
     try:
         starting.result()
@@ -306,10 +308,24 @@ async def _obey(balancer: Balancer, told: Told, signals: Signals) -> bool:
 
 async def _drain(balancer: Balancer, told: Told, signals: Signals) -> None:
     told.stopping()
-    drained = asyncio.ensure_future(balancer.drain())
-    if await _first(drained, signals.at_once) is signals.at_once:
-        drained.cancel()
+    if not await _has_drained(balancer, signals.at_once):
         log.warning("ending at once")
+
+
+async def _has_drained(balancer: Balancer, at_once: asyncio.Event) -> bool:
+    """Let the sessions end; return False when that was cut short. What fails is logged: the end comes anyway."""
+    from easyproxy.errors import EasyProxyError  # noqa: PLC0415
+
+    draining = asyncio.ensure_future(balancer.drain())
+    if await _first(draining, at_once) is not draining:
+        draining.cancel()
+        await asyncio.gather(draining, return_exceptions=True)
+        return False
+    try:
+        draining.result()
+    except EasyProxyError as error:
+        log.error("not every session could be let end: %s", error)
+    return True
 
 
 def _tell_who_comes_too_late() -> None:
@@ -327,14 +343,12 @@ async def _leave(balancer: Balancer, told: Told, signals: Signals) -> None:
     told.successor(successor.pid)
     if balancer.upgrading.kept:
         log.warning("sessions have stayed here; they may end", extra={"sessions": balancer.upgrading.kept})
-        drained = asyncio.ensure_future(balancer.drain())
-        if await _first(drained, signals.stop) is signals.stop:
-            drained.cancel()
+        await _has_drained(balancer, signals.stop)
     log.info("a successor goes on", extra={"pid": os.getpid(), "successor": successor.pid})
 
 
 async def _first(*things: asyncio.Event | asyncio.Future[Balancer] | asyncio.Future[None]) -> object:
-    """Wait for the first of these events and futures, and return it."""
+    """Wait for one of these events and futures, and return it; of several that have come, the first that is named."""
     waits = {
         asyncio.ensure_future(
             thing.wait() if isinstance(thing, asyncio.Event) else asyncio.shield(thing)
@@ -345,9 +359,9 @@ async def _first(*things: asyncio.Event | asyncio.Future[Balancer] | asyncio.Fut
     for wait in pending:
         wait.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
-    finished = done.pop()
-    finished.exception()  # looked at here; whoever asks the future itself gets it again
-    return waits[finished]
+    for wait in done:
+        wait.exception()  # looked at here; whoever asks the future itself gets it again
+    return next(thing for wait, thing in waits.items() if wait in done)
 
 
 def _announce(balancer: Balancer) -> None:
