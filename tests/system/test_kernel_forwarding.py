@@ -266,6 +266,21 @@ async def test_a_single_flow_can_be_asked_for_and_deleted(net: Net, balancer: Ba
         assert table.delete([flow]) == 0
 
 
+async def test_a_list_that_is_broken_off_is_not_the_answer_to_the_next_question(
+    net: Net, balancer: Balancer
+) -> None:
+    net.serve("a")
+    balancer.serve(backend("a"))
+    with contextlib.closing(Conntrack()) as table, net.connect(FRONT[4], FRONT_PORT) as sock:
+        read_line(sock)
+        flow = next(each for each in table.flows() if each.is_live)
+        assert table.has(flow)
+        next(table.flows())
+        assert flow.identity in {each.identity for each in table.flows()}
+        next(table.flows())
+        assert table.delete([flow]) == 1
+
+
 async def test_bytes_sessions_and_ends_are_counted(net: Net, balancer: Balancer) -> None:
     net.serve("a")
     told: list[SessionEnd] = []

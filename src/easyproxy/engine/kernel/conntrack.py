@@ -31,17 +31,21 @@ _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _BATCH = 200
 _RECEIVE = 1 << 18
+_WITHIN_S = 10.0
 _UNHEARD = 32 << 20
 """Bytes of the kernel's memory for what it has told and we have not heard: about 40,000 flows."""
 
 
 class Conntrack:
-    """One netlink socket; ``close`` it. Not to be used by two threads at once."""
+    """One netlink socket; ``close`` it. Not to be used by two threads at once.
+
+    All raise EngineError where the kernel does not answer, or refuses.
+    """
 
     def __init__(self) -> None:
-        self._socket = _open()
-        self._socket.settimeout(10.0)
+        self._socket = _open(within_s=_WITHIN_S)
         self._number = 0
+        self._is_owed = False  # the last question has not had its whole answer
 
     def close(self) -> None:
         """Close the socket."""
@@ -51,13 +55,14 @@ class Conntrack:
         """Read all translated TCP flows, parsing as it goes; walk it to the end."""
         want = struct.pack(">I", DNAT)
         attributes = _attribute(STATUS, want) + _attribute(_STATUS_MASK, want)
-        self._send(self._message(_GET, _REQUEST | _DUMP, 0, attributes))
+        self._ask(_GET, _REQUEST | _DUMP, 0, attributes)
         while True:
             data = self._receive()
             offset = 0
             while offset < len(data):
                 length, kind, _, number, _ = _HEADER.unpack_from(data, offset)
                 if kind == _DONE:
+                    self._is_owed = False
                     return
                 if kind == _ERROR:
                     _check(data, offset)
@@ -70,8 +75,8 @@ class Conntrack:
     def has(self, flow: Flow) -> bool:
         """Ask for one flow. A list may miss one: the kernel goes through its table while that changes (NLM_F_DUMP_INTR)."""
         family = socket.AF_INET if flow.family == 4 else socket.AF_INET6
-        self._send(self._message(_GET, _REQUEST, family, flow.handle))
-        data = self._receive()
+        self._ask(_GET, _REQUEST, family, flow.handle)
+        data = self._answer()
         if _HEADER.unpack_from(data)[1] == _ERROR:
             return False
         found = read(data, _HEADER.size, len(data))
@@ -85,28 +90,37 @@ class Conntrack:
             for flow in batch:
                 identity = flow.handle + _attribute(ID, struct.pack(">I", flow.id))
                 family = socket.AF_INET if flow.family == 4 else socket.AF_INET6
-                self._send(self._message(_DELETE, _REQUEST | _ACK, family, identity))
+                self._ask(_DELETE, _REQUEST | _ACK, family, identity)
                 deleted += self._acknowledged()
         return deleted
 
     def _acknowledged(self) -> int:
-        data = self._receive()
+        data = self._answer()
         (error,) = struct.unpack_from("=i", data, 16)
         if error in (0, -2):  # ENOENT: it has ended by itself meanwhile
             return int(error == 0)
         _check(data, 0)
         return 0
 
-    def _message(self, kind: int, flags: int, family: int, attributes: bytes) -> bytes:
+    def _ask(self, kind: int, flags: int, family: int, attributes: bytes) -> None:
+        if self._is_owed:
+            # Whoever asked before has broken off: what is still to come would be taken for the answer to this.
+            fresh = _open(within_s=_WITHIN_S)
+            self._socket.close()
+            self._socket = fresh
         self._number += 1
+        self._is_owed = True
         head = _HEADER.pack(20 + len(attributes), kind, flags, self._number, 0)
-        return head + bytes((family, 0, 0, 0)) + attributes
-
-    def _send(self, data: bytes) -> None:
         try:
-            self._socket.send(data)
+            self._socket.send(head + bytes((family, 0, 0, 0)) + attributes)
         except OSError as error:
             raise EngineError(f"cannot ask the kernel for its flows: {error.strerror}") from error
+
+    def _answer(self) -> bytes:
+        """Receive an answer that is one message."""
+        data = self._receive()
+        self._is_owed = False
+        return data
 
     def _receive(self) -> bytes:
         try:
@@ -122,19 +136,20 @@ class Departures:
     """
 
     def __init__(self) -> None:
-        self._socket = _open()
-        self._socket.setblocking(False)
-        # As far as net.core.rmem_max allows, and beyond that.
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UNHEARD)
-        with contextlib.suppress(OSError):  # root of a user namespace may not
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _UNHEARD)
-        try:
-            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_DESTROY)
-        except OSError as error:
-            self._socket.close()
-            raise EngineError(
-                f"this kernel does not tell which flows it forgets: {error.strerror}"
-            ) from error
+        self._socket = _open(within_s=0.0)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._socket.close)
+            # As far as net.core.rmem_max allows, and beyond that.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UNHEARD)
+            with contextlib.suppress(OSError):  # root of a user namespace may not
+                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _UNHEARD)
+            try:
+                self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_DESTROY)
+            except OSError as error:
+                raise EngineError(
+                    f"this kernel does not tell which flows it forgets: {error.strerror}"
+                ) from error
+            undo.pop_all()
         self._heard: deque[bytes] = deque()
         self.has_missed = False
         """Whether more went at a time than the kernel could keep for us."""
@@ -171,13 +186,20 @@ class Departures:
                 yield flow
 
 
-def _open() -> socket.socket:
-    try:
-        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-        sock.bind((0, 0))
-    except OSError as error:
-        raise EngineError(f"this kernel offers no netlink to its packet filter: {error.strerror}") from error
-    return sock
+def _open(*, within_s: float) -> socket.socket:
+    """Open a netlink socket on which a call waits so long; 0 is not at all."""
+    with contextlib.ExitStack() as undo:
+        try:
+            sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+            undo.callback(sock.close)
+            sock.bind((0, 0))
+        except OSError as error:
+            raise EngineError(
+                f"this kernel offers no netlink to its packet filter: {error.strerror}"
+            ) from error
+        sock.settimeout(within_s)
+        undo.pop_all()
+        return sock
 
 
 def fill() -> tuple[int, int]:

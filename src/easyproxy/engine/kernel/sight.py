@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 
 from easyproxy.engine.kernel.conntrack import Conntrack, Departures
 from easyproxy.engine.kernel.flows import Flow
@@ -34,9 +35,13 @@ class Sight:
         self._ledger = ledger
         self._shortcut = shortcut
         self._prepare_resets = prepare_resets
-        self._flows = Conntrack()
-        self._departures = Departures()
-        self._poker = Poker()
+        with ExitStack() as undo:
+            self._flows = Conntrack()
+            undo.callback(self._flows.close)
+            self._departures = Departures()
+            undo.callback(self._departures.close)
+            self._poker = Poker()
+            undo.pop_all()
         self.look_s = 0.0
         """What the last look at the flows that there were has cost, in seconds; those that are gone have to be looked at anyway."""
 
