@@ -485,3 +485,10 @@ def test_who_learns_is_attached_before_who_puts_notes_down(bpf: FakeBpf, shortcu
     for number in (2, 3):
         wheres = [where for at, where in bpf.attached.values() if at == number]
         assert wheres[-1] == INGRESS
+
+
+def test_a_program_of_32_bits_on_a_kernel_of_64_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would call another system call than bpf(2)."""
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("sys.maxsize", 2**31 - 1)
+    assert obstacle() == "it needs a Python of 64 bits"

@@ -193,6 +193,8 @@ class _Call:
         number = _SYSCALLS.get(platform.machine())
         if number is None or sys.platform != "linux":
             raise EngineError(f"bpf(2) is not known on {sys.platform} {platform.machine()}")
+        if sys.maxsize < 1 << 32:  # the kernel's machine, but another number is bpf(2) for this program
+            raise EngineError("it needs a Python of 64 bits")
         self._number = number
         self._call = ctypes.CDLL(None, use_errno=True).syscall
 
