@@ -45,7 +45,7 @@ def shortage(config: Config, workers: int, limit: int) -> str:
     """
     # Sessions of the kernel engine have no descriptors.
     sessions = sum(listener.max_sessions for listener in config.listeners if listener.engine == "relay")
-    # The kernel spreads clients over the workers by hash, which is only about even.
+    # Workers accept from one queue and keep about level with each other, but not exactly (docs/decisions/0005-one-queue.md).
     needed = _OWN + int(_PER_SESSION * sessions / workers * (1.0 if workers == 1 else 1.2))
     if limit < 0 or needed <= limit:  # RLIM_INFINITY is -1
         return ""

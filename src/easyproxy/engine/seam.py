@@ -106,7 +106,7 @@ class SessionEnd:
     listener: str
     backend: str  # id, or "" where none was reached
     client: str
-    reason: str  # a word of session.Reason
+    reason: str  # docs/lexicon.md, "Why a session ended"
     age_s: float
     bytes_from_client: int
     bytes_from_backend: int
@@ -188,7 +188,7 @@ class ListenerCounters:
 
     sessions: int = 0
     accepted: int = 0
-    refused: int = 0  # overload: refuse
+    refused: int = 0  # at max_sessions with overload: refuse, or by client_rate
     no_backend: int = 0
     accept_errors: int = 0
 
@@ -257,7 +257,7 @@ EndsTaker = Callable[[Ends], None]
 
 
 class Engine(Protocol):
-    """A data plane. Made with a :data:`Sink` that takes its reports in the control process's event loop."""
+    """A data plane. Its reports go to the :data:`Sink` of :meth:`start`, in the control process's event loop."""
 
     name: str
     strategies: frozenset[str]

@@ -2,7 +2,7 @@
 
 ``RelayEngine`` is the control process's end. In a worker a connection goes through these files in this order:
 ``accept`` (and admit), ``dial`` (candidates, connect, retry, queue), ``flow`` (moving bytes), ``close`` (both
-endings, accounting). ``session`` is the table that says what may follow what.
+endings, accounting). ``life`` is the table that says what may follow what. The whole way: docs/architecture.md.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Ending(IntEnum):
     KEEP = 0
     FIN = 1  # shutdown(SHUT_WR): all bytes before it, then EOF
     CLOSE = 2  # nothing more is to come in either direction: close(2)
-    RESET = 3  # RST, once what was sent is acknowledged, within a second
+    RESET = 3  # RST, once what was sent is acknowledged, or after half a second (close.RESET_WAITS_S)
     RESET_WHEN_SENT = (
         4  # the same for a side that is owed everything: it had its FIN before the other side broke
     )
