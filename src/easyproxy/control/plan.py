@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from easyproxy.control.events import Kind
+from easyproxy.control.masking import SECRET
 from easyproxy.control.operations import Difference, Plan
+from easyproxy.control.wording import counted
 from easyproxy.engine.seam import BackendCounters, ListenerCounters
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ NEEDS_RESTART = ("workers", "worker_python", "admin", "log", "access_log", "stat
 """Settings that are read once, when the program starts."""
 
 _PARTS = frozenset({"listeners", "pools"})  # compared piece by piece
-_SECRET = frozenset({"token", "password", "headers", "send", "env", "settings", "options"})
 _LONGEST = 60
 
 
@@ -83,17 +84,13 @@ def summary(plan: Plan) -> str:
     counts: dict[tuple[str, str], int] = {}
     for each in plan.differences:
         counts[each.what, each.change] = counts.get((each.what, each.change), 0) + 1
-    parts = [f"{_many(count, what)} {change}" for (what, change), count in counts.items()]
+    parts = [f"{counted(count, what)} {change}" for (what, change), count in counts.items()]
     text = ", ".join(parts) or "nothing changes"
     if plan.sessions:
-        text += f"; {_many(plan.sessions, 'session')} drain{'s' if plan.sessions == 1 else ''}"
+        text += f"; {counted(plan.sessions, 'session')} drain{'s' if plan.sessions == 1 else ''}"
     if late := [each.name for each in plan.differences if each.needs_restart]:
         text += f"; without effect until the next start or upgrade: {', '.join(late)}"
     return text
-
-
-def _many(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def changed_pools(now: Config, then: Config) -> frozenset[str]:
@@ -264,7 +261,7 @@ def _texts(was: BaseModel, now: BaseModel, *, leave_out: tuple[str, ...] = (), o
     before, after = was.model_dump(include=set(names)), now.model_dump(include=set(names))
     return [
         f"{_filed(now, name)} changed"
-        if name in _SECRET
+        if name in SECRET
         else f"{_filed(now, name)} {_word(before.get(name))} -> {_word(after.get(name))}"
         for name in names
     ]
@@ -281,7 +278,7 @@ def _word(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        text = ", ".join(f"{key}: {_word(each)}" for key, each in value.items() if key not in _SECRET)
+        text = ", ".join(f"{key}: {_word(each)}" for key, each in value.items() if key not in SECRET)
         return _short(f"{{{text}}}")
     if isinstance(value, list | tuple):
         return _short(f"[{', '.join(_word(each) for each in value)}]")
