@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from easyproxy.control.status import BackendStatus, PoolStatus, Status
+from easyproxy.control.wording import counted, in_words
 
 
 class Level(StrEnum):
@@ -55,7 +56,7 @@ def summarise(status: Status) -> Headline:
     if unserved:
         return Headline(
             Level.CHECKING,
-            f"Checking {_count(checking, 'backend')}",
+            f"Checking {counted(checking, 'backend')}",
             "Clients are served as soon as the first backend has passed its check.",
         )
     lagging = [backend for backend in backends if backend.is_lagging and backend.state == "ready"]
@@ -63,7 +64,7 @@ def summarise(status: Status) -> Headline:
         return _down(down, len(backends)) if down else _lagging(lagging)
     if checking:
         return Headline(
-            Level.CHECKING, f"Checking {_count(checking, 'backend')}", "Every pool is served meanwhile."
+            Level.CHECKING, f"Checking {counted(checking, 'backend')}", "Every pool is served meanwhile."
         )
     if held:
         return Headline(Level.OK, _held(held, len(backends)), _served(len(status.pools)))
@@ -96,7 +97,7 @@ def _without_primary(pools: list[PoolStatus]) -> Headline:
         if first.writes.is_split
         else f"Pool {first.name} has no primary"
     )
-    held = f" {_count(first.writes.held, 'client')} held." if first.writes.held else ""
+    held = f" {counted(first.writes.held, 'client')} held." if first.writes.held else ""
     why = first.writes.why
     return Headline(Level.CRITICAL, title, f"Nobody takes writes: {why}.{held}")
 
@@ -129,7 +130,7 @@ def _critical(dead: list[PoolStatus], pools: int) -> Headline:
 def _all_down(pool: PoolStatus) -> str:
     backends = pool.backends
     if any(backend.state in _HELD for backend in backends):
-        return _first([f"{backend.name}: {_state(backend)}" for backend in backends], 3)
+        return _first([f"{backend.name}: {in_words(backend.state)}" for backend in backends], 3)
     if len(backends) == 1:
         return f"{backends[0].name} is down: {backends[0].reason}"
     reasons = {backend.reason for backend in backends}
@@ -153,13 +154,11 @@ def _lagging(lagging: list[BackendStatus]) -> Headline:
     return Headline(Level.WARNING, title, f"New reads go elsewhere. {shown}.")
 
 
-def _state(backend: BackendStatus) -> str:
-    return {"maintenance": "in maintenance"}.get(backend.state, backend.state)
-
-
 def _held(held: list[BackendStatus], backends: int) -> str:
     """Name those that operators took out; all others are ready."""
-    names = f"{held[0].name} is {_state(held[0])}" if len(held) == 1 else f"{len(held)} held by operators"
+    names = (
+        f"{held[0].name} is {in_words(held[0].state)}" if len(held) == 1 else f"{len(held)} held by operators"
+    )
     return f"{backends - len(held)} of {backends} backends ready, {names}"
 
 
@@ -174,7 +173,3 @@ def _served(pools: int) -> str:
 def _first(told: list[str], most: int) -> str:
     more = f"; and {len(told) - most} more" if len(told) > most else ""
     return "; ".join(told[:most]) + more
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -29,6 +29,7 @@ from easyproxy.control.operations import (
     Override,
     ReloadState,
 )
+from easyproxy.control.overview import host_of
 from easyproxy.control.status import ClientStatus, ListenerStatus, PoolStatus
 from easyproxy.engine.seam import SessionInfo
 
@@ -222,12 +223,3 @@ def knows_parameters(request: Request) -> None:
 def _cut(rows: list[Row], limit: int, response: Response) -> list[Row]:
     response.headers["X-Total-Count"] = str(len(rows))
     return rows[:limit]
-
-
-def host_of(client: str) -> str:
-    """The address of a client without its port; a client on a unix socket has none.
-
-    >>> host_of("[::1]:5000"), host_of("10.0.0.1:5000"), host_of("unix")
-    ('::1', '10.0.0.1', 'unix')
-    """
-    return client.rpartition(":")[0].strip("[]") or client

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from easyproxy.cli.asking import writing
+from easyproxy.cli.text import counted
 from easyproxy.config.load import Loaded, examine, read_lines
 from easyproxy.config.schema import Config
 from easyproxy.errors import ConfigError, Problem
@@ -77,10 +78,9 @@ def _print_text(
         _print_problem(problem, click.style("warning", fg="yellow", bold=True), lines)
     name = click.format_filename(file)
     if loaded is None:
-        count = f"{len(errors)} errors" if len(errors) > 1 else "1 error"
-        click.echo(f"{name}: {count}; this file cannot be run", err=True)
+        click.echo(f"{name}: {counted(len(errors), 'error')}; this file cannot be run", err=True)
     elif strict and warnings:
-        click.echo(f"{name}: {_count(len(warnings), 'warning')}, and --strict allows none", err=True)
+        click.echo(f"{name}: {counted(len(warnings), 'warning')}, and --strict allows none", err=True)
     else:
         click.echo(f"{name}: {summary(loaded)}")
 
@@ -90,18 +90,14 @@ def summary(loaded: Loaded) -> str:
     config = loaded.config
     backends = sum(len(pool.backends) for pool in config.pools.values())
     parts = [
-        _count(len(config.listeners), "listener"),
-        _count(len(config.pools), "pool"),
-        _count(backends, "backend"),
+        counted(len(config.listeners), "listener"),
+        counted(len(config.pools), "pool"),
+        counted(backends, "backend"),
         f"admin on {config.admin.bind}" if config.admin else "no admin server",
     ]
     if loaded.warnings:
-        parts.append(_count(len(loaded.warnings), "warning"))
+        parts.append(counted(len(loaded.warnings), "warning"))
     return "ok: " + ", ".join(parts)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _print_problem(problem: Problem, label: str, lines: list[str]) -> None:

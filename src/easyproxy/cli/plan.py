@@ -138,8 +138,7 @@ def _refuse(asker: Asker, file: str, problems: list[Json]) -> NoReturn:
         click.echo(json.dumps({"source": file, "errors": problems}, indent=2))
     for line in told(problems):
         click.echo(line, err=True)
-    what = "error" if len(problems) == 1 else "errors"
-    fail(asker.command, f"{file}: {len(problems)} {what}; nothing can be planned", EXIT_CONFIG)
+    fail(asker.command, f"{file}: {counted(len(problems), 'error')}; nothing can be planned", EXIT_CONFIG)
 
 
 def told(problems: list[Json]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from easyproxy.admin.headline import summarise
 from easyproxy.control.activation import activated
 from easyproxy.control.notify import Notifier
+from easyproxy.control.wording import counted
 from easyproxy.engine.relay.inherited import Group, Inherited
 from easyproxy.model import Listener
 
@@ -50,7 +51,7 @@ def _named(config: Config) -> Iterable[Listener]:
 def words(status: Status) -> str:
     """Say in one line how things are: ``All 3 backends ready; 12 sessions``."""
     sessions = sum(listener.counters.sessions for listener in status.listeners)
-    return f"{summarise(status).title}; {sessions} {'session' if sessions == 1 else 'sessions'}"
+    return f"{summarise(status).title}; {counted(sessions, 'session')}"
 
 
 class Told:

@@ -21,6 +21,7 @@ from easyproxy.control.operations import RefusedError, Stacks, UnknownError
 from easyproxy.control.overview import clients_of, overview
 from easyproxy.control.simulate import client_host
 from easyproxy.control.stacks import stacks_of_this_process
+from easyproxy.control.wording import counted
 from easyproxy.engine.seam import Engine, SessionInfo, Statistics, Where
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ class Desk:
         if not count:
             self._look_for(wanted)
         what = ", ".join(f"{name} {value}" for name, value in asdict(wanted).items() if value)
-        text = f"{count} session{'' if count == 1 else 's'} closed: {what}"
+        text = f"{counted(count, 'session')} closed: {what}"
         subject = wanted.id or wanted.backend or wanted.client or wanted.listener
         self._journal.tell(Kind.SESSIONS_CLOSED, subject, text, author=author)
         return count

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from easyproxy.control.operations import Explanation
 from easyproxy.control.overrides import words
 from easyproxy.control.simulate import why_not_ready
-from easyproxy.control.wording import ENDINGS, clock, counted, size, span, why
+from easyproxy.control.wording import ENDINGS, clock, counted, in_words, size, span, why
 from easyproxy.engine.seam import SessionEnd, SessionInfo
 
 if TYPE_CHECKING:
@@ -62,9 +62,8 @@ def explain_backend(
     """
     now = status.now
     backend = next(one for pool in status.pools for one in pool.backends if one.id == entry.id)
-    state = "ready" if backend.state == "ready" else backend.state
     since = f" since {clock(backend.since, now)}" if backend.since else ""
-    headline = f"{entry.id} is {_in(state)}{since}: {_why(backend)}"
+    headline = f"{entry.id} is {in_words(backend.state)}{since}: {_why(backend)}"
     lines = []
     for override in overrides:
         until = f", until {clock(override.until, now)}" if override.until else ""
@@ -161,10 +160,6 @@ def _traffic(backend: BackendStatus, now: float) -> list[str]:
     if backend.last_error:
         lines.append(f"its last failure, at {clock(backend.last_error_at, now)}: {backend.last_error}")
     return lines
-
-
-def _in(state: str) -> str:
-    return "in maintenance" if state == "maintenance" else state
 
 
 # -- a session

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from easyproxy.control.upgrade import ENVIRONMENT, PROTOCOL, SERVING_WITHIN_S
 from easyproxy.control.will import events_from, inherit_verdicts, overrides_from, posts_from
 from easyproxy.control.wire import Frame, Wire, WireError
+from easyproxy.control.wording import counted
 from easyproxy.errors import EasyProxyError
 from easyproxy.version import __version__
 
@@ -130,10 +131,9 @@ class Heir:
 
     def words(self) -> str:
         """Say whom this program has relieved."""
-        plural = "" if self._sessions == 1 else "s"
         return (
             f"version {__version__} goes on for version {self.version} (pid {self.pid}) "
-            f"with {self._sessions} session{plural}"
+            f"with {counted(self._sessions, 'session')}"
         )
 
     # -- taking over

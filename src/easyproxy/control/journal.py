@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from easyproxy.control.events import Events, Kind
 from easyproxy.control.overrides import words
+from easyproxy.control.wording import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -69,11 +70,11 @@ class Journal:
 
     def change(self, change: Change, author: Author | None = None) -> None:
         """Tell that a backend has changed its state, or its health while an operator keeps it out."""
-        kind, words = Kind(f"backend_{change.state}"), f"is {_in_words(change.state)}: {change.reason}"
+        kind, words = Kind(f"backend_{change.state}"), f"is {in_words(change.state)}: {change.reason}"
         message, state = "backend %s", change.state
         if change.state == change.was:
             health = "healthy" if change.is_healthy else "not healthy"
-            kind, words = Kind.BACKEND_HEALTH, f"is {health} while {_in_words(change.state)}: {change.reason}"
+            kind, words = Kind.BACKEND_HEALTH, f"is {health} while {in_words(change.state)}: {change.reason}"
             message, state = "backend is %s", health
         level = "warning" if change.state == "down" else "info"
         fields = {"backend": change.backend, "reason": change.reason}
@@ -103,10 +104,10 @@ class Journal:
         for key, entry in new.items():
             before, where = old.get(key), entry.config.address
             if before is None:
-                self.tell(Kind.BACKEND_ADDED, key, f"at {where}, {_in_words(entry.state)}: {entry.reason}")
+                self.tell(Kind.BACKEND_ADDED, key, f"at {where}, {in_words(entry.state)}: {entry.reason}")
             elif before.config.address != where:
                 text = (
-                    f"moved from {before.config.address} to {where}, {_in_words(entry.state)}: {entry.reason}"
+                    f"moved from {before.config.address} to {where}, {in_words(entry.state)}: {entry.reason}"
                 )
                 self.tell(Kind.BACKEND_ADDED, key, text)
 
@@ -153,7 +154,3 @@ class Journal:
 def stamp(at: float) -> str:
     """Write a moment for the log and for events."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
-
-
-def _in_words(state: str) -> str:
-    return "in maintenance" if state == "maintenance" else state

@@ -150,7 +150,7 @@ def _order(
         return [], True, ""
     context = Context(
         ticket=lambda: 0,
-        load=lambda backend: known[backend.id].counters.sessions if backend.id in known else 0,
+        load=lambda backend: _sessions(backend, known),
         random=lambda: _HALF,
     )
     try:
@@ -180,8 +180,7 @@ _WHO_DECIDES = {
 
 
 def _load(backend: Backend, known: Mapping[str, BackendStatus]) -> float:
-    sessions = known[backend.id].counters.sessions if backend.id in known else 0
-    return (sessions + 1) / backend.weight
+    return (_sessions(backend, known) + 1) / backend.weight
 
 
 def _shares(name: str, tier: Sequence[Backend], known: Mapping[str, BackendStatus]) -> dict[str, float]:

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from easyproxy.control.wire import Frame, Wire, WireError
+from easyproxy.control.wording import counted
 from easyproxy.errors import EasyProxyError, EngineError
 from easyproxy.version import __version__
 
@@ -71,9 +72,8 @@ class Successor:
 
     def __str__(self) -> str:
         """Render for people."""
-        plural = "" if self.sessions == 1 else "s"
         return (
-            f"version {self.version} has taken over (pid {self.pid}) with {self.sessions} session{plural}, "
+            f"version {self.version} has taken over (pid {self.pid}) with {counted(self.sessions, 'session')}, "
             f"which stood still for {self.still_s * 1000:.0f} ms"
         )
 

@@ -1,4 +1,4 @@
-"""How explanations write times, sizes, shares and the ways in which a session ends. Pure."""
+"""How times, sizes, shares, states and the ways in which a session ends are written, for the log, the commands and the page. Pure."""
 
 from __future__ import annotations
 
@@ -83,6 +83,15 @@ def counted(number: int, noun: str) -> str:
     ('1 session', '0 sessions')
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def in_words(state: str) -> str:
+    """Write a backend's state as it stands behind "is".
+
+    >>> in_words("down"), in_words("maintenance")
+    ('down', 'in maintenance')
+    """
+    return "in maintenance" if state == "maintenance" else state
 
 
 def percent(share: float) -> str:

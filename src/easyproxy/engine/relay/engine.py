@@ -19,7 +19,7 @@ from easyproxy.engine.relay.address import socket_address
 from easyproxy.engine.relay.crew import Crew, Member
 from easyproxy.engine.relay.ends import REASON, Batch
 from easyproxy.engine.relay.handing import HandingOver
-from easyproxy.engine.relay.inherited import Inherited, close_group
+from easyproxy.engine.relay.inherited import Inherited, address_of, close_group
 from easyproxy.engine.relay.life import CLEAN
 from easyproxy.engine.relay.listening import open_listener, tune
 from easyproxy.engine.relay.question import ANSWER_WITHIN_S, Inquiry, Roll
@@ -299,11 +299,7 @@ class RelayEngine(HandingOver):
 
     def addresses(self) -> dict[str, str]:
         """Where each listener really listens."""
-        result = {}
-        for name, sockets in self._sockets.items():
-            where = sockets[0].getsockname()
-            result[name] = str(Address(path=where) if isinstance(where, str) else Address(where[0], where[1]))
-        return result
+        return {name: str(address_of(sockets[0])) for name, sockets in self._sockets.items()}
 
     # -- upwards
 
