@@ -71,6 +71,11 @@ _AUTHOR = (
 )
 
 
+def epilog_of(*examples: str) -> str:
+    """Write what stands below the help of a command: examples, without the program's name, and what its exit status says."""
+    return "\n".join(("\b", "Examples:", *(f"  easyproxy {example}" for example in examples), "", STATUSES))
+
+
 @dataclass(frozen=True, slots=True)
 class Asker:
     """One balancer to ask, for one command. Its methods end the program when the answer is no answer."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from easyproxy.cli.asking import EXIT_REFUSED, STATUSES, asks, authored
+from easyproxy.cli.asking import EXIT_REFUSED, asks, authored, epilog_of
 from easyproxy.cli.naming import BackendName, OverrideId, PoolName, find_backend, find_with_pool
 from easyproxy.cli.text import counted, printable, remaining, span, table
 from easyproxy.cli.times import TimeParam
@@ -36,13 +36,9 @@ _DEADLINE = click.option(
 )
 
 
-def _epilog(*examples: str) -> str:
-    return "\n".join(("\b", "Examples:", *(f"  easyproxy {example}" for example in examples), "", STATUSES))
-
-
 @click.command(
     "drain",
-    epilog=_epilog(
+    epilog=epilog_of(
         "drain db/10.0.0.1:3306 --why 'kernel update' --for 30m",
         "drain 10.0.0.1:3306 --deadline 5m && easyproxy top",
     ),
@@ -60,7 +56,7 @@ def drain(asker: Asker, *, backend: str, ttl: str, deadline: str, author: Json) 
     _lay_over(asker, "/api/drain", backend, {"ttl": ttl, "deadline": deadline, **author})
 
 
-@click.command("maintenance", epilog=_epilog("maintenance db/10.0.0.1:3306 --why 'new disk'"))
+@click.command("maintenance", epilog=epilog_of("maintenance db/10.0.0.1:3306 --why 'new disk'"))
 @_BACKEND
 @_FOR
 @_DEADLINE
@@ -78,7 +74,7 @@ def maintenance(
             click.echo(f"{counted(closed['closed'], 'session')} closed")
 
 
-@click.command("ready", epilog=_epilog("ready db/10.0.0.1:3306"))
+@click.command("ready", epilog=epilog_of("ready db/10.0.0.1:3306"))
 @_BACKEND
 @authored
 @asks
@@ -93,7 +89,7 @@ def ready(asker: Asker, *, backend: str, author: Json) -> None:
 
 
 @click.command(
-    "weight", epilog=_epilog("weight db/10.0.0.1:3306 3", "weight db/10.0.0.1:3306 10 --for 1h --why test")
+    "weight", epilog=epilog_of("weight db/10.0.0.1:3306 3", "weight db/10.0.0.1:3306 10 --for 1h --why test")
 )
 @_BACKEND
 @click.argument("weight", type=click.IntRange(1, MAX_WEIGHT))
@@ -106,7 +102,7 @@ def weight(asker: Asker, *, backend: str, weight: int, ttl: str, author: Json) -
 
 
 @click.command(
-    "add", epilog=_epilog("add db 10.0.0.4:3306", "add db 10.0.0.5:3306 --weight 2 --backup --for 8h")
+    "add", epilog=epilog_of("add db 10.0.0.4:3306", "add db 10.0.0.5:3306 --weight 2 --backup --for 8h")
 )
 @click.argument("pool", type=PoolName())
 @click.argument("address")
@@ -138,7 +134,7 @@ def add(
     asker.show(answer, _made(answer), warning=answer["warning"])
 
 
-@click.command("remove", epilog=_epilog("remove db/10.0.0.4:3306"))
+@click.command("remove", epilog=epilog_of("remove db/10.0.0.4:3306"))
 @_BACKEND
 @_FOR
 @authored
@@ -148,7 +144,7 @@ def remove(asker: Asker, *, backend: str, ttl: str, author: Json) -> None:
     _lay_over(asker, "/api/backends/remove", backend, {"ttl": ttl, **author})
 
 
-@click.command("overrides", epilog=_epilog("overrides", "overrides --json"))
+@click.command("overrides", epilog=epilog_of("overrides", "overrides --json"))
 @asks
 def overrides(asker: Asker) -> None:
     """List what operators have laid over the configuration file: by whom, why, until when."""
@@ -156,7 +152,7 @@ def overrides(asker: Asker) -> None:
     asker.show(answer, _listing(answer, time.time()))
 
 
-@click.command("forget", epilog=_epilog("overrides", "forget 7f3a"))
+@click.command("forget", epilog=epilog_of("overrides", "forget 7f3a"))
 @click.argument("override", type=OverrideId())
 @authored
 @asks

@@ -7,26 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from easyproxy.cli.asking import ALL, EXIT_REFUSED, STATUSES, asks, authored
+from easyproxy.cli.asking import ALL, EXIT_REFUSED, asks, authored, epilog_of
 from easyproxy.cli.naming import BackendName, ListenerName, find_backend
 from easyproxy.cli.text import counted
 
 if TYPE_CHECKING:
     from easyproxy.cli.asking import Asker
 
-_EXAMPLES = (
-    """\b
-Examples:
-  easyproxy close 0.0.1234
-  easyproxy close --client 10.1.2.3 --why 'runaway job'
-  easyproxy close --backend db/10.0.0.1:3306 --yes
 
-"""
-    + STATUSES
+@click.command(
+    "close",
+    epilog=epilog_of(
+        "close 0.0.1234",
+        "close --client 10.1.2.3 --why 'runaway job'",
+        "close --backend db/10.0.0.1:3306 --yes",
+    ),
 )
-
-
-@click.command("close", epilog=_EXAMPLES)
 @click.argument("session", required=False, default="")
 @click.option(
     "--client", "client_address", metavar="ADDRESS", default="", help="All sessions of this client."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from easyproxy.cli.asking import EXIT_REFUSED, STATUSES, asks
+from easyproxy.cli.asking import EXIT_REFUSED, asks, epilog_of
 from easyproxy.cli.live import event_line
 from easyproxy.cli.naming import BackendName, PoolName, find_backend, matches
 from easyproxy.cli.text import printable, table
@@ -22,24 +22,14 @@ _SESSION = re.compile(r"\d+\.\d+\.\d+")
 _LIKE_ADDRESS = re.compile(r"unix|.*[.:].*")
 """What may be meant as a client's address; the balancer decides."""
 
-_EXPLAIN = (
-    """\b
-Examples:
-  easyproxy explain 0.0.1234                 a session, also one that ended lately
-  easyproxy explain db/10.0.0.1:3306         a backend
-  easyproxy explain 10.1.2.3                 a client
-
-"""
-    + STATUSES
+_EXPLAIN = epilog_of(
+    "explain 0.0.1234                 a session, also one that ended lately",
+    "explain db/10.0.0.1:3306         a backend",
+    "explain 10.1.2.3                 a client",
 )
-_SIMULATE = (
-    """\b
-Examples:
-  easyproxy simulate --client 10.1.2.3
-  easyproxy simulate --client 10.1.2.3 --pool db --without db/10.0.0.1:3306
-
-"""
-    + STATUSES
+_SIMULATE = epilog_of(
+    "simulate --client 10.1.2.3",
+    "simulate --client 10.1.2.3 --pool db --without db/10.0.0.1:3306",
 )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from easyproxy.cli import client
-from easyproxy.cli.asking import ALL, STATUSES, asks
+from easyproxy.cli.asking import ALL, asks, epilog_of
 from easyproxy.cli.naming import BackendName, ListenerName, find_backend, find_listener
 from easyproxy.cli.report import client_table, session_table
 from easyproxy.cli.text import printable, terminal_width
@@ -27,12 +27,8 @@ _PATIENCE_S = 30.0
 """A balancer that is upgraded or started again meanwhile is followed on."""
 
 
-def _epilog(*examples: str) -> str:
-    return "\n".join(("\b", "Examples:", *(f"  easyproxy {example}" for example in examples), "", STATUSES))
-
-
 @click.command(
-    "sessions", epilog=_epilog("sessions", "sessions --client 10.1.2.3", "sessions --backend db/a --json")
+    "sessions", epilog=epilog_of("sessions", "sessions --client 10.1.2.3", "sessions --backend db/a --json")
 )
 @click.option("--client", "client_address", metavar="ADDRESS", default="", help="Only of this client.")
 @click.option("--backend", type=BackendName(), default="", help="Only on this backend.")
@@ -52,7 +48,7 @@ def sessions(asker: Asker, *, client_address: str, backend: str, listener: str, 
     )
 
 
-@click.command("clients", epilog=_epilog("clients", "clients --limit 10 --json"))
+@click.command("clients", epilog=epilog_of("clients", "clients --limit 10 --json"))
 @click.option("--limit", type=click.IntRange(1, ALL), default=100, show_default=True, help="At most so many.")
 @asks
 def clients(asker: Asker, *, limit: int) -> None:
@@ -67,7 +63,7 @@ def _rows_or(lines: list[str], nothing: str, rows: int, limit: int) -> Iterator[
         yield click.style(f"there may be more than {limit}; --limit shows them", dim=True)
 
 
-@click.command("events", epilog=_epilog("events", "events --follow", "events --limit 1000 --json"))
+@click.command("events", epilog=epilog_of("events", "events --follow", "events --limit 1000 --json"))
 @click.option(
     "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many."
 )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from easyproxy.cli.asking import EXIT_NO_ANSWER, EXIT_REFUSED, EXIT_USAGE, asks, authored
-from easyproxy.cli.client import NoAnswerError, RefusedError, TokenError, post
+from easyproxy.cli.asking import EXIT_USAGE, asks, authored
+from easyproxy.cli.client import RefusedError, post
 from easyproxy.cli.plan import described, told
 from easyproxy.cli.text import printable, remaining
 from easyproxy.cli.times import TimeParam
@@ -76,18 +76,16 @@ def _lines(plan: Json, state: Json) -> Iterator[str]:
 
 
 def _ask(asker: Asker, path: str, body: Json) -> Json:
-    try:
-        answer: Json = post(
-            asker.address, path, {key: value for key, value in body.items() if value}, asker.token
-        )
-    except RefusedError as error:
-        if error.problems:
+    """Ask as every command does, but tell each error of a wrong configuration with its place."""
+    with asker.failing():
+        try:
+            answer: Json = post(
+                asker.address, path, {key: value for key, value in body.items() if value}, asker.token
+            )
+        except RefusedError as error:
+            if not error.problems:
+                raise
             for line in told(error.problems):
                 click.echo(line, err=True)
             asker.fail("reload refused, nothing has changed", EXIT_USAGE)
-        asker.fail(error, EXIT_REFUSED)
-    except TokenError as error:
-        asker.fail(error, EXIT_USAGE)
-    except NoAnswerError as error:
-        asker.fail(error, EXIT_NO_ANSWER)
     return answer

@@ -127,7 +127,7 @@ class Reloading:
                 if self.file is None:
                     log.warning("nothing to reload: %s", error)
                 raise
-            except (ConfigError, EasyProxyError) as error:
+            except EasyProxyError as error:
                 self._refused(error, author)
                 raise
             except Exception as error:
@@ -173,7 +173,7 @@ class Reloading:
                 raise RefusedError("another configuration has been put in force since the last reload")
             try:
                 await self._go_back(f"{author.who} asked for it", author)
-            except (ConfigError, EasyProxyError) as error:
+            except EasyProxyError as error:
                 self._journal.tell(
                     Kind.TROUBLE, str(self.file), f"going back failed: {error}", level="error", author=author
                 )
@@ -202,7 +202,7 @@ class Reloading:
                 if loaded.config != self._balancer.filed_config:
                     await self._put_in_force(source, loaded, author, 0.0)
                 self._digest = source.digest  # also when only comments have changed
-            except (ConfigError, EasyProxyError) as error:
+            except EasyProxyError as error:
                 self._refused(error, author)
             except Exception as error:
                 log.exception("reload failed")
@@ -263,7 +263,7 @@ class Reloading:
         self._probation.begin(at)
         if is_change:
             self._applied = Applied(former, self._balancer.filed_config, source, before, at, rollback_after_s)
-        if not is_change:
+        else:
             rollback_after_s = 0.0  # there is nothing to go back from
         self._tell_applied(plan, author, rollback_after_s)
         if rollback_after_s:
