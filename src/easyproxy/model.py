@@ -97,6 +97,23 @@ class Address:
             return False
         return True
 
+    @property
+    def is_private(self) -> bool:
+        """Whether only this machine can reach what listens there: a unix socket, ``localhost`` or a loopback address.
+
+        >>> [Address(host).is_private for host in ("127.0.0.9", "::1", "::ffff:127.0.0.1", "localhost", "", "10.0.0.1")]
+        [True, True, True, True, False, False]
+        """
+        if self.path or self.host == "localhost":
+            return True
+        try:
+            host = ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        # Python looks into a mapped address by itself from 3.13 on.
+        mapped = host.ipv4_mapped if isinstance(host, ipaddress.IPv6Address) else None
+        return (mapped or host).is_loopback
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:

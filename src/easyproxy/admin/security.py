@@ -38,16 +38,6 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITE = frozenset({"same-origin", "none"})  # none: typed, or from a bookmark
 
 
-def is_loopback(address: Address) -> bool:
-    """Whether only this machine can reach it: a unix socket, ``localhost`` or a loopback address."""
-    if address.path or address.host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address.host).is_loopback
-    except ValueError:
-        return False
-
-
 def allowed_hosts(bind: Address, names: Iterable[str] = ()) -> frozenset[str] | None:
     """Names and addresses that a ``Host`` header may carry, or None where the header means nothing.
 

@@ -25,7 +25,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from easyproxy.admin.app import create_app
 from easyproxy.admin.replies import refusal
-from easyproxy.admin.security import allowed_hosts, is_loopback
+from easyproxy.admin.security import allowed_hosts
 from easyproxy.admin.stream import Stream
 from easyproxy.control.operations import Operations
 from easyproxy.errors import EasyProxyError
@@ -66,7 +66,7 @@ class AdminServer:
         hosts: Iterable[str] = (),
         haproxy_compatible: bool = False,
     ) -> None:
-        if token is None and not is_loopback(bind):
+        if token is None and not bind.is_private:
             raise EasyProxyError(
                 f"admin.bind: {bind} can be reached by other machines; configure a token, "
                 f"or bind to 127.0.0.1:{bind.port} or to unix:/path"

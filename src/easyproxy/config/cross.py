@@ -210,18 +210,6 @@ def admin_bind(raw: object) -> Address | None:
     return DEFAULT_ADMIN if bind is None else address_of(bind)
 
 
-def is_private(address: Address) -> bool:
-    """Tell whether only this machine can reach a bind: loopback or a unix socket."""
-    if address.path or address.host == "localhost":
-        return True
-    try:
-        host = ipaddress.ip_address(address.host)
-    except ValueError:
-        return False
-    mapped = host.ipv4_mapped if isinstance(host, ipaddress.IPv6Address) else None
-    return (mapped or host).is_loopback
-
-
 def _passwords(raw: object) -> Iterator[Finding]:
     for name, pool in pools_of(raw).items():
         check = get(pool, "check")
@@ -242,7 +230,7 @@ def _admin(raw: object) -> Iterator[Finding]:
     if token is not None and file is not None:
         yield Finding(("admin", "token_file"), "there is a token already; give either token or token_file")
     bind = admin_bind(raw)
-    if bind and not is_private(bind) and token is None and file is None:
+    if bind and not bind.is_private and token is None and file is None:
         yield Finding(
             ("admin", "bind"),
             f"{shown(str(bind))} can be reached from other machines, and there is no token;"
@@ -296,4 +284,4 @@ def _serves(bind: Address, address: Address) -> bool:
     if bind.host and _key(bind) == _key(address):
         return True
     # A wildcard listener also has the machine's other addresses, which are not known here; loopback is certain.
-    return is_private(address) and collide(bind, address)
+    return address.is_private and collide(bind, address)

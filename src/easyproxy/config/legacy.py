@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from easyproxy.config.addresses import BackendAddress, ListenAddress
 from easyproxy.config.bases import Settings
 from easyproxy.config.checks import TcpCheckSettings
-from easyproxy.config.cross import collide, is_private
+from easyproxy.config.cross import collide
 from easyproxy.config.document import Document, path_text, shown
 from easyproxy.config.fields import Text, Whole, Word
 from easyproxy.config.schema import AdminConfig, BackendConfig, Config, ListenerConfig, PoolConfig, PoolName
@@ -111,7 +111,7 @@ def _words(error: Exception) -> str:
 def convert(old: OldFile) -> Config:
     """Say the same in today's words. The admin server stays on the listener's address where that is private."""
     bind = _address(old.host, old.port)
-    admin = Address(bind.host if is_private(bind) else "127.0.0.1", old.webport)
+    admin = Address(bind.host if bind.is_private else "127.0.0.1", old.webport)
     pool = PoolConfig(
         strategy=ALIASES.get(old.strategy, old.strategy),
         check=TcpCheckSettings.model_validate({"interval": timedelta(seconds=old.heartbeat)}),
@@ -132,7 +132,7 @@ def convert(old: OldFile) -> Config:
 def warnings(old: OldFile, document: Document) -> tuple[Problem, ...]:
     """Say what is different from the old program."""
     bind = _address(old.host, old.port)
-    if is_private(bind):
+    if bind.is_private:
         return ()
     message = (
         f"the old program served its statistics to everybody; here they are on 127.0.0.1:{old.webport}."
