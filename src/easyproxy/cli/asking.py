@@ -228,28 +228,28 @@ def find(
 
 
 def _from_config(command: str, path: str) -> tuple[Address, str | None]:
-    from easyproxy.config.load import load  # noqa: PLC0415 - pydantic takes 140 ms
+    from easyproxy.config.load import load, read_token  # noqa: PLC0415 - pydantic takes 140 ms
     from easyproxy.errors import ConfigError  # noqa: PLC0415 - stays with its only user
 
     try:
         config = load(path)
+        if config.admin is not None:
+            return config.admin.bind, read_token(config.admin)
     except ConfigError as error:
         fail(command, error, EXIT_USAGE)
-    if config.admin is None:
-        fail(
-            command,
-            f"{path} runs without an admin server (admin: off), so there is nothing to ask",
-            EXIT_USAGE,
-        )
-    if config.admin.token is not None:
-        return config.admin.bind, config.admin.token.get_secret_value()
-    if config.admin.token_file is not None:
-        return config.admin.bind, _read_token(command, config.admin.token_file)
-    return config.admin.bind, None
+    fail(command, f"{path} runs without an admin server (admin: off), so there is nothing to ask", EXIT_USAGE)
 
 
 def _read_token(command: str, path: str) -> str:
     try:
-        return Path(path).read_text("utf-8").strip()
+        token = Path(path).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         fail(command, f"the token file {path} cannot be read: {error}", EXIT_USAGE)
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        # It could not stand in a header, and what http.client says about that shows it.
+        fail(
+            command,
+            f"the token file {path} does not hold a token: printable ASCII without spaces",
+            EXIT_USAGE,
+        )
+    return token

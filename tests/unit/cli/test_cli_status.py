@@ -187,6 +187,16 @@ def test_a_token_is_read_from_a_file_and_asked_for_by_name(serve, tmp_path):
     assert "w" * 20 not in refused.stderr
 
 
+@pytest.mark.parametrize("text", ["", "s3cret-one\ns3cret-two\n", "s3cret-ж", "s3cret one"])
+def test_what_cannot_be_a_token_is_refused_without_showing_it(serve, tmp_path, text):
+    file = tmp_path / "token"
+    file.write_text(text, "utf-8")
+    result = run("--admin", serve(token="t" * 20), "--token-file", file)
+    assert result.exit_code == 2
+    assert f"the token file {file} does not hold a token" in result.stderr
+    assert "s3cret" not in result.output
+
+
 def test_the_configuration_names_the_address_and_the_token_file(serve, tmp_path):
     token = tmp_path / "token"
     token.write_text("t" * 20)

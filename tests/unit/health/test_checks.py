@@ -36,7 +36,11 @@ def test_equal_checks_are_equal_and_hashable_so_that_a_reload_does_not_disturb_t
     ("kind", "options", "words"),
     [
         ("tpc", {}, "did you mean tcp"),
-        ("smtp", {}, "Known are tcp, http, exec, mysql, postgresql, redis, or module:Class"),
+        (
+            "smtp",
+            {},
+            "there is no check 'smtp'; known are tcp, http, exec, mysql, postgresql, redis, or module:Class",
+        ),
         ("tcp", {"sent": "x"}, "no option sent; did you mean send?"),
         (
             "tcp",

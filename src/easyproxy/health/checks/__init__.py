@@ -73,8 +73,8 @@ def _load(name: str) -> type[Check]:
     module_name, colon, class_name = name.partition(":")
     if not colon or not module_name or not class_name:
         near = difflib.get_close_matches(name, CHECKS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"there is no check {name!r}{hint} Known are {', '.join(CHECKS)}, or module:Class")
+        hint = f"did you mean {near[0]}? Known are" if near else "known are"
+        raise ValueError(f"there is no check {name!r}; {hint} {', '.join(CHECKS)}, or module:Class")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

@@ -1,10 +1,12 @@
 """Knocking: learn that a port answers without the server's program ever seeing a connection.
 
-This works on Linux; elsewhere a connection is opened and closed politely. With TCP_QUICKACK off before the connect, the kernel holds back the last ACK of the handshake for up to 200 ms (tcp(7);
-``tcp_rcv_synsent_state_process`` in net/ipv4/tcp_input.c). A reset sent meanwhile ends a handshake that the server's
-kernel has not completed: nothing is ever handed to ``accept``, so nothing is logged or counted there, and no side
-keeps TIME_WAIT. It says as much as a connect does, for that is the kernel's answer too. HAProxy's plain check does
-the same.
+With TCP_QUICKACK off before the connect, the kernel holds back the last ACK of the handshake for up to 200 ms
+(tcp(7); ``tcp_rcv_synsent_state_process`` in net/ipv4/tcp_input.c). A reset sent meanwhile ends a handshake that the
+server's kernel has not completed: nothing is ever handed to ``accept``, so nothing is logged or counted there, and no
+side keeps TIME_WAIT. It says as much as a connect does, for that is the kernel's answer too. HAProxy's plain check
+does the same.
+
+This works on Linux; elsewhere a connection is opened and closed politely.
 """
 
 from __future__ import annotations
