@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -92,6 +93,36 @@ def test_a_descriptor_may_be_closed_by_its_owner_before_its_frame_gets_its_turn(
     assert os.read(read, 10) == b"through"
     os.close(fd)
     os.close(read)
+
+
+def test_what_goes_at_once_needs_no_descriptor_more(pair, monkeypatch):
+    def refuse(_fd: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "dup", refuse)
+    left, right = pair
+    left.send({"op": "one"}, [0])
+    [(frame, [fd])] = right.receive()
+    os.close(fd)
+    assert frame["op"] == "one"
+
+
+def test_a_frame_that_can_neither_go_nor_wait_is_not_sent_and_leaves_nothing_open(pair, monkeypatch):
+    left, _right = pair
+    left.send({"op": "big", "text": "x" * 3_000_000})
+    before, duplicate, calls = descriptors(), os.dup, []
+
+    def refuse_the_second(fd: int) -> int:
+        calls.append(fd)
+        if len(calls) > 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return duplicate(fd)
+
+    monkeypatch.setattr(os, "dup", refuse_the_second)
+    with pytest.raises(OSError, match="open files"):
+        left.send({"op": "late"}, [0, 1])
+    assert len(left.outbox) == 1
+    assert descriptors() == before
 
 
 def test_what_the_peer_does_not_read_waits_in_the_outbox_and_loses_nothing(pair):

@@ -51,8 +51,11 @@ class Channel:
     ) -> None:
         """Queue a frame and send what goes; nothing, when the peer is gone.
 
-        The caller keeps its descriptors. They are duplicated, because it may close them before the frame gets its
-        turn; ``are_lent`` promises that it does not.
+        The caller keeps its descriptors. Those that cannot go at once are duplicated, because it may close them before
+        the frame gets its turn; ``are_lent`` promises that it does not.
+
+        Raises:
+            OSError: the system gives no descriptor to duplicate into; the frame is not sent.
         """
         if self.is_closed:
             return
@@ -63,8 +66,11 @@ class Channel:
             frame = {**frame, "blob": len(blob)}
         body = json.dumps(frame, separators=(",", ":")).encode()
         data = memoryview(b"".join((_LENGTH.pack(len(body)), body, blob)))
-        self.outbox.append((data, fds if are_lent else [os.dup(fd) for fd in fds], are_lent))
+        self.outbox.append((data, fds, True))
         self.flush()
+        if self.outbox and self.outbox[-1][1] and not are_lent and not self.is_closed:
+            self.outbox.pop()
+            self.outbox.append((data, _duplicates(fds), False))
 
     def flush(self) -> bool:
         """Send what the peer takes; return whether everything went."""
@@ -164,6 +170,16 @@ class Channel:
                 os.close(fd)
         self.outbox.clear()
         self._socket.close()
+
+
+def _duplicates(fds: list[int]) -> list[int]:
+    with contextlib.ExitStack() as undo:
+        copies: list[int] = []
+        for fd in fds:
+            copies.append(os.dup(fd))
+            undo.callback(os.close, copies[-1])
+        undo.pop_all()
+        return copies
 
 
 def _unpack(packed: bytes) -> list[int]:
