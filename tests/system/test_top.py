@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
+from contextlib import ExitStack
 
 import pytest
 from proxy import simple
-from textual.widgets import DataTable, Input, Static
+from textual.widgets import DataTable, Input, Label, Static
 from traffic import Visit
 
 from easyproxy.cli.asking import Asker
-from easyproxy.cli.client import post
+from easyproxy.cli.client import fetch, post
 from easyproxy.cli.screen import Screen
 
 pytestmark = pytest.mark.anyio
@@ -94,6 +96,113 @@ async def test_a_narrow_terminal_leaves_out_what_can_be_spared_and_still_says_wh
         await pilot.press("d")
         await until(lambda: isinstance(screen.focused, Input), "it asks")
         await pilot.press("escape")
+
+
+async def test_what_is_selected_and_in_sight_stays_when_rows_leave(screen, balancer):
+    with ExitStack() as stack:
+        visits = [stack.enter_context(Visit(balancer.port())) for _ in range(30)]
+        for visit in visits:
+            visit.ask()
+        async with screen.run_test(size=(140, 20)) as pilot:
+            table = screen.query_one("#table-sessions", DataTable)
+            await pilot.press("2")
+            await until(lambda: len(rows(screen, "sessions")) == 30, "all sessions are shown")
+            await pilot.press(*["down"] * 25)
+            selected, top = rows(screen, "sessions")[table.cursor_row], table.scroll_offset.y
+            assert top > 0
+            leaves = rows(screen, "sessions")[12]
+            post(balancer.admin, "/api/close", {"id": leaves[0]})
+            await until(lambda: len(rows(screen, "sessions")) == 29, "one has left")
+            await pilot.pause()
+            assert rows(screen, "sessions")[table.cursor_row][0] == selected[0]
+            assert table.scroll_offset.y == top
+            at = table.cursor_row
+            post(balancer.admin, "/api/close", {"id": selected[0]})
+            await until(lambda: len(rows(screen, "sessions")) == 28, "the selected one has left")
+            assert table.cursor_row == at, "its neighbour has its place, not the first one"
+
+
+async def test_what_was_heard_is_filtered_and_laid_out_anew_while_nobody_answers(screen, balancer):
+    async with screen.run_test(size=(140, 30)) as pilot:
+        table = screen.query_one("#table-backends", DataTable)
+        await until(lambda: rows(screen, "backends"), "backends are shown")
+        await pilot.press("down", "down")
+        balancer.stop()
+        await until(
+            lambda: "no balancer answers" in str(screen.query_one("#headline", Static).render()), "it says so"
+        )
+        await pilot.resize_terminal(80, 24)
+        await until(lambda: len(table.columns) < 12, "it is narrow")
+        assert [row[1] for row in rows(screen, "backends")] == ["a", "b", "c"]
+        assert table.cursor_row == 2
+        await pilot.press("slash", "r", "e", "f")
+        await pilot.pause()
+        assert rows(screen, "backends") == []
+        await pilot.press("escape")
+        await pilot.pause()
+        assert len(rows(screen, "backends")) == 3
+
+
+async def test_one_question_at_a_time_is_asked_however_long_the_answer_takes(screen, balancer, monkeypatch):
+    asked = []
+
+    def counted(*what):
+        asked.append(what)
+        try:
+            return fetch(*what)
+        finally:
+            asked.remove(what)
+
+    monkeypatch.setattr("easyproxy.cli.screen.fetch", counted)
+    async with screen.run_test(size=(140, 30)) as pilot:
+        await until(lambda: rows(screen, "backends"), "backends are shown")
+        balancer.program.send(signal.SIGSTOP)
+        try:
+            for key in "12341234":
+                await pilot.press(key)
+                await pilot.pause(0.2)
+                assert len(asked) <= 1
+        finally:
+            balancer.program.send(signal.SIGCONT)
+        await until(lambda: rows(screen, "events"), "the answer has come, and what was turned to meanwhile")
+
+
+async def test_a_change_whose_answer_comes_after_the_screen_has_ended_is_told_all_the_same(screen, balancer):
+    async with screen.run_test(size=(140, 30)) as pilot:
+        await until(lambda: rows(screen, "backends"), "backends are shown")
+        balancer.program.send(signal.SIGSTOP)
+        await pilot.press("d")
+        await until(lambda: isinstance(screen.focused, Input), "it asks")
+        await pilot.press("enter", "q")
+    balancer.program.kill()
+    await until(lambda: screen.unsaid, "it is told")
+    assert "no balancer answers" in screen.unsaid[0]
+
+
+async def test_many_long_names_leave_room_for_what_is_said_of_them(start, nginxes):
+    settings = simple(*nginxes)
+    pool = settings["pools"].pop("p")
+    pool["backends"] = [
+        {"name": f"node-{number}.database.eu-central-1.example.com", "address": f"127.0.0.{number}:9"}
+        for number in range(1, 61)
+    ]
+    name = "the-databases-of-the-accounting-department"
+    settings["pools"][name] = pool
+    settings["listeners"][0]["pool"] = name
+    screen = Screen(Asker(start(settings).admin, None, as_json=False, command="top"), every_s=0.2)
+    async with screen.run_test(size=(80, 24)) as pilot:
+        await until(lambda: rows(screen, "backends"), "backends are shown")
+        assert rows(screen, "backends")[0][:2] == ["the-d…ment", "node-1.d…ple.com"]
+        why = screen.query_one("#table-backends", DataTable).ordered_columns[-1]
+        assert why.label.plain == "Why"
+        assert screen.query_one("#table-backends", DataTable)._get_column_region(7).x < 70
+        await pilot.press("slash", *"node-17.database.eu")
+        await pilot.pause()
+        assert [row[1] for row in rows(screen, "backends")] == ["node-17.…ple.com"]
+        await pilot.press("enter", "d")
+        await until(lambda: isinstance(screen.focused, Input), "it asks")
+        asked = str(screen.screen.query_one(Label).render())
+        assert asked == f"drain {name}/node-17.database.eu-central-1.example.com?"
 
 
 async def test_a_warning_about_a_change_is_shown(screen, balancer):

@@ -1,12 +1,13 @@
 """The live screen of ``easyproxy top`` (textual): tables that follow the balancer, and the few operations one wants at hand.
 
-It asks the admin API from a thread, as often as it was told to, and shows what it last heard while nobody answers.
+It asks the admin API from a thread, as often as it was told to but one question at a time, and shows what it last heard
+while nobody answers: the filter and another width of the terminal wait for no answer.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rich.markup import escape
 from rich.text import Text
@@ -21,7 +22,7 @@ from textual.widgets import DataTable, Footer, Input, Label, Static, TabbedConte
 from easyproxy.cli.asking import user_name
 from easyproxy.cli.client import NoAnswerError, RefusedError, TokenError, fetch, post
 from easyproxy.cli.report import why_of
-from easyproxy.cli.text import latency, printable, size, span
+from easyproxy.cli.text import counted, latency, printable, shortened, size, span
 
 if TYPE_CHECKING:
     from easyproxy.cli.asking import Asker
@@ -62,6 +63,8 @@ _COLUMNS = {
 _NARROW = 110
 """Columns of a terminal below which the spare columns of the tables are left out, so that the last one can be read."""
 _SPARE = {"backends": ("", "In/s", "Out/s", "Connect"), "sessions": ("Listener", "Idle")}
+_LONGEST = {"Pool": 1 / 8, "Backend": 1 / 5}
+"""Share of the terminal's width above which names are shortened, so that what is said of them stays in sight."""
 _ROWS = 500
 _BAR = 10
 
@@ -131,7 +134,11 @@ class Screen(App[None]):
         self._asker = asker
         self._every_s = every_s
         self._before: Json | None = None
+        self._heard_rows: dict[str, list[Row]] = {}
+        self._is_looking = self._looks_again = False
         self._word = ""
+        self.unsaid: list[str] = []
+        """What came of changes after the screen had gone; whoever ran it has to say it."""
         self._is_narrow: bool | None = None  # not laid out yet
 
     def compose(self) -> ComposeResult:
@@ -153,22 +160,17 @@ class Screen(App[None]):
 
     def on_resize(self, event: Resize) -> None:
         """Give room to what a narrow terminal has no room for, or take it."""
-        if self._is_narrow is not None and self._lay_out(event.size.width):
-            self.look()
+        if self._is_narrow is not None:
+            self._lay_out(event.size.width)
 
-    def _lay_out(self, width: int) -> bool:
-        """Make the columns anew if the terminal has become narrow or wide; whether it has."""
+    def _lay_out(self, width: int) -> None:
+        """Make the columns anew if the terminal has become narrow or wide."""
         is_narrow = width < _NARROW
         if is_narrow == self._is_narrow:
-            return False
+            return
         self._is_narrow = is_narrow
-        for name, columns in _COLUMNS.items():
-            table = self._table(name)
-            table.clear(columns=True)
-            for number, column in enumerate(columns):
-                if not is_narrow or column not in _SPARE.get(name, ()):
-                    table.add_column(column, key=str(number))
-        return True
+        for name in _COLUMNS:
+            self._fill(name, anew=True)
 
     def _table(self, name: str) -> DataTable[Text]:
         return self.query_one(f"#table-{name}", DataTable)
@@ -185,11 +187,14 @@ class Screen(App[None]):
         return bool(self.query(TabbedContent)) and bool(self.query("#headline"))
 
     def look(self) -> None:
-        """Ask what there is now."""
-        if self._is_there:
+        """Ask what there is now; while an answer is waited for, when it has come."""
+        if self._is_looking:
+            self._looks_again = True
+        elif self._is_there:
+            self._is_looking = True
             self._ask(self._shown)
 
-    @work(thread=True, exclusive=True, group="looks")
+    @work(thread=True, group="looks")
     def _ask(self, name: str) -> None:
         """Ask, in a thread: the screen stays alive while nobody answers."""
         try:
@@ -201,6 +206,13 @@ class Screen(App[None]):
             self.call_from_thread(self._lost, str(error))
         else:
             self.call_from_thread(self._heard, status, name, rows)
+        self.call_from_thread(self._looked)
+
+    def _looked(self) -> None:
+        self._is_looking = False
+        if self._looks_again:
+            self._looks_again = False
+            self.look()
 
     def _lost(self, why: str) -> None:
         if not self._is_there:
@@ -212,8 +224,8 @@ class Screen(App[None]):
             return
         headline = status["headline"]
         parts = [
-            f"{sum(listener['counters']['sessions'] for listener in status['listeners'])} sessions",
-            f"{status['workers']} workers",
+            counted(sum(listener["counters"]["sessions"] for listener in status["listeners"]), "session"),
+            counted(status["workers"], "worker"),
             f"up {span(status['now'] - status['started_at'])}",
             f"version {status['version']}",
         ]
@@ -233,27 +245,50 @@ class Screen(App[None]):
                 made = [_event(row) for row in reversed(rows)]
             case _:
                 made = _backends(status, self._before)
-        self._fill(self._table(name), made)
         self._before = status
+        self._heard_rows[name] = made
+        self._fill(name)
 
-    def _fill(self, table: DataTable[Text], rows: list[Row]) -> None:
-        word = self._word.lower()
-        wanted = {
-            key: cells for key, cells in rows if not word or any(word in cell.plain.lower() for cell in cells)
+    def _columns(self, name: str) -> list[int]:
+        """Return the numbers of those for which there is room."""
+        spare = _SPARE.get(name, ()) if self._is_narrow else ()
+        return [number for number, column in enumerate(_COLUMNS[name]) if column not in spare]
+
+    def _fill(self, name: str, *, anew: bool = False) -> None:
+        """Show the rows that were heard last, where the filter lets them; ``anew`` makes the columns anew too."""
+        table, word, columns = self._table(name), self._word.lower(), self._columns(name)
+        longest = {
+            number: int(self.size.width * _LONGEST.get(_COLUMNS[name][number], 1)) for number in columns
         }
-        known = [str(key.value) for key in table.rows]
-        shown = [int(str(key.value)) for key in table.columns]
-        if known != list(wanted):  # who came or went changes the order, so it is laid out anew
-            keeps = known[table.cursor_row] if 0 <= table.cursor_row < len(known) else ""
-            table.clear()
-            for key, cells in wanted.items():
-                table.add_row(*(cells[number] for number in shown), key=key)
-            if keeps in wanted:
-                table.move_cursor(row=list(wanted).index(keeps), scroll=False)
+        wanted = {
+            key: [_shortened(cells[number], longest[number]) for number in columns]
+            for key, cells in self._heard_rows.get(name, [])
+            if not word or any(word in cell.plain.lower() for cell in cells)
+        }
+        if anew or [str(key.value) for key in table.rows] != list(wanted):
+            self._replace(name, wanted, anew=anew)
             return
+        # A column only grows: to learn whether it may shrink, all of its cells would be measured for each that changes.
+        widths = [column.content_width for column in table.columns.values()]
         for key, cells in wanted.items():
-            for number in shown:
-                table.update_cell(key, str(number), cells[number], update_width=True)
+            for number, width, now, then in zip(columns, widths, cells, table.get_row(key), strict=True):
+                if now != then:
+                    table.update_cell(key, str(number), now, update_width=now.cell_len > width)
+
+    def _replace(self, name: str, rows: dict[str, list[Text]], *, anew: bool) -> None:
+        """Lay out a table whose rows came, went or changed places: what is selected and in sight stays so."""
+        table = self._table(name)
+        at, (left, top) = table.cursor_row, table.scroll_offset
+        selected = self._selected(name)
+        table.clear(columns=anew)
+        if anew:
+            for number in self._columns(name):
+                table.add_column(_COLUMNS[name][number], key=str(number))
+        for key, cells in rows.items():
+            table.add_row(*cells, key=key)
+        table.scroll_to(left, top, animate=False, immediate=True)
+        row = list(rows).index(selected) if selected in rows else min(at, len(rows) - 1)
+        table.move_cursor(row=max(row, 0), scroll=False)
 
     # -- what the person does
 
@@ -261,10 +296,10 @@ class Screen(App[None]):
         """Turn to another table."""
         self.query_one(TabbedContent).active = name
         self._table(name).focus()
-        self.look()
 
     def on_tabbed_content_tab_activated(self) -> None:
         """Show at once what the tab is about."""
+        self._fill(self._shown)
         self.look()
 
     def action_filter(self) -> None:
@@ -279,28 +314,28 @@ class Screen(App[None]):
         box.value = self._word = ""
         box.remove_class("shown")
         self._table(self._shown).focus()
-        self.look()
+        self._fill(self._shown)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Follow what is typed."""
         if event.input.id == "filter":
             self._word = event.value
-            self.look()
+            self._fill(self._shown)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Go back to the table."""
         if event.input.id == "filter":
             self._table(self._shown).focus()
 
-    def _selected(self) -> str:
-        table = self._table(self._shown)
+    def _selected(self, name: str) -> str:
+        table = self._table(name)
         if not table.row_count:
             return ""
         return str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value)
 
     def action_change(self, action: str) -> None:
         """Drain, maintenance or ready of the selected backend."""
-        backend = self._selected()
+        backend = self._selected(self._shown)
         if self._shown != "backends" or not backend:
             self.notify("select a backend first (key 1)")
             return
@@ -313,7 +348,8 @@ class Screen(App[None]):
 
     def action_close_session(self) -> None:
         """Close the selected session, or all of the selected client."""
-        key, selected = {"sessions": "id", "clients": "client"}.get(self._shown, ""), self._selected()
+        name = self._shown
+        key, selected = {"sessions": "id", "clients": "client"}.get(name, ""), self._selected(name)
         if not key or not selected:
             self.notify("select a session or a client first (keys 2 and 3)")
             return
@@ -327,20 +363,30 @@ class Screen(App[None]):
 
     @work(thread=True, group="changes")
     def _post(self, path: str, body: dict[str, object]) -> None:
-        """Ask for a change, in a thread. A look ends the looks that wait before it; it must not end this."""
+        """Ask for a change, in a thread; who ends the screen meanwhile is told afterwards."""
         body = {**{key: value for key, value in body.items() if value}, "who": user_name()}
         try:
             answer = post(self._asker.address, path, body, self._asker.token)
             for made in answer if isinstance(answer, list) else [answer]:
                 if warning := made.get("warning"):
-                    self.call_from_thread(self.notify, warning, severity="warning", timeout=10, markup=False)
+                    self._tell(warning, "warning")
         except (NoAnswerError, TokenError, RefusedError) as error:
-            self.call_from_thread(self.notify, str(error), severity="error", timeout=10, markup=False)
+            self._tell(str(error), "error")
         self.call_from_thread(self.look)
+
+    def _tell(self, text: str, severity: Literal["warning", "error"]) -> None:
+        if self.is_running:
+            self.call_from_thread(self.notify, printable(text), severity=severity, timeout=10, markup=False)
+        else:
+            self.unsaid.append(text)
 
 
 def _coloured(word: str) -> Text:
     return Text(printable(word), _COLOURS.get(word, ""))
+
+
+def _shortened(cell: Text, most: int) -> Text:
+    return cell if cell.cell_len <= most else Text(shortened(cell.plain, most), cell.style)
 
 
 def _right(text: object) -> Text:

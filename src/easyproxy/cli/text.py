@@ -18,6 +18,7 @@ __all__ = [
     "latency",
     "printable",
     "remaining",
+    "shortened",
     "size",
     "span",
     "table",
@@ -30,6 +31,18 @@ def printable(text: object) -> str:
     return "".join(
         "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char)[0] == "C" else char for char in str(text)
     )
+
+
+def shortened(text: str, most: int) -> str:
+    """Leave out the middle of a name that has more than so many characters: both ends tell names apart.
+
+    >>> shortened("node-17.database.example.com", 15), shortened("node-17", 15)
+    ('node-17…ple.com', 'node-17')
+    """
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
 
 
 def span(seconds: float) -> str:

@@ -52,4 +52,7 @@ def command(asker: Asker, *, every: float) -> None:
     asker.get("/api/status")  # who does not answer is told in words, before the screen is taken
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("top needs a terminal; elsewhere use: easyproxy status")
-    Screen(asker, every).run()
+    screen = Screen(asker, every)
+    screen.run()
+    if screen.unsaid:
+        asker.fail("\n".join(screen.unsaid), EXIT_REFUSED)
