@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 from proxy import simple
+from textual.events import Key
 from textual.widgets import DataTable, Input, Label, Static
 from traffic import Visit
 
@@ -107,19 +108,41 @@ async def test_what_is_selected_and_in_sight_stays_when_rows_leave(screen, balan
             table = screen.query_one("#table-sessions", DataTable)
             await pilot.press("2")
             await until(lambda: len(rows(screen, "sessions")) == 30, "all sessions are shown")
-            await pilot.press(*["down"] * 25)
-            selected, top = rows(screen, "sessions")[table.cursor_row], table.scroll_offset.y
-            assert top > 0
+            await pilot.press(*["down"] * 20)
+            selected, top = rows(screen, "sessions")[table.cursor_row], table.scroll_target_y
+            assert 0 < top < table.max_scroll_y - 2
             leaves = rows(screen, "sessions")[12]
             post(balancer.admin, "/api/close", {"id": leaves[0]})
             await until(lambda: len(rows(screen, "sessions")) == 29, "one has left")
             await pilot.pause()
             assert rows(screen, "sessions")[table.cursor_row][0] == selected[0]
-            assert table.scroll_offset.y == top
+            await until(lambda: table.scroll_offset.y == top, "what was in sight is")
             at = table.cursor_row
             post(balancer.admin, "/api/close", {"id": selected[0]})
             await until(lambda: len(rows(screen, "sessions")) == 28, "the selected one has left")
             assert table.cursor_row == at, "its neighbour has its place, not the first one"
+
+
+async def test_what_is_typed_at_once_goes_where_it_is_meant_to_and_a_second_enter_does_nothing(
+    screen, balancer
+):
+    def type_at_once(*keys: str) -> None:
+        for key in keys:
+            screen.post_message(Key(key, key if len(key) == 1 else None))
+
+    async with screen.run_test(size=(140, 30)) as pilot:
+        await until(lambda: rows(screen, "backends"), "backends are shown")
+        type_at_once("down", "d", *"mqr1", "enter", "enter")
+        await until(lambda: balancer.backends()["b"]["state"] == "draining", "it drains the one below")
+        (override,) = fetch(balancer.admin, "/api/overrides")
+        assert override["author"]["why"] == "mqr1"
+        type_at_once("slash", *"drain")
+        await until(
+            lambda: [row[2] for row in rows(screen, "backends")] == ["draining"], "those that drain are left"
+        )
+        assert screen.query_one("#filter", Input).value == "drain"
+        await pilot.press("escape")
+    assert [event["kind"] for event in fetch(balancer.admin, "/api/events")].count("override_set") == 1
 
 
 async def test_what_was_heard_is_filtered_and_laid_out_anew_while_nobody_answers(screen, balancer):

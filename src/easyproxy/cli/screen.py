@@ -15,7 +15,7 @@ from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
-from textual.events import Resize
+from textual.events import Key, Resize
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Label, Static, TabbedContent, TabPane
 
@@ -88,16 +88,24 @@ class Question(ModalScreen[str | None]):
     def __init__(self, text: str) -> None:
         super().__init__()
         self._text = text
+        self.field = Input(
+            placeholder="why (may be empty); Enter does it, Escape does not", select_on_focus=False
+        )
 
     def compose(self) -> ComposeResult:
         """Lay it out."""
         with Vertical(id="question"):
             yield Label(escape(self._text))
-            yield Input(placeholder="why (may be empty); Enter does it, Escape does not")
+            yield self.field
 
-    def on_input_submitted(self, event: Input.Submitted) -> None:
+    def on_input_submitted(self) -> None:
         """Do it."""
-        self.dismiss(event.value)
+        self.answer()
+
+    def answer(self) -> None:
+        """Do it, once: a second Enter may be on its way already."""
+        if self.is_current:
+            self.dismiss(self.field.value)
 
 
 class Screen(App[None]):
@@ -108,7 +116,6 @@ class Screen(App[None]):
     CSS = """
     #headline { padding: 0 1; height: auto; min-height: 2; max-height: 5; }
     #filter { display: none; }
-    #filter.shown { display: block; }
     TabbedContent, ContentSwitcher, TabPane, DataTable { height: 1fr; }
     TabPane { padding: 0; }
     Question { align: center middle; }
@@ -144,7 +151,7 @@ class Screen(App[None]):
     def compose(self) -> ComposeResult:
         """Lay it out."""
         yield Static(id="headline", markup=False)
-        yield Input(id="filter", placeholder="show only rows that contain ...")
+        yield Input(id="filter", placeholder="show only rows that contain ...", select_on_focus=False)
         with TabbedContent(initial="backends"):
             for number, name in enumerate(_COLUMNS, 1):
                 with TabPane(f"{number} {name.capitalize()}", id=name):
@@ -278,7 +285,7 @@ class Screen(App[None]):
     def _replace(self, name: str, rows: dict[str, list[Text]], *, anew: bool) -> None:
         """Lay out a table whose rows came, went or changed places: what is selected and in sight stays so."""
         table = self._table(name)
-        at, (left, top) = table.cursor_row, table.scroll_offset
+        at, left, top = table.cursor_row, table.scroll_target_x, table.scroll_target_y
         selected = self._selected(name)
         table.clear(columns=anew)
         if anew:
@@ -291,6 +298,16 @@ class Screen(App[None]):
         table.move_cursor(row=max(row, 0), scroll=False)
 
     # -- what the person does
+
+    def on_key(self, event: Key) -> None:
+        """Give what is typed ahead to the field it is meant for: it was sent to what had the focus when it was typed."""
+        question = self.screen if isinstance(self.screen, Question) else None
+        field = question.field if question else self.query_one("#filter", Input)
+        if event.is_printable and event.character and (question or self.focused is field):
+            field.replace(event.character, *sorted(field.selection))
+            event.prevent_default()
+        elif event.key == "enter" and question and self.focused is not field:
+            question.answer()
 
     def action_show(self, name: str) -> None:
         """Turn to another table."""
@@ -305,14 +322,15 @@ class Screen(App[None]):
     def action_filter(self) -> None:
         """Ask for the word that rows must contain."""
         box = self.query_one("#filter", Input)
-        box.add_class("shown")
-        box.focus()
+        box.display = True
+        self.screen.set_focus(box)
+        box.action_select_all()
 
     def action_unfilter(self) -> None:
         """Show all rows again."""
         box = self.query_one("#filter", Input)
         box.value = self._word = ""
-        box.remove_class("shown")
+        box.display = False
         self._table(self._shown).focus()
         self._fill(self._shown)
 

@@ -365,9 +365,10 @@ class RelayEngine(HandingOver):
         )
 
     async def sessions(self) -> list[SessionInfo]:
-        """List the live sessions of all workers."""
+        """List the live sessions of all workers, those of the first one first: who looks again finds each in its place."""
         frames = await self._inquiry.ask({"op": "sessions"})
-        return [_info(item) for frame in frames for item in frame["items"]]
+        found = [_info(item) for frame in frames for item in frame["items"]]
+        return sorted(found, key=lambda session: session.worker)
 
     async def recent_ends(self, where: Where) -> list[SessionEnd]:
         """List the sessions that ended last, oldest first; each worker remembers so many (``core.REMEMBERED_ENDS``)."""
