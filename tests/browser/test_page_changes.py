@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from eventually import eventually
 from page import Look, Operator
-from playwright.sync_api import expect
+from playwright.sync_api import APIResponse, Route, expect
 from proxy import command
 from stage import Backend, Begin, Stage
+
+from easyproxy.cli.client import post
 
 
 def state_in_the_terminal(stage: Stage, backend: str) -> str:
@@ -300,3 +302,99 @@ def test_a_click_tells_the_story_of_a_backend_a_session_and_a_client(stage: Stag
         page.keyboard.press("Escape")
         expect(story).to_have_count(0)
         expect(page.get_by_role("button", name=button, exact=True)).to_be_focused()
+
+
+def test_a_refusal_that_comes_after_the_dialog_was_closed_is_told(stage: Stage, look: Look) -> None:
+    operator = look(stage)
+    page = operator.page
+    held: list[Route] = []
+    page.route("**/api/drain", lambda route: held.append(route))  # noqa: PLW0108 - it marks what it gets
+    operator.choose("red", "Drain")
+    with page.expect_request("**/api/drain"):
+        operator.dialog.get_by_role("button", name="Drain", exact=True).click()
+    page.keyboard.press("Escape")
+    expect(operator.dialog).to_have_count(0)
+    post(stage.admin, "/api/backends/remove", {"backend": "shop/red"})
+    held[0].continue_()
+    told = page.get_by_role("status").get_by_text("Drain red?")
+    expect(told).to_contain_text("there is no backend shop/red")
+
+
+def test_an_older_answer_that_comes_late_does_not_undo_a_newer_one(stage: Stage, look: Look) -> None:
+    operator = look(stage)
+    page = operator.page
+    laid = operator.section("Configuration")
+    expect(page.locator("#reload-line")).to_contain_text(
+        "reload"
+    )  # it has asked, and goes on when something happens
+    asked: list[tuple[Route, APIResponse | None]] = []
+
+    def answer(route: Route) -> None:
+        asked.append((route, None))
+        if len(asked) == 1:
+            asked[0] = (route, route.fetch())  # as it is now; it arrives later
+        elif len(asked) == 2:
+            route.continue_()
+        else:
+            route.abort()
+
+    page.route("**/api/overrides", answer)
+    with page.expect_request("**/api/overrides"):
+        made = post(stage.admin, "/api/weight", {"backend": "shop/red", "weight": 3})
+    expect(operator.section("Events")).to_contain_text("override set")
+    while not asked or asked[0][1] is None:
+        page.evaluate("0")
+    post(stage.admin, "/api/overrides/forget", {"id": made["id"]})
+    expect(operator.section("Events")).to_contain_text("override forgotten")
+    # By then it has asked what there is after that, unless it waits for the answer to what it asked before.
+    page.evaluate("new Promise((done) => setTimeout(done, 500))")
+    route, response = asked[0]
+    with page.expect_response("**/api/overrides"):
+        route.fulfill(response=response)
+    page.evaluate("new Promise((done) => setTimeout(done, 500))")  # it has been taken by then
+    expect(laid.get_by_text("what the file says is in force")).to_be_visible()
+
+
+def test_a_session_is_not_taken_for_another_one_with_its_id(begin: Begin, look: Look) -> None:
+    stage = begin("red")
+    former = stage.connect("127.0.0.2")
+    operator = look(stage)
+    close = operator.section("Live sessions").get_by_role(
+        "button", name=f"Close the session of {former.address}"
+    )
+    close.click()
+    (session,) = stage.ask("/api/sessions")
+    stage.program.kill()
+    stage.restart()
+    other = stage.connect("127.0.0.3")
+    assert stage.ask("/api/sessions")[0]["id"] == session["id"]
+    operator.dialog.get_by_role("button", name="Close", exact=True).click()
+    expect(operator.dialog.get_by_role("alert")).to_contain_text("there is no session")
+    other.say()
+
+
+def test_the_sessions_of_a_backend_that_leaves_stay_the_ones_that_are_shown(stage: Stage, look: Look) -> None:
+    for _ in range(4):
+        stage.connect()
+    operator = look(stage)
+    table = operator.section("Live sessions")
+    choice = table.get_by_label("Backend", exact=True)
+    choice.select_option("shop/red")
+    expect(table).to_contain_text("2 found")
+    post(stage.admin, "/api/backends/remove", {"backend": "shop/red"})
+    expect(operator.row("red")).to_have_count(0)
+    expect(choice).to_have_value("shop/red")
+    expect(table).to_contain_text("2 found")
+
+
+def test_a_filter_stays_in_sight_while_it_holds_rows_back(begin: Begin, look: Look) -> None:
+    stage = begin(*(f"node-{number}" for number in range(13)))
+    operator = look(stage)
+    find = operator.page.get_by_role("searchbox", name="Find a backend of shop")
+    find.fill("node-12")
+    expect(operator.row("node-1")).to_have_count(0)
+    post(stage.admin, "/api/backends/remove", {"backend": "shop/node-3"})
+    expect(operator.section("shop")).to_contain_text("12 of 12 ready")
+    expect(find).to_be_focused()
+    find.fill("")
+    expect(operator.row("node-1")).to_be_visible()

@@ -371,11 +371,14 @@ class Screen(App[None]):
         if not key or not selected:
             self.notify("select a session or a client first (keys 2 and 3)")
             return
+        where = {key: selected}
+        if key == "id":  # ids begin anew with the balancer: the client must be the same too
+            where["client"] = next(cells[1].plain for id_, cells in self._heard_rows[name] if id_ == selected)
         what = "session" if key == "id" else "all sessions of"
 
         def answered(why: str | None) -> None:
             if why is not None:
-                self._post("/api/close", {key: selected, "why": why})
+                self._post("/api/close", {**where, "why": why})
 
         self.push_screen(Question(f"Close {what} {printable(selected)}?"), answered)
 

@@ -1,5 +1,6 @@
 // The operator's page: follows the balancer and hands what it says to the parts of the page, each a module of its own.
 
+import { inTurn } from "./asking.js";
 import { changes } from "./changes.js";
 import { setAttribute, setText } from "./dom.js";
 import { events } from "./events.js";
@@ -87,14 +88,14 @@ function showChanges() {
   setText(part("nav-changes"), overrides.length || "");
 }
 
-async function refreshClients() {
+const refreshClients = inTurn(async () => {
   const { body, total } = await ask("/api/clients", { limit: clientsWanted });
   known.clients = body;
   show.clients(body, total);
   setText(part("nav-clients"), count(total));
-}
+});
 
-async function refreshChanges() {
+const refreshChanges = inTurn(async () => {
   const [laid, last] = await Promise.all([ask("/api/overrides"), ask("/api/reload")]);
   overrides = laid.body;
   state = last.body;
@@ -102,7 +103,7 @@ async function refreshChanges() {
   show.reload(state);
   showChanges();
   show.pools(known.status, history);
-}
+});
 
 // What fails here fails in the stream too, which says so; the next round tries again.
 const quietly = (question) => question().catch(() => {});

@@ -133,7 +133,8 @@ export function operate(spec) {
       [answer].flat().forEach((made) => made?.warning && warn(made.warning));
       spec.after?.(answer);
     } catch (error) {
-      showRefusal(alert, error);
+      if (dialog.isConnected) showRefusal(alert, error);
+      else warn(`${spec.title} ${inWords(error)}`); // it was closed while the answer was waited for
     } finally {
       send.disabled = false;
       dialog.removeAttribute("aria-busy");

@@ -128,7 +128,7 @@ function close(title, says, where, what) {
 const ABRUPT = "Both sides see the connection break; what is under way is lost.";
 
 export const closeSession = ({ id, client, backend }) =>
-  close("Close this session?", () => [`${client} to ${backend || "no backend yet"}. ${ABRUPT}`], { id }, client);
+  close("Close this session?", () => [`${client} to ${backend || "no backend yet"}. ${ABRUPT}`], { id, client }, client); // ids begin anew with the balancer
 
 export const closeOfClient = ({ address }) =>
   close(

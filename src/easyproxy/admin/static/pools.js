@@ -84,7 +84,7 @@ function poolPanel() {
     }
     setAttribute(filter, "aria-label", `Find a backend of ${pool.name}`);
     setAttribute(add, "aria-label", `Add a backend to ${pool.name}`);
-    tools.hidden = pool.backends.length <= BIG;
+    tools.hidden = pool.backends.length <= BIG && !filter.value && !tools.contains(document.activeElement); // who filters goes on
     if (!tools.hidden) map.update(pool.backends);
     showRows();
   }

@@ -1,5 +1,6 @@
 // The live sessions: found by backend, by listener, by any part of a text; asked for only while they are in sight.
 
+import { inTurn } from "./asking.js";
 import { h, setText } from "./dom.js";
 import { count, size, span, words } from "./format.js";
 import { closeSession } from "./operations.js";
@@ -22,8 +23,6 @@ export function sessions(parent, heading) {
   heading.append(h("form", { class: "filters", role: "search", onsubmit: (event) => event.preventDefault() }, search, backend.node, listener.node, found));
   parent.append(trouble);
   let limit = STEP;
-  let busy = false;
-  let again = false;
 
   const show = table(parent, {
     caption: "Live sessions",
@@ -56,12 +55,7 @@ export function sessions(parent, heading) {
     },
   });
 
-  async function refresh() {
-    if (busy) {
-      again = true;
-      return;
-    }
-    busy = true;
+  const refresh = inTurn(async () => {
     try {
       const [rows, total] = await find(search.value.trim().toLowerCase());
       show(rows, total);
@@ -71,12 +65,7 @@ export function sessions(parent, heading) {
       trouble.hidden = false;
       setText(trouble, "The sessions could not be asked for.");
     }
-    busy = false;
-    if (again) {
-      again = false;
-      refresh();
-    }
-  }
+  });
 
   async function find(text) {
     const where = { backend: backend.value, listener: listener.value };
@@ -120,8 +109,9 @@ function select(label) {
       if (key === offered) return;
       offered = key;
       const chosen = node.value;
-      node.replaceChildren(node.firstChild, ...names.map((name) => h("option", { value: name }, name)));
-      node.value = names.includes(chosen) ? chosen : "";
+      const all = chosen && !names.includes(chosen) ? [...names, chosen] : names; // its sessions may go on without it
+      node.replaceChildren(node.firstChild, ...all.map((name) => h("option", { value: name }, name)));
+      node.value = chosen;
     },
   };
 }
