@@ -398,3 +398,15 @@ def test_a_filter_stays_in_sight_while_it_holds_rows_back(begin: Begin, look: Lo
     expect(find).to_be_focused()
     find.fill("")
     expect(operator.row("node-1")).to_be_visible()
+
+
+def test_a_second_click_on_its_button_closes_a_menu(stage: Stage, look: Look) -> None:
+    operator = look(stage)
+    actions = operator.page.get_by_role("button", name="Actions on red", exact=True)
+    menu = operator.page.get_by_role("menu")
+    for _ in range(2):
+        actions.click()
+        expect(menu).to_be_visible()
+        actions.click()
+        expect(menu).to_have_count(0)
+        expect(actions).to_have_attribute("aria-expanded", "false")

@@ -6,7 +6,12 @@ import { h } from "./dom.js";
 export function menu(button, itemsOf) {
   button.setAttribute("aria-haspopup", "menu");
   button.setAttribute("aria-expanded", "false");
-  button.addEventListener("click", () => open(button, itemsOf()));
+  let wasOpen = false; // a press beside the menu has closed it before the click comes, also a press on its own button
+  button.addEventListener("pointerdown", () => (wasOpen = button.getAttribute("aria-expanded") === "true"));
+  button.addEventListener("click", () => {
+    if (!wasOpen) open(button, itemsOf());
+    wasOpen = false;
+  });
   button.addEventListener("keydown", (event) => {
     if (event.key !== "ArrowDown") return;
     event.preventDefault();
