@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from easyproxy.control.status import BackendStatus, PoolStatus, Status
@@ -44,6 +45,7 @@ def summarise(status: Status) -> Headline:
         return Headline(
             Level.WARNING, "No backends", "The configuration names none, so nobody can be served."
         )
+    backends = _told_apart(backends)
     down = [backend for backend in backends if backend.state == "down"]
     checking = len([backend for backend in backends if backend.state == "checking"])
     held = [backend for backend in backends if backend.state in _HELD]
@@ -69,6 +71,14 @@ def summarise(status: Status) -> Headline:
     if held:
         return Headline(Level.OK, _held(held, len(backends)), _served(len(status.pools)))
     return Headline(Level.OK, _all_ready(len(backends)), _served(len(status.pools)))
+
+
+def _told_apart(backends: list[BackendStatus]) -> list[BackendStatus]:
+    """Give those of several pools that have one name the pool's name too."""
+    having = Counter(backend.name for backend in backends)
+    return [
+        replace(backend, name=backend.id) if having[backend.name] > 1 else backend for backend in backends
+    ]
 
 
 def _about_writes(pools: list[PoolStatus]) -> Headline | None:

@@ -74,3 +74,9 @@ def test_what_is_wrong_is_said_in_the_words_of_the_probe():
 def test_without_a_primary_it_is_said_why_and_how_many_wait():
     detail = summarise(status(replace(pool(UP), writes=UNWRITTEN))).detail
     assert detail == "Nobody takes writes: nobody says so. 3 clients held."
+
+
+def test_backends_of_one_name_in_several_pools_are_told_apart():
+    other = replace(DOWN, id="x/b")
+    detail = summarise(status(pool(UP, DOWN), pool(UP, other, name="x"))).detail
+    assert f"{DOWN.id}: connection refused; x/b: connection refused" in detail
