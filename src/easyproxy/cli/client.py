@@ -153,12 +153,20 @@ def _events(answer: http.client.HTTPResponse, last_id: str) -> Iterator[tuple[st
 
 def _ask(address: Address, method: str, path: str, body: bytes | None, token: str | None) -> Any:  # noqa: ANN401 - any JSON value
     timeout_s = _TIMEOUT_S if body is None else _CHANGE_TIMEOUT_S
+    is_asked = False
     with closing(_connection(address, timeout_s)) as connection:
         try:
+            connection.connect()
+            is_asked = body is not None
             # The answer is what holds the socket: of a connection that ends with it, http.client lets go at once.
             with _request(connection, method, path, body, token, {"Accept": "application/json"}) as answer:
                 text = answer.read()
         except (OSError, http.client.HTTPException, UnicodeError) as error:  # of a name that none can be
+            if is_asked and isinstance(error, OSError):  # else what answers is not ours
+                raise NoAnswerError(
+                    f"the balancer at {address} has not answered ({_reason(error)}); whether it has done what was asked "
+                    "is not known: look with easyproxy events before you try again"
+                ) from error
             raise _no_answer(address, error) from error
     return _decode(address, answer.status, text, token)
 
@@ -180,10 +188,13 @@ def _request(
     return connection.getresponse()
 
 
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 def _no_answer(address: Address, error: Exception) -> NoAnswerError:
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return NoAnswerError(
-        f"no balancer answers at {address} ({reason}); start one with: easyproxy run FILE, "
+        f"no balancer answers at {address} ({_reason(error)}); start one with: easyproxy run FILE, "
         "or name its admin address with --admin or --config"
     )
 

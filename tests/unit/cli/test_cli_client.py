@@ -88,3 +88,22 @@ def test_what_is_not_the_balancer_is_told():
             with pytest.raises(NoAnswerError, match=words):
                 post(address, "/api/drain", {})
         thread.join()
+
+
+def test_a_change_that_is_not_answered_may_have_been_made():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = Address("127.0.0.1", listening.getsockname()[1])
+
+        def hang_up():
+            connection, _ = listening.accept()
+            with connection:
+                while b"}" not in connection.recv(65536):
+                    pass
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(NoAnswerError, match="whether it has done what was asked is not known"):
+            post(address, "/api/drain", {"backend": "web/a"})
+        thread.join()
+    with pytest.raises(NoAnswerError, match="no balancer answers"):
+        post(address, "/api/drain", {"backend": "web/a"})
