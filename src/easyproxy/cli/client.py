@@ -18,6 +18,7 @@ _TIMEOUT_S = 15.0  # three times as long as the balancer waits for a worker that
 _CHANGE_TIMEOUT_S = 60.0  # a reload probes new backends first, and an upgrade waits for the successor
 _AGAIN_S = 0.5
 _STREAM_TIMEOUT_S = 45.0  # three times the interval of the server's keep-alive comments
+_REMEDY = "name the right admin address with --admin or --config"
 _LINE_BYTES = 64 * 2**20  # a status of 10,000 backends is one line of about 6 MB
 _EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what a configuration may say
 
@@ -131,6 +132,8 @@ def _stream(address: Address, path: str, token: str | None, last_id: str) -> Ite
                 yield from _events(answer, last_id)
         except (OSError, http.client.HTTPException, UnicodeError) as error:  # of a name that none can be
             raise _no_answer(address, error) from error
+        except (ValueError, RecursionError) as error:  # of an event that is no JSON
+            raise _not_ours(address) from error
     raise NoAnswerError(f"the balancer at {address} has ended the stream; it may be stopping")
 
 
@@ -199,25 +202,28 @@ def _no_answer(address: Address, error: Exception) -> NoAnswerError:
     )
 
 
+def _not_ours(address: Address) -> NoAnswerError:
+    return NoAnswerError(f"what answers at {address} is not EasyProxy; {_REMEDY}")
+
+
 def _decode(address: Address, status: int, body: bytes, token: str | None) -> Any:  # noqa: ANN401 - any JSON value
     if status == http.HTTPStatus.UNAUTHORIZED:
         what = "asks for a token" if token is None else "does not accept this token"
         raise TokenError(
             f"the admin server at {address} {what}; name the file that holds it with --token-file"
         )
-    remedy = "name the right admin address with --admin or --config"
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
         if status == http.HTTPStatus.OK:
-            raise NoAnswerError(f"what answers at {address} is not EasyProxy; {remedy}") from error
+            raise _not_ours(address) from error
         found = None
     if status == http.HTTPStatus.OK:
         return found
     if isinstance(found, dict) and isinstance(found.get("error"), str):
         raise RefusedError(status, found["error"], found.get("problems") or [])
     text = body[:200].decode("utf-8", "replace").strip()
-    raise NoAnswerError(f"the server at {address} answered {status} ({text}); {remedy}")
+    raise NoAnswerError(f"the server at {address} answered {status} ({text}); {_REMEDY}")
 
 
 def _connection(address: Address, timeout_s: float) -> http.client.HTTPConnection:

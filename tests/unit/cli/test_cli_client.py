@@ -69,12 +69,13 @@ def test_the_end_of_a_stream_is_told(serve, scene):
         list(rows)
 
 
-def test_what_is_not_the_balancer_is_told():
+@contextlib.contextmanager
+def stranger(*answers: bytes):
+    """Some other server, with an answer for each connection."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        address = Address("127.0.0.1", listening.getsockname()[1])
 
         def answer():
-            for body in (b"HTTP/1.0 200 OK\r\n\r\nhello", b"HTTP/1.0 404 No\r\n\r\n{}", b"SSH-2.0\r\n"):
+            for body in answers:
                 connection, _ = listening.accept()
                 with connection:
                     connection.sendall(body)
@@ -84,10 +85,15 @@ def test_what_is_not_the_balancer_is_told():
 
         thread = threading.Thread(target=answer)
         thread.start()
+        yield Address("127.0.0.1", listening.getsockname()[1])
+        thread.join()
+
+
+def test_what_is_not_the_balancer_is_told():
+    with stranger(b"HTTP/1.0 200 OK\r\n\r\nhello", b"HTTP/1.0 404 No\r\n\r\n{}", b"SSH-2.0\r\n") as address:
         for words in ("is not EasyProxy", "answered 404", "no balancer answers"):
             with pytest.raises(NoAnswerError, match=words):
                 post(address, "/api/drain", {})
-        thread.join()
 
 
 def test_a_change_that_is_not_answered_may_have_been_made():
@@ -107,3 +113,11 @@ def test_a_change_that_is_not_answered_may_have_been_made():
         thread.join()
     with pytest.raises(NoAnswerError, match="no balancer answers"):
         post(address, "/api/drain", {"backend": "web/a"})
+
+
+def test_a_stream_of_something_else_is_told():
+    with (
+        stranger(b"HTTP/1.0 200 OK\r\n\r\ndata: tick\r\n\r\n") as address,
+        pytest.raises(NoAnswerError, match="is not EasyProxy"),
+    ):
+        next(follow(address, "/api/stream"))
