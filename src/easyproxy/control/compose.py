@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from easyproxy.config.drain import BETWEEN_TRANSACTIONS, PROTOCOLS
 from easyproxy.config.greeting import NO_GREETING
-from easyproxy.control.roles import FALLBACK_PRIORITY, PRIMARY, REPLICA, use_of, uses_of
+from easyproxy.control.roles import FALLBACK_PRIORITY, PRIMARY, REPLICA, Use, use_of, uses_of
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def compose(
         pools=tuple(
             _pool(name, pool, use, standings, now, writers)
             for name, pool in config.pools.items()
-            for use in uses_of(name, config.listeners).items()
+            for use in uses_of(name, config.listeners)
         ),
     )
 
@@ -111,19 +111,18 @@ def _listener(config: ListenerConfig) -> Listener:
 def _pool(
     name: str,
     config: PoolConfig,
-    use: tuple[str, tuple[str, str]],
+    use: Use,
     standings: Mapping[str, Standing],
     now: float,
     writers: Collection[str],
 ) -> Pool:
-    use_name, (role, fallback) = use
     ready: list[tuple[Backend, float]] = []
     for backend in config.backends:
         key = backend_id(name, backend)
         standing = standings[key]
         if not standing.is_ready or standing.address is None:
             continue
-        rank = _rank(standing, role, fallback, takes_writes=key in writers)
+        rank = _rank(standing, use.role, use.fallback, takes_writes=key in writers)
         if rank is not None:
             made = _backend(name, backend, standing.address)
             made = replace(made, priority=made.priority + rank) if rank else made
@@ -138,7 +137,7 @@ def _pool(
     conversation = conversation_of(config)
     kept = (backend_id(name, backend) for backend in config.backends)
     return Pool(
-        name=use_name,
+        name=use.name,
         strategy=config.strategy,
         backends=backends,
         connect_timeout_s=config.connect_timeout,
@@ -147,8 +146,8 @@ def _pool(
         greeting="" if config.greeting == NO_GREETING else config.greeting,
         greeting_timeout_s=config.greeting_timeout,
         hedge=config.hedge,
-        hold_s=config.failover.hold if role == PRIMARY else 0.0,
-        admit_per_s=config.failover.admit_per_second if role == PRIMARY else 0.0,
+        hold_s=config.failover.hold if use.role == PRIMARY else 0.0,
+        admit_per_s=config.failover.admit_per_second if use.role == PRIMARY else 0.0,
         source=Address(config.source) if config.source else None,
         conversation=conversation,
         keeps=tuple(key for key in kept if standings[key].keeps_sessions) if conversation else (),

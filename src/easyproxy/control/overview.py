@@ -80,7 +80,7 @@ def overview(
                 name=name,
                 strategy=pool.strategy,
                 check=_check_words(pool.check.type, pool.check.interval),
-                queued=sum(statistics.queued.get(use, 0) for use in uses_of(name, config.listeners)),
+                queued=sum(statistics.queued.get(use.name, 0) for use in uses_of(name, config.listeners)),
                 backends=tuple(
                     _backend(
                         registry, entry, statistics, clock, laid.get(entry.id, ()), posts.get(name, _NO_POST)

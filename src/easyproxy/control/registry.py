@@ -82,7 +82,7 @@ class Entry:
         return is_silent or self.is_unconfirmed
 
     @property
-    def standing(self) -> tuple[str, int, bool, bool]:
+    def role_standing(self) -> tuple[str, int, bool, bool]:
         """What roles and failovers go by, besides its state."""
         timeline = self.facts.timeline if self.facts is not None else 0
         return self.role, timeline, self.is_lagging, self.is_doubtful
@@ -233,12 +233,12 @@ class Registry:
             return None
         if from_traffic and (observation.outcome not in TRAFFIC_COUNTS or not entry.verdict.healthy):
             return None
-        before, was, stood = entry.verdict.healthy, entry.state, entry.standing
+        before, was, stood = entry.verdict.healthy, entry.state, entry.role_standing
         entry.seen.append(observation)
         entry.verdict = judge(entry.verdict, observation, entry.rule)
         if observation.facts is not None:
             self._learn(entry, observation.facts, observation.at, was_healthy=before is True)
-        self.news += entry.standing != stood
+        self.news += entry.role_standing != stood
         if entry.verdict.healthy and (before is False or entry.is_returning):
             entry.rising_since = now
             entry.is_returning = False

@@ -5,7 +5,7 @@ A pool that listeners use by role becomes one pool of the snapshot for each of t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +20,15 @@ _RETURNS_AT = 0.5
 """A replica that lagged too far returns at this share of ``max_lag``, so that it does not come and go."""
 
 
+class Use(NamedTuple):
+    """What listeners make of a pool: those with the same role and fallback share one pool of the snapshot."""
+
+    name: str
+    """Of the pool in the snapshot."""
+    role: str = ""
+    fallback: str = ""
+
+
 def use_of(listener: ListenerConfig) -> str:
     """Name the pool that serves a listener in a snapshot: ``orders``, ``orders/primary``, ``orders/replica+primary``."""
     if not listener.role:
@@ -27,10 +36,10 @@ def use_of(listener: ListenerConfig) -> str:
     return f"{listener.pool}/{listener.role}" + (f"+{listener.fallback}" if listener.fallback else "")
 
 
-def uses_of(pool: str, listeners: Iterable[ListenerConfig]) -> dict[str, tuple[str, str]]:
-    """List the uses of a pool: the name in the snapshot, with role and fallback. One that nobody uses has one without."""
-    uses = {use_of(one): (one.role or "", one.fallback or "") for one in listeners if one.pool == pool}
-    return uses or {pool: ("", "")}
+def uses_of(pool: str, listeners: Iterable[ListenerConfig]) -> tuple[Use, ...]:
+    """List the uses of a pool, each once. A pool that no listener uses has one without a role."""
+    names = {use_of(one): one for one in listeners if one.pool == pool}
+    return tuple(Use(name, one.role or "", one.fallback or "") for name, one in names.items()) or (Use(pool),)
 
 
 def lags(was_lagging: bool, facts: Facts, max_lag_s: float | None, unknown_s: float = 0.0) -> bool:

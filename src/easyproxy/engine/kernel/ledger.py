@@ -40,6 +40,14 @@ _FINISHING = frozenset({ct.FIN_WAIT, ct.CLOSE_WAIT, ct.LAST_ACK})
 _Place = tuple[bytes, int]
 
 
+class _Front(NamedTuple):
+    """What a session at an address of ours belongs to."""
+
+    listener: str
+    pool: str
+    idle_timeout_s: float
+
+
 @dataclass(slots=True)
 class Session:
     """A flow of ours, as it was last seen."""
@@ -110,8 +118,8 @@ class Ledger:
     """Follows flows from look to look. Used by one thread at a time."""
 
     def __init__(self) -> None:
-        self._fronts: dict[tuple[int, _Place], tuple[str, str, float]] = {}
-        self._ports: dict[tuple[int, int], tuple[str, str, float]] = {}
+        self._fronts: dict[tuple[int, _Place], _Front] = {}
+        self._ports: dict[tuple[int, int], _Front] = {}
         self._backends: dict[tuple[str, _Place], str] = {}
         self._life: dict[str, float] = {}
         self._sessions: dict[tuple[int, int, bytes], Session] = {}
@@ -128,12 +136,12 @@ class Ledger:
         """Learn addresses. What left the snapshot stays known, since its flows go on."""
         self._life = {listener.name: listener.life_timeout_s for listener in snapshot.listeners}
         for listener in snapshot.listeners:
-            meaning = (listener.name, listener.pool, listener.idle_timeout_s)
+            front = _Front(listener.name, listener.pool, listener.idle_timeout_s)
             for family in families_of(listener):
                 if is_any(listener):
-                    self._ports[family, listener.bind.port] = meaning
+                    self._ports[family, listener.bind.port] = front
                 else:
-                    self._fronts[family, _place(listener.bind)] = meaning
+                    self._fronts[family, _place(listener.bind)] = front
         for pool in snapshot.pools:
             for backend in pool.backends:
                 if not backend.address.path:
@@ -235,13 +243,12 @@ class Ledger:
         ]
 
     def _recognise(self, flow: Flow, now: float) -> Session | None:
-        meaning = self._fronts.get((flow.family, flow.front)) or self._ports.get((flow.family, flow.front[1]))
-        if meaning is None:
+        front = self._fronts.get((flow.family, flow.front)) or self._ports.get((flow.family, flow.front[1]))
+        if front is None:
             return None
-        listener, pool, idle = meaning
-        backend = self._backends.get((pool, flow.back)) or f"{pool}/{_with_port(flow.back)}"
+        backend = self._backends.get((front.pool, flow.back)) or f"{front.pool}/{_with_port(flow.back)}"
         started = flow.started_ns / 1e9 or now
-        return Session(listener, backend, started, idle, flow, now)
+        return Session(front.listener, backend, started, front.idle_timeout_s, flow, now)
 
     def _count(self, backend: str, flow: Flow, former: Flow | None) -> bool:
         if former is not None and flow.bytes_from_client < former.bytes_from_client:

@@ -35,6 +35,9 @@ REMEMBERED_ENDS = 1000
 OTHER_DESCRIPTORS = 64
 """So many of a worker's descriptors belong to no session."""
 
+Lingering = tuple[float, int, "BackendRuntime | None"]
+"""A reset that waits for an acknowledgement: its deadline, the descriptor, and the backend whose place it holds."""
+
 
 class Handler(Protocol):
     """Whoever is called when a descriptor is ready."""
@@ -71,8 +74,7 @@ class Core:
         # Whose backend stands since the last turn, and whether its acknowledgement is held; see ``dial.settle_acks``.
         self.greeted: list[tuple[Session, bool]] = []
         self.closing: list[int] = []  # closed after the batch, so that no number is given out twice within it
-        # Resets that wait for an acknowledgement: deadline, descriptor, and the backend whose place it holds.
-        self.lingering: list[tuple[float, int, BackendRuntime | None]] = []
+        self.lingering: list[Lingering] = []
         # Of these another process has a copy, or may have: to close ours does not end its registration (epoll(7)).
         self.shared: set[int] = set()
         self.leaving: list[BackendRuntime] = []  # whose places become free when ``closing`` is closed

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from easyproxy.engine.relay.channel import Channel, Frame
-    from easyproxy.engine.relay.core import Core
+    from easyproxy.engine.relay.core import Core, Lingering
     from easyproxy.engine.relay.inforce import InForce
-    from easyproxy.engine.relay.runtime import BackendRuntime
     from easyproxy.engine.relay.session import Session
 
 FDS_PER_FRAME = 240
@@ -36,8 +35,6 @@ STILL_AT_MOST_S = 60.0
 """The control process has shorter limits; this one holds when it is stuck itself."""
 _LOOK_AGAIN_MS = 20
 VERDICTS = frozenset({"thaw", "leave", "stop"})
-
-Lingering = tuple[float, int, "BackendRuntime | None"]
 
 
 class _Share:

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from easyproxy.engine.relay.channel import Frame
-    from easyproxy.engine.relay.core import Core
+    from easyproxy.engine.relay.core import Core, Lingering
     from easyproxy.engine.relay.inforce import InForce
-    from easyproxy.engine.relay.runtime import BackendRuntime
     from easyproxy.engine.relay.session import Session
     from easyproxy.model import Backend
 
@@ -54,7 +53,7 @@ class Taking:
         self._send = send
         self._link = Channel(link)
         self._given: list[Given] = []
-        self._lingering: list[tuple[float, int, BackendRuntime | None]] = []
+        self._lingering: list[Lingering] = []
         self._is_open = True
         core.handle(self._link.fileno(), self)
         core.poller.add(self._link.fileno())
