@@ -24,7 +24,8 @@ from easyproxy.health.checks.base import Check, Target
 FAREWELL_S = 0.25
 """How long a content probe waits for the server to close its side as well."""
 FAREWELL_BYTES = 256 * 1024
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: close sends RST (socket(7))
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""For SO_LINGER: of zero seconds, so that close sends RST (socket(7))."""
 SHARE = 0.95
 """Share of the probe's time limit after which a check gives up by itself, to say more than "no answer"."""
 
@@ -119,7 +120,7 @@ class Connection:
         sock = self.writer.get_extra_info("socket")
         if sock is not None:
             with contextlib.suppress(OSError):  # closed already
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
     async def _farewell(self) -> None:
         """Say that we are done, and read until the server is done too, for a short time."""

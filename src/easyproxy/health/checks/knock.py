@@ -16,7 +16,7 @@ import contextlib
 import socket
 import struct
 
-from easyproxy.health.checks.connection import FAREWELL_BYTES, FAREWELL_S
+from easyproxy.health.checks.connection import FAREWELL_BYTES, FAREWELL_S, RESET_ON_CLOSE
 from easyproxy.model import Address
 
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
@@ -24,7 +24,6 @@ _INFO: int | None = getattr(socket, "TCP_INFO", None)
 # struct tcp_info of linux/tcp.h: tcpi_total_retrans at 100, tcpi_segs_out at 136, both u32.
 _RETRANSMITTED = struct.Struct("=100xI")
 _SENT = struct.Struct("=136xI")
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: close sends RST (socket(7))
 
 
 async def knock(address: Address, timeout_s: float) -> None:
@@ -42,7 +41,7 @@ async def knock(address: Address, timeout_s: float) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 0)
         await loop.sock_connect(sock, (address.host, address.port))
         if _is_unacknowledged(sock):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             return
         # Too late: the server has the connection. From here a reset would be noise in its log.
         with contextlib.suppress(OSError, TimeoutError):
