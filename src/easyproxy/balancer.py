@@ -328,6 +328,7 @@ class Balancer(Desk):
         if self._is_serving:
             self._warden.look()
             self.engine.apply(self._registry.snapshot(time.monotonic(), self._warden.writers()))
+            self._warden.forget()
             self._drains.look(time.monotonic(), time.time())
             while self._dead:
                 self._spawn(self._close_sessions_of_dead(self._dead.pop()))

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from easyproxy import Balancer
+from easyproxy.control.failover import Post
 from easyproxy.errors import EngineError
 
 pytestmark = pytest.mark.anyio
@@ -63,3 +64,18 @@ async def test_sessions_of_a_dead_backend_that_cannot_be_closed_are_told(monkeyp
         assert balancer.events()[-1].text == (
             "p/127.0.0.1:1 is down, and its sessions are still open: no answer"
         )
+
+
+async def test_who_took_writes_is_forgotten_only_when_the_engine_has_taken_what_is_without_them(monkeypatch):
+    def refuse(_snapshot):
+        raise EngineError("the address is in use")
+
+    async with Balancer(CONFIG) as balancer:
+        balancer._warden.posts["p"] = Post(writers=("p/127.0.0.1:1",))
+        with monkeypatch.context() as patch:
+            patch.setattr(balancer.engine, "apply", refuse)
+            with pytest.raises(EngineError):
+                balancer._apply()
+        assert set(balancer._warden.posts) == {"p"}
+        balancer._apply()
+        assert balancer._warden.posts == {}

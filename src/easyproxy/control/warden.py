@@ -68,14 +68,23 @@ class Warden:
 
     def look(self) -> None:
         """Look at every pool; what is taken away is gone from :meth:`writers` when this returns."""
-        config = self._registry.config
-        wanted = {one.pool for one in config.listeners if one.role == PRIMARY}
-        for name in self.posts.keys() - wanted:
-            del self.posts[name]
-        for name, pool in config.pools.items():
+        wanted = self._wanted()
+        for name, pool in self._registry.config.pools.items():
             if name in wanted:
                 self._look_at(name, pool)
         self._look_at_replicas()
+
+    def forget(self) -> None:
+        """Forget the posts of pools that no listener sends writes to.
+
+        Only when the engine has taken such a configuration: one that it refuses is taken back, and who took writes
+        before must be known then.
+        """
+        for name in self.posts.keys() - self._wanted():
+            del self.posts[name]
+
+    def _wanted(self) -> set[str]:
+        return {one.pool for one in self._registry.config.listeners if one.role == PRIMARY}
 
     def inherit(self, posts: Mapping[str, Post]) -> None:
         """Go on where a predecessor has stopped; again when its sessions have come along.

