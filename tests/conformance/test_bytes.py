@@ -111,9 +111,11 @@ async def test_a_slow_reader_loses_nothing_and_costs_no_memory(rig: Rig) -> None
     """Behaviour 5: 64 KiB/s at first; the rest is read at full speed, since only the stall matters."""
     backend = rig.backend("a")
     rig.serve(backend)
-    warm_client, warm_server = await rig.pair(backend)
+    # The slow client may come to any worker; what one touches for the first time is no byte held back.
     warm_up = Stream("warm-up", 4 * MIB)
-    await asyncio.gather(warm_server.send_stream(warm_up), warm_client.receive_stream(warm_up))
+    pairs = [await rig.pair(backend) for _ in range(4)]
+    for warm_client, warm_server in pairs:
+        await asyncio.gather(warm_server.send_stream(warm_up), warm_client.receive_stream(warm_up))
     client, server = await rig.pair(backend, receive_buffer=32 * KIB)
     before = rig.memory()
 
@@ -123,7 +125,7 @@ async def test_a_slow_reader_loses_nothing_and_costs_no_memory(rig: Rig) -> None
     await client.receive_into(check, 128 * KIB, pause_s=0.25, piece=16 * KIB)
     growth = rig.memory() - before
     # Python and the test's own buffers are noise of this size; 50 MiB held back would not fit in it.
-    assert growth < (2 * MIB if rig.entry.is_apart else 8 * MIB), f"{growth} bytes held for one slow client"
+    assert growth < (4 * MIB if rig.entry.is_apart else 8 * MIB), f"{growth} bytes held for one slow client"
 
     await client.receive_into(check, stream.size - check.received)
     await sending
