@@ -28,20 +28,26 @@ async def test_a_worker_that_cannot_be_started_is_an_error_in_words(monkeypatch)
         await engine.stop()
 
 
+def refuse_to_spawn(monkeypatch, times: int) -> list[int]:
+    """Have the system refuse the next workers, so many times; the list grows with each refusal."""
+    real, refusals = crew.Crew._spawn, []
+
+    def refuse(*descriptors):
+        if len(refusals) < times:
+            refusals.append(1)
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return real(*descriptors)
+
+    monkeypatch.setattr(crew.Crew, "_spawn", staticmethod(refuse))
+    return refusals
+
+
 async def test_a_successor_that_cannot_be_started_is_tried_again(monkeypatch):
     """Behaviour 32: the system may refuse for a while (EAGAIN, ENOMEM, EMFILE)."""
     async with relay(workers=1, processes=True) as rig:
         server = rig.server()
         rig.apply(Pool("p", backends=(backend("p", "a", server),)))
-        real, refusals = crew.Crew._spawn, []
-
-        def refuse(*descriptors):
-            if len(refusals) < 2:
-                refusals.append(1)
-                raise BlockingIOError(11, "Resource temporarily unavailable")
-            return real(*descriptors)
-
-        monkeypatch.setattr(crew.Crew, "_spawn", staticmethod(refuse))
+        refusals = refuse_to_spawn(monkeypatch, 2)
         [pid] = rig.engine.worker_pids()
         os.kill(pid, signal.SIGKILL)
         waiting = await rig.client()
@@ -68,15 +74,7 @@ async def test_a_thread_that_cannot_be_started_is_an_error_in_words(monkeypatch)
 async def test_a_death_is_told_once_and_a_successor_that_is_long_in_coming_by_itself(monkeypatch):
     async with relay(workers=1, processes=True) as rig:
         monkeypatch.setattr(crew, "LONGEST_PAUSE_S", 0.1)
-        real, refusals = crew.Crew._spawn, []
-
-        def refuse(*descriptors):
-            if not refusals:
-                refusals.append(1)
-                raise BlockingIOError(11, "Resource temporarily unavailable")
-            return real(*descriptors)
-
-        monkeypatch.setattr(crew.Crew, "_spawn", staticmethod(refuse))
+        refuse_to_spawn(monkeypatch, 1)
         [pid] = rig.engine.worker_pids()
         os.kill(pid, signal.SIGKILL)
         await until(lambda: rig.engine.worker_pids() not in ([], [pid]))

@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 
 RESET_WAITS_S = 0.5
 _LINGER_ZERO = struct.pack("ii", 1, 0)
-_UNSENT = (
-    termios.TIOCOUTQ
-)  # SIOCOUTQ by another name (linux/sockios.h); the number is each architecture's own
+_UNSENT = termios.TIOCOUTQ
+"""SIOCOUTQ by another name (linux/sockios.h); the number is each architecture's own."""
 _NONE = bytes(4)
 _REASON_INDEX = {reason: index for index, reason in enumerate(REASONS)}
 _RESETS = {

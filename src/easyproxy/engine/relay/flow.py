@@ -234,9 +234,7 @@ class Flow:
             if self._target_broke(error):
                 self._finish()
             return
-        if self.moved == self.counted:
-            core.moving.append(self)
-        self.moved += sent
+        self._has_taken(sent)
         if sent == count:
             self._finish()
         else:
@@ -255,9 +253,7 @@ class Flow:
             self.pending = None
             return self._target_broke(error)
         self.session.active_at = self.core.now
-        if self.moved == self.counted:
-            self.core.moving.append(self)
-        self.moved += sent
+        self._has_taken(sent)
         if sent < len(pending):
             self.pending = pending[sent:]
             return False
@@ -300,9 +296,7 @@ class Flow:
                     return
                 pipe.held -= sent
                 moved += sent
-                if self.moved == self.counted:
-                    core.moving.append(self)
-                self.moved += sent
+                self._has_taken(sent)
                 self.session.active_at = core.now
                 if pipe.held or count > 0 or not was_empty:
                     turn -= 1
@@ -391,6 +385,12 @@ class Flow:
         if backend is not None and backend.family != socket.AF_UNIX:
             with contextlib.suppress(OSError):  # macOS: EINVAL once it is reset; its own event follows
                 backend.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _has_taken(self, sent: int) -> None:
+        """Note what the target has taken, to be counted later; :meth:`pump` does the same in place."""
+        if self.moved == self.counted:
+            self.core.moving.append(self)
+        self.moved += sent
 
     def count(self) -> None:
         """Add to the backend's counters what has moved since the last time. Each tick does, and the session's end.
