@@ -36,6 +36,7 @@ from easyproxy.control.watch import LOOK_EVERY_S, Watch
 from easyproxy.discovery.names import RESOLVE_EVERY_S
 from easyproxy.engine.relay import RelayEngine
 from easyproxy.engine.relay.succession import Legacy
+from easyproxy.engine.relay.talkative import AUTO, OFF
 from easyproxy.engine.seam import Engine, HandsOver, Observation, Report, Where
 from easyproxy.errors import EngineError
 from easyproxy.needs import needs_kernel, refuse_if_lacking
@@ -98,6 +99,7 @@ class Balancer(Desk):
             processes=in_processes,
             orphan_drain_s=filed.drain_timeout,
             worker_python=filed.worker_python,
+            io_uring=AUTO if filed.io_uring else OFF,
             inherited=inherited,
             legacy=Legacy.of(heir.take_frames(Legacy.KINDS)) if heir is not None else None,
             complain=self._journal.trouble,

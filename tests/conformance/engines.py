@@ -15,6 +15,7 @@ import pytest
 
 from easyproxy.engine.kernel import KernelEngine
 from easyproxy.engine.relay import RelayEngine
+from easyproxy.engine.relay.talkative import EARLY
 from easyproxy.engine.seam import Engine
 
 CLAIMS: Mapping[int | str, str] = {
@@ -114,6 +115,13 @@ ENGINES = (
         is_apart=True,
         bulk=1024,
         crowd=1,
+    ),
+    Entry(
+        name="relay-ring",
+        make=lambda: RelayEngine(workers=1, processes=False, io_uring=EARLY),
+        processes=_own_process,
+        is_apart=False,
+        exceptions={32: NO_WORKERS},
     ),
     Entry(
         name="relay-portable",

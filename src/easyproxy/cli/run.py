@@ -387,7 +387,7 @@ def _announce(balancer: Balancer) -> None:
         where = str(address) if address.path else f"http://{address}/"
         log.info("status page", extra={"address": where})
     about = {"workers": status.workers, "pid": os.getpid(), "version": status.version}
-    log.info("serving", extra={**about, "worker_python": status.worker_python})
+    log.info("serving", extra={**about, "worker_python": status.worker_python, "io_uring": status.io_uring})
 
 
 async def _reload(balancer: Balancer) -> None:

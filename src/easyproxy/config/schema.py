@@ -417,6 +417,10 @@ class Config(Settings):
     or `auto`: a faster build of that version where the system has one (in `/usr/bin`, `/usr/local/bin` or
     `/opt/python/bin`, with only root allowed to write there), otherwise `same`."""
 
+    io_uring: Annotated[bool, Switch()] = True
+    """Let io_uring carry sessions that exchange many short messages, where the system has it (Linux 6.1 and later, not
+    forbidden by `kernel.io_uring_disabled` or by a container's seccomp profile); without it they are served all the same."""
+
     drain_timeout: Annotated[float, Duration(least=0.001, most=86400, zero="no waiting")] = 30.0
     """How long sessions may go on after a stop was asked for; then they are closed. 0 is no waiting."""
 

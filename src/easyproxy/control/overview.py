@@ -60,6 +60,7 @@ def overview(
         workers=statistics.workers,
         worker_restarts=statistics.worker_restarts,
         worker_python=statistics.worker_python,
+        io_uring=statistics.io_uring,
         listeners=tuple(
             ListenerStatus(
                 name=listener.name,

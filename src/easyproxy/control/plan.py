@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from easyproxy.control.overrides import Met, Note
     from easyproxy.engine.seam import Statistics
 
-NEEDS_RESTART = ("workers", "worker_python", "admin", "log", "access_log", "state_file", "kernel")
+NEEDS_RESTART = ("workers", "worker_python", "io_uring", "admin", "log", "access_log", "state_file", "kernel")
 """Settings that are read once, when the program starts."""
 
 _PARTS = frozenset({"listeners", "pools"})  # compared piece by piece

@@ -166,6 +166,7 @@ class Status:
     Attributes:
         is_draining: a stop was asked for: no new sessions, those that stand may end.
         worker_python: which Python runs the workers, for people.
+        io_uring: whether the workers use it: ``on``, ``off``, or why there is none.
     """
 
     version: str
@@ -181,6 +182,7 @@ class Status:
     is_draining: bool = False
     access_log: AccessLogStatus | None = None
     worker_python: str = ""
+    io_uring: str = ""
 
 
 class View(Protocol):

@@ -34,6 +34,7 @@ def merged(one: Statistics, other: Statistics) -> Statistics:
             for name in {**one.distributions, **other.distributions}
         },
         worker_python=one.worker_python or other.worker_python,
+        io_uring=one.io_uring or other.io_uring,
     )
 
 

@@ -226,6 +226,7 @@ class Statistics:
     lost_reports: int = 0
     distributions: Mapping[str, BackendDistributions] = field(default_factory=dict)  # by backend id
     worker_python: str = ""  # which Python runs the workers, for people
+    io_uring: str = ""  # whether the workers use it: on, off, or why there is none
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,10 @@ def _pass_fin(sock: raw_socket) -> None:
 
 def cut(core: Core, session: Session, event: Event, detail: str = "") -> None:
     """End a session for a reason of ours, or before it had a backend."""
+    if core.ring is not None:
+        core.ring.release(session)
+        if session.state is _CLOSED:  # it has just ended by itself
+            return
     transition = TABLE[session.state, event]
     session.state = State.CLOSED
     _close(core, session, transition, detail)

@@ -46,6 +46,29 @@ class Handler(Protocol):
         """Take the event as a hint; it may be stale."""
 
 
+class Carrying(Protocol):
+    """Who moves the bytes of talkative sessions; see :mod:`.ring`."""
+
+    @property
+    def count(self) -> int:
+        """How many it carries."""
+
+    def takes(self, session: Session) -> bool:
+        """Whether it can carry a session."""
+
+    def carry(self, session: Session) -> None:
+        """Carry it from now on."""
+
+    def release(self, session: Session) -> None:
+        """Give it back at once, if it is carried."""
+
+    def release_all(self) -> None:
+        """Give back all."""
+
+    def close(self) -> None:
+        """Close it. Nothing is carried any more."""
+
+
 class Core:
     """The shared state of one worker."""
 
@@ -59,6 +82,9 @@ class Core:
         self.is_edge_triggered = has_epoll() and not portable
         self.poller: Poller = EdgePoller() if self.is_edge_triggered else LevelPoller()
         self.watch = self.poller.watch
+        self.poll = self.poller.poll  # or the ring's, while that carries sessions
+        self.ring: Carrying | None = None
+        self.faults: list[tuple[object, Exception]] = []  # whose handling went wrong in the ring
         self.can_splice = self.is_edge_triggered
         self.handlers: list[Handler | None] = [None] * 1024
         self.now = time.monotonic()

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from easyproxy.engine.relay import counters as c
-from easyproxy.engine.relay import interpreter, stuck, tally
+from easyproxy.engine.relay import interpreter, stuck, talkative, tally
 from easyproxy.engine.relay.address import socket_address
 from easyproxy.engine.relay.crew import Crew, Member
 from easyproxy.engine.relay.ends import REASON, Batch
@@ -22,10 +22,12 @@ from easyproxy.engine.relay.handing import HandingOver
 from easyproxy.engine.relay.inherited import Inherited, address_of, close_group
 from easyproxy.engine.relay.life import CLEAN
 from easyproxy.engine.relay.listening import open_listener, tune
+from easyproxy.engine.relay.poller import has_epoll
 from easyproxy.engine.relay.question import ANSWER_WITHIN_S, Inquiry, Roll
 from easyproxy.engine.relay.rates import Rates
 from easyproxy.engine.relay.slots import Slots
 from easyproxy.engine.relay.succession import Legacy, Succession
+from easyproxy.engine.relay.talkative import AUTO, OFF
 from easyproxy.engine.relay.wire import keys_of, plain_snapshot
 from easyproxy.engine.seam import (
     CUTS,
@@ -67,6 +69,7 @@ class RelayEngine(HandingOver):
         inherited: listening sockets that somebody else opened; the engine owns them and closes them with itself.
         legacy: what a predecessor that still serves has left; the engine takes no client before :meth:`wake`.
         worker_python: which Python runs worker processes: ``same``, ``auto``, or a path, see ``interpreter``.
+        io_uring: whether it carries talkative sessions: ``auto``, ``early`` or ``off``, see ``talkative``.
     """
 
     name = "relay"
@@ -84,6 +87,7 @@ class RelayEngine(HandingOver):
         inherited: Inherited | None = None,
         legacy: Legacy | None = None,
         worker_python: str = "same",
+        io_uring: str = AUTO,
     ) -> None:
         if not processes and workers != 1:
             raise EngineError(f"workers: {workers} needs processes; a thread is one worker")
@@ -108,12 +112,14 @@ class RelayEngine(HandingOver):
         self._snapshot: Snapshot | None = None
         self._sink: Sink = lambda _report: None
         self._ends_taker: EndsTaker | None = None
+        self._no_uring = ""
         self._is_draining = False
         self._deaf = Roll(set())
         self._drained = Roll(set())
         self._hello = {
             "workers": workers,
             "portable": portable,
+            "io_uring": OFF if portable or not has_epoll() else io_uring,
             "drain_s": orphan_drain_s,
             "dormant": self._is_dormant,
         }
@@ -138,6 +144,10 @@ class RelayEngine(HandingOver):
         self._sink = sink
         if self._worker_python != "same":
             self._crew.interpreter = await asyncio.to_thread(interpreter.choose, self._worker_python)
+        if self._hello["io_uring"] != OFF:
+            self._no_uring = talkative.why_not()
+            if self._no_uring:
+                self._hello["io_uring"] = OFF
         self._crew.start(self._workers)
 
     async def stop(self) -> None:
@@ -362,6 +372,7 @@ class RelayEngine(HandingOver):
             workers=len(self._crew.members()) - len(self._inquiry.silent),
             worker_restarts=self._crew.restarts,
             worker_python=self.python,
+            io_uring=self._no_uring or ("off" if self._hello["io_uring"] == OFF else "on"),
         )
 
     async def sessions(self) -> list[SessionInfo]:

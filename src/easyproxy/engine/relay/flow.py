@@ -116,7 +116,7 @@ class Flow:
         self.pipe: Pipe | None = None
         self.moved = 0  # bytes that the target has taken
         self.counted = NOT_YET if session.tick == NEWCOMER else 0  # of these, what is in the cell
-        self.streak = 0  # full reads in a row
+        self.streak = 0  # full reads in a row; below 0: short ones, since the last tick
         self.tail = TAIL_OPEN
         self.ended = False  # the source's end was read and everything before it handed on
         self.is_bulk = False
@@ -206,14 +206,14 @@ class Flow:
                     self.pending = memoryview(bytes(core.view[sent:count]))
                     return
             if count < BUFFER_BYTES:
-                self.streak = 0
+                self.streak = self.streak - 1 if self.streak < 0 else -1
                 if self.tail == TAIL_OPEN:
                     return
                 if self.tail == TAIL_END:
                     self._finish()
                     return
             else:
-                self.streak += 1
+                self.streak = self.streak + 1 if self.streak > 0 else 1
                 if self.streak >= FULL_READS_OF_BULK and core.can_splice and not self.target_gone:
                     self.is_bulk = True
                     self._pump_bulk()
@@ -399,6 +399,27 @@ class Flow:
         """
         self.core.cells[self.cell] += self.moved - max(self.counted, 0)
         self.counted = self.moved
+
+    def set_nodelay(self) -> None:
+        """Send from now on what there is: the session is not short."""
+        if self.writes_until_nodelay:
+            self.writes_until_nodelay = 1
+            self._count_down_to_nodelay()
+
+    def go_on(self, held: bytes, error: int) -> None:
+        """Go on after another has read and written for it: what is held was read and not written; the errno is how reading ended, or 0."""
+        if held:
+            self.pending = memoryview(held)
+        if error:
+            # The read has taken the error: what read(2) gives next looks like the end.
+            self.broken = self._event_of(OSError(error, ""), of_source=True)
+            self._note(ERR)
+            self.core.again.append(self)
+
+    def was_refused(self, error: int) -> None:
+        """Take the errno of a write that another has made for it."""
+        if self._target_broke(OSError(error, "")):
+            self.core.again.append(self)
 
     def watch(self, want: Callable[[int, int], None]) -> None:
         """Tell a level-triggered poller what to wait for on the source's socket, the opposite flow's target."""

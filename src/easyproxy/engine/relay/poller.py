@@ -71,6 +71,10 @@ class EdgePoller:
         self.watch: Callable[[int, int], None] = self._epoll.register
         self.poll: Callable[[float, int], list[tuple[int, int]]] = self._epoll.poll
 
+    def fileno(self) -> int:
+        """Return its descriptor, which is readable while there are events."""
+        return self._epoll.fileno()
+
     def add(self, fd: int, *, writable: bool = False, shared: bool = False) -> None:
         """Watch a listening socket or the channel."""
         bits = IN | (OUT if writable else 0) | (EXCLUSIVE if shared else 0)

@@ -61,6 +61,10 @@ class Flowing(Protocol):
     """Bytes that the target has taken."""
     tail: int
     """What a short read says; a word of :mod:`.flow`."""
+    session: Session
+    """Whose direction it is."""
+    streak: int
+    """Full reads in a row; below 0: short ones, since the last tick."""
 
     @property
     def target_gone(self) -> bool:

@@ -53,6 +53,7 @@ def statistics(
     workers: int,
     worker_restarts: int,
     worker_python: str = "",
+    io_uring: str = "",
 ) -> Statistics:
     """Add up everything; ``slots`` by key. Some 20 microseconds for each of them."""
     listeners: dict[str, ListenerCounters] = {}
@@ -79,6 +80,7 @@ def statistics(
         workers=workers,
         worker_restarts=worker_restarts,
         worker_python=worker_python,
+        io_uring=io_uring,
         lost_reports=ends[c.E_LOST],
         distributions=distributions,
     )

@@ -34,6 +34,7 @@ from easyproxy.engine.relay.survey import (
     look_again,
 )
 from easyproxy.engine.relay.taking import Taking
+from easyproxy.engine.relay.talkative import Talkative
 from easyproxy.engine.relay.timers import TICK_S
 from easyproxy.engine.relay.wire import snapshot_from
 from easyproxy.stacks import stacks_here
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from easyproxy.engine.relay.channel import Frame
     from easyproxy.engine.relay.counters import Counters
     from easyproxy.engine.relay.runtime import Waiter
+    from easyproxy.engine.relay.session import Flowing
 
 REPORTS_PER_FRAME = 500
 ENDS_PER_FRAME = 128
@@ -63,6 +65,7 @@ class Worker:
         self._links: list[Channel] = []  # to a successor that is to get all sessions, until it stands still
         self._takings: list[Taking] = []  # sessions of a predecessor that are not at work yet
         self._jobs: list[Iterator[None]] = []  # work on many sessions, a slice per turn of the loop
+        self._talkative = Talkative(self.core, hello["io_uring"])
         self._settled = 0  # sessions up to this number have had their place in the timer wheel
         self._is_running = True
         self._is_draining = False
@@ -76,7 +79,6 @@ class Worker:
     def run(self, early: Sequence[tuple[Frame, list[int]]] = ()) -> None:  # noqa: C901, PLR0912, PLR0915 - the loop is one function
         """Carry out the commands that came early, and serve until told otherwise; then close everything."""
         core = self.core
-        poll = core.poller.poll
         handlers = core.handlers
         is_level = not core.is_edge_triggered
         clock = time.monotonic
@@ -94,7 +96,7 @@ class Worker:
                     timeout = MOMENT_S
                 else:
                     timeout = next_tick - now
-                events = poll(timeout, MAX_EVENTS)
+                events = core.poll(timeout, MAX_EVENTS)
                 core.now = now = clock()
                 for fd, mask in events:
                     handler = handlers[fd]
@@ -114,8 +116,12 @@ class Worker:
                             self._fault(flow, error)
                         if is_level:
                             self._refresh(flow)
+                if core.faults:
+                    self._settle_faults()
                 if greeted:
                     settle_acks(greeted)
+                if self._talkative.is_early and core.moving:
+                    self._talkative.look(core.moving)
                 if core.declined and now >= core.declined[0][0]:
                     core.declined.pop(0)[1].resume()
                 if now >= next_tick:
@@ -143,6 +149,11 @@ class Worker:
         elif session is not None and session.state is not State.CLOSED:
             close.cut(self.core, session, Event.INTERNAL_ERROR, repr(error))
 
+    def _settle_faults(self) -> None:
+        faults, self.core.faults = self.core.faults, []
+        for culprit, error in faults:
+            self._fault(culprit, error)
+
     def _refresh(self, handler: Any) -> None:  # noqa: ANN401 - a Dial or a Flow has a session, the rest have none
         """Have a level-triggered poller wait for what the session waits for now."""
         session: Session | None = getattr(handler, "session", None)
@@ -153,7 +164,7 @@ class Worker:
 
     def _tick(self) -> None:
         core = self.core
-        self._count()
+        self._talkative.look(self._count())
         self._settle()
         for session in core.wheel.due(core.now):
             if session.state is not State.CLOSED:
@@ -194,11 +205,12 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - see _fault
             self._fault(next(iter(in_line), None), error)
 
-    def _count(self) -> None:
-        """Count the bytes that have moved since the last tick."""
+    def _count(self) -> list[Flowing]:
+        """Count the bytes that have moved since the last tick; return the flows that moved some."""
         moving, self.core.moving = self.core.moving, []
         for flow in moving:
             flow.count()
+        return moving
 
     def _settle(self) -> None:
         """Give those who have come since the last tick a place in the wheel. Who is gone again never needed one."""
@@ -361,6 +373,9 @@ class Worker:
         links, self._links = self._links, []
         if not links:  # the verdict has come before it did
             return
+        if self.core.ring is not None:
+            self.core.ring.release_all()
+            self._settle_faults()
         settle_acks(self.core.greeted)
         self.core.greeted.clear()
         self._count()
@@ -425,6 +440,8 @@ class Worker:
         for taking in self._takings:
             taking.drop()
         self.in_force.close()
+        if core.ring is not None:
+            core.ring.release_all()
         for session in list(core.sessions.values()):
             if session.state is not State.CLOSED:  # one that waited for a place may have ended with another
                 close.cut(core, session, Event.DRAINED)
@@ -436,6 +453,8 @@ class Worker:
         for fd in self._reserve:
             os.close(fd)
         core.pipes.close()
+        if core.ring is not None:
+            core.ring.close()
         core.poller.close()
         # The worker is among them: without this cycle, descriptors that somebody still holds are closed with the worker.
         core.handlers.clear()

@@ -1,0 +1,83 @@
+"""Which sessions io_uring(7) is to carry: those that are talkative, when there are several of them.
+
+It saves two system calls for each message, and costs about one microsecond for each turn of the loop. So it is worth it where a turn finds
+more than a few messages: below ``FEW`` sessions for each worker epoll is as fast or faster (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from easyproxy.engine.relay.poller import EdgePoller
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from easyproxy.engine.relay.core import Core
+    from easyproxy.engine.relay.ring import Ring
+    from easyproxy.engine.relay.session import Flowing, Session
+
+SHORT_READS = 8
+"""So many between two ticks make a session talkative."""
+FEW = 5
+"""Fewer talkative sessions are not worth it."""
+
+AUTO, EARLY, OFF = "auto", "early", "off"
+"""Whether io_uring is used: where the system has it; there, and for every session from its first message on; not at all."""
+
+
+def why_not() -> str:
+    """Say why this process, and so its workers, cannot have an io_uring; empty when it can."""
+    try:
+        from easyproxy.engine.relay.uring import Uring  # noqa: PLC0415 - as below
+
+        Uring().close()
+    except ImportError as error:
+        return f"none: this Python has no ctypes ({error})"
+    except OSError as error:
+        return f"none: {error.strerror}"
+    return ""
+
+
+class Talkative:
+    """Finds them, and makes the ring when it is needed first. Belongs to the worker's thread."""
+
+    def __init__(self, core: Core, use: str) -> None:
+        self._core = core
+        self.is_early = use == EARLY
+        self._is_off = use == OFF or not core.is_edge_triggered
+        self._reads, self._few = (1, 1) if self.is_early else (SHORT_READS, FEW)
+
+    def look(self, moved: Iterable[Flowing]) -> None:
+        """Look at the flows that have moved bytes since the last tick."""
+        found: dict[Session, None] = {}  # in the order in which they spoke
+        for flow in moved:
+            if flow.streak < 0:
+                if -flow.streak >= self._reads:
+                    found[flow.session] = None
+                flow.streak = 0
+        if not found or self._is_off:
+            return
+        ring = self._core.ring
+        if (ring.count if ring is not None else 0) + len(found) < self._few:
+            return
+        if ring is None:
+            ring = self._make_ring()
+        if ring is not None:
+            for session in filter(ring.takes, found):
+                ring.carry(session)
+
+    def _make_ring(self) -> Ring | None:
+        from easyproxy.engine.relay.ring import Ring  # noqa: PLC0415 - ctypes costs memory, and most workers never need it
+
+        poller = self._core.poller
+        assert isinstance(poller, EdgePoller)  # noqa: S101 - else it is off
+        try:
+            self._core.ring = ring = Ring(self._core, poller.fileno())
+        except OSError as error:
+            self._is_off = True
+            self._core.report(
+                {"kind": "error", "detail": f"io_uring: {error.strerror}; the relay does without"}
+            )
+            return None
+        return ring
