@@ -14,7 +14,9 @@ from easyproxy.engine.relay.counters import P_QUEUED, Counters, anonymous_file
 from easyproxy.engine.relay.dial import settle_acks
 from easyproxy.engine.relay.life import REASONS
 from easyproxy.engine.relay.poller import MAX_EVENTS
+from easyproxy.engine.relay.ring import Ring
 from easyproxy.engine.relay.session import Session
+from easyproxy.engine.relay.talkative import OFF
 from easyproxy.engine.relay.wire import plain_snapshot
 from easyproxy.engine.relay.worker import Worker
 from easyproxy.model import Address, Backend, Listener, Pool, Snapshot
@@ -26,7 +28,7 @@ class Steps:
     ``places`` are the ``max_sessions`` of backends, by name.
     """
 
-    def __init__(self, stack: contextlib.ExitStack, *, portable: bool, **settings) -> None:
+    def __init__(self, stack: contextlib.ExitStack, *, portable: bool, io_uring: str, **settings) -> None:
         self._stack = stack
         fd = Counters.create(1)
         stack.callback(os.close, fd)
@@ -35,7 +37,7 @@ class Steps:
         ours, theirs = socket.socketpair()
         self.control = Channel(ours)
         stack.callback(self.control.close)
-        hello = {"index": 0, "generation": 0, "portable": portable, "drain_s": 30.0}
+        hello = {"index": 0, "generation": 0, "portable": portable, "drain_s": 30.0, "io_uring": io_uring}
         self.worker = Worker(Channel(theirs), hello, counters)
         stack.callback(self.worker._close)
         self.core = self.worker.core
@@ -97,7 +99,9 @@ class Steps:
         """Do what one turn of the worker's loop does, without a tick; return the number of events."""
         core = self.core
         greeted, core.greeted = core.greeted, []
-        events = core.poller.poll(0.0 if greeted else wait_s, MAX_EVENTS)
+        ring = core.ring
+        done = ring._head if isinstance(ring, Ring) else 0
+        events = core.poll(0.0 if greeted else wait_s, MAX_EVENTS)
         for fd, mask in events:
             handler = core.handlers[fd]
             if handler is not None:
@@ -107,9 +111,12 @@ class Steps:
         again, core.again = core.again, []
         for flow in again:
             flow.pump()
+        self.worker._settle_faults()
         settle_acks(greeted)
+        if self.worker._talkative.is_early:
+            self.worker._talkative.look_at_all()
         close.close_descriptors(core)
-        return len(events) + len(again)
+        return len(events) + len(again) + (ring._head - done if isinstance(ring, Ring) else 0)
 
     def until(self, holds: Callable[[], object]) -> None:
         """Take turns until it holds."""
@@ -168,7 +175,7 @@ class Steps:
 
 
 @contextlib.contextmanager
-def stepping(*, portable: bool = False, **settings) -> Iterator[Steps]:
+def stepping(*, portable: bool = False, io_uring: str = OFF, **settings) -> Iterator[Steps]:
     """Make a worker for a test."""
     with contextlib.ExitStack() as stack:
-        yield Steps(stack, portable=portable, **settings)
+        yield Steps(stack, portable=portable, io_uring=io_uring, **settings)

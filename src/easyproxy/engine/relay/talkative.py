@@ -23,7 +23,7 @@ FEW = 5
 """Fewer talkative sessions are not worth it."""
 
 AUTO, EARLY, OFF = "auto", "early", "off"
-"""Whether io_uring is used: where the system has it; there, and for every session from its first message on; not at all."""
+"""Whether io_uring is used: where the system has it; there, and for every session from its first message on (for tests); not at all."""
 
 
 def why_not() -> str:
@@ -47,6 +47,11 @@ class Talkative:
         self.is_early = use == EARLY
         self._is_off = use == OFF or not core.is_edge_triggered
         self._reads, self._few = (1, 1) if self.is_early else (SHORT_READS, FEW)
+
+    def look_at_all(self) -> None:
+        """Look at every session, also at those that have come since the last tick."""
+        flows = [(each.outbound, each.inbound) for each in self._core.sessions.values()]
+        self.look(flow for pair in flows for flow in pair if flow is not None)
 
     def look(self, moved: Iterable[Flowing]) -> None:
         """Look at the flows that have moved bytes since the last tick."""

@@ -120,8 +120,8 @@ class Worker:
                     self._settle_faults()
                 if greeted:
                     settle_acks(greeted)
-                if self._talkative.is_early and core.moving:
-                    self._talkative.look(core.moving)
+                if self._talkative.is_early:
+                    self._talkative.look_at_all()
                 if core.declined and now >= core.declined[0][0]:
                     core.declined.pop(0)[1].resume()
                 if now >= next_tick:
@@ -455,6 +455,7 @@ class Worker:
         core.pipes.close()
         if core.ring is not None:
             core.ring.close()
+            core.ring = None  # and with it what it has mapped
         core.poller.close()
         # The worker is among them: without this cycle, descriptors that somebody still holds are closed with the worker.
         core.handlers.clear()
