@@ -242,7 +242,7 @@ def test_buffers_that_run_out_are_waited_for(monkeypatch):
     with stepping(io_uring=EARLY) as steps:
         ends = [steps.connect() for _ in range(6)]
         chatter(steps, ends, 2)
-        for client, backend, _session in ends:
+        for client, _backend, _session in ends:
             client.sendall(b"all at once")
         for client, backend, session in ends:
             assert drained(steps, backend, 11) == b"all at once"
@@ -252,7 +252,7 @@ def test_buffers_that_run_out_are_waited_for(monkeypatch):
 
 @pytest.mark.parametrize("source", ["client", "backend"])
 def test_urgent_data_stays_in_the_stream(source):
-    with talking() as (steps, client, backend, session):
+    with talking() as (steps, client, backend, _session):
         speaker, hearer = (client, backend) if source == "client" else (backend, client)
         speaker.sendall(b"before ")
         speaker.send(b"!", socket.MSG_OOB)

@@ -58,6 +58,8 @@ _OF_EPOLL = 1 << 34
 _PLACES = COMPLETIONS - 1
 _FULL = REQUESTS - 2 * BUFFERS
 """More requests are not left waiting, so that there is always room for a send of what is in each buffer."""
+PATIENCE = 100
+"""So many tenths of a second, or turns, for the kernel to end a read. It takes one."""
 MOST_CARRIED = COMPLETIONS // 2 - REQUESTS
 """So many sessions at once: if all of them end in one moment, there is still a place for every completion."""
 _NOT_THE_PEERS = frozenset(
@@ -165,8 +167,15 @@ class Ring:
             self._wait_while(fd, carried)
 
     def _wait_while(self, fd: int, carried: _Carried) -> None:
-        while self._carried.get(fd) is carried:
-            self._go_round(0.1)
+        for _ in range(PATIENCE):
+            if self._carried.get(fd) is not carried:
+                return
+            if not carried.being_read:  # what should have given it back went wrong
+                self._give_back(carried)
+            else:
+                self._go_round(0.0 if self._late else 0.1)
+        # Whatever is read now would be sent to whoever gets the descriptor's number next: rather no worker than that.
+        raise SystemError("io_uring does not end its reads")
 
     def close(self) -> None:
         """Close it. Nothing is carried any more."""
@@ -297,6 +306,8 @@ class Ring:
                 self._unusual(data, found)
                 turn, tail = self._turn, self._tail
             except Exception as error:  # noqa: BLE001 - see Worker._fault
+                if not found & HAS_MORE and data in self._carried:
+                    self._carried[data].being_read.discard(data)
                 core.faults.append((flows.get(data), error))
         self._tail = tail
         self._used += used

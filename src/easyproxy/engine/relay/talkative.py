@@ -6,6 +6,7 @@ more than a few messages: below ``FEW`` sessions for each worker epoll is as fas
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay.poller import EdgePoller
@@ -21,6 +22,8 @@ SHORT_READS = 8
 """So many between two ticks make a session talkative."""
 FEW = 5
 """Fewer talkative sessions are not worth it."""
+AT_ONCE = 250
+"""No more are taken up in one turn of the loop; the others are found again."""
 
 AUTO, EARLY, OFF = "auto", "early", "off"
 """Whether io_uring is used: where the system has it; there, and for every session from its first message on (for tests); not at all."""
@@ -69,7 +72,7 @@ class Talkative:
         if ring is None:
             ring = self._make_ring()
         if ring is not None:
-            for session in filter(ring.takes, found):
+            for session in islice(filter(ring.takes, found), AT_ONCE):
                 ring.carry(session)
 
     def _make_ring(self) -> Ring | None:
