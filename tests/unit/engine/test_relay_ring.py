@@ -136,6 +136,21 @@ def test_a_worker_that_gets_no_ring_says_so_once_and_does_without(monkeypatch):
         ]
 
 
+def test_a_worker_without_a_free_descriptor_tries_again(monkeypatch):
+    def refuse(_self) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with stepping(io_uring=EARLY) as steps:
+        client, backend, session = steps.connect()
+        with monkeypatch.context() as patch:
+            patch.setattr(uring.Uring, "__init__", refuse)
+            said(steps, client, backend, b"hello")
+        assert not carried(steps, session)
+        said(steps, client, backend, b"hello again")
+        assert carried(steps, session)
+        assert not steps.core.reports
+
+
 def test_what_the_system_lacks_is_told(monkeypatch):
     def refuse(_self) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))

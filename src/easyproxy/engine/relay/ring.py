@@ -56,6 +56,7 @@ _OF_CANCEL = 1 << 33
 _OF_EPOLL = 1 << 34
 
 _PLACES = COMPLETIONS - 1
+_LAST_WORD = REQUESTS * WORDS - 1
 _FULL = REQUESTS - 2 * BUFFERS
 """More requests are not left waiting, so that there is always room for a send of what is in each buffer."""
 PATIENCE = 100
@@ -187,7 +188,7 @@ class Ring:
         while self._tail - self._taken >= _FULL:
             self._submit()
         requests = self._uring.requests
-        place = self._tail % REQUESTS * WORDS
+        place = self._tail * WORDS & _LAST_WORD
         requests[place] = first
         requests[place + 2] = address
         requests[place + 3] = length
@@ -196,6 +197,16 @@ class Ring:
 
     def _read(self, fd: int) -> None:
         self._push(RECV | BUFFER_SELECT << 8 | (MULTISHOT | POLL_FIRST) << 16 | fd << 32, 0, 0, fd)
+
+    def _send(self, fd: int, found: int) -> None:
+        """Send on what was read; :meth:`_take` does the same in place."""
+        flow, size = self._flows[fd], found & _LOW
+        if flow.moved == flow.counted:
+            self._core.moving.append(flow)
+        flow.moved += size
+        place = self._tail * WORDS & _LAST_WORD
+        self._push(self._sends[fd], self._uring.addresses[found >> 48], size | _SEND_FLAGS, place | _OF_SEND)
+        self._turns[fd] = self._turn
 
     def _leave(self, carried: _Carried) -> None:
         """Read no more for a session; it is given back when that has come to an end."""
@@ -271,49 +282,52 @@ class Ring:
 
     def _take(self, batch: list[int]) -> None:
         """Send on what was read; see to everything else."""
-        core, uring, tail = self._core, self._uring, self._tail
-        core.now = now = time.monotonic()
+        core, uring = self._core, self._uring
+        core.now = time.monotonic()
         flows, sends, turns, turn, moving = self._flows, self._sends, self._turns, self._turn, core.moving
         requests, addresses = uring.requests, uring.addresses
-        used = 0
+        at = self._tail * WORDS
+        usual = len(batch) // 2
         pairs = iter(batch)
         for data, found in zip(pairs, pairs):  # noqa: B905 - strict costs
             try:
-                if found & HAS_BUFFER:
-                    used += 1
+                if found & _READ == _READ and turns[data] != turn and (send := sends[data]):
                     size = found & _LOW
-                    if found & _READ == _READ and size < BUFFER_BYTES:
-                        if turns[data] == turn:
-                            self._tail = tail
-                            self._submit()
-                            turn, tail = self._turn, self._tail
-                        send = sends[data]
-                        if send and turns[data] != turn:
-                            turns[data] = turn
-                            flow = flows[data]
-                            flow.session.active_at = now
-                            if flow.moved == flow.counted:
-                                moving.append(flow)
-                            flow.moved += size
-                            place = tail % REQUESTS * WORDS
-                            requests[place] = send
-                            requests[place + 2] = addresses[found >> 48]
-                            requests[place + 3] = size | _SEND_FLAGS
-                            requests[place + 4] = place | _OF_SEND
-                            tail += 1
-                            continue
-                self._tail = tail
+                    if size < BUFFER_BYTES:
+                        turns[data] = turn
+                        flow = flows[data]
+                        moved = flow.moved
+                        if moved == flow.counted:
+                            moving.append(flow)
+                        flow.moved = moved + size
+                        place = at & _LAST_WORD
+                        requests[place] = send
+                        requests[place + 2] = addresses[found >> 48]
+                        requests[place + 3] = size | _SEND_FLAGS
+                        requests[place + 4] = place | _OF_SEND
+                        at += WORDS
+                        continue
+                usual -= 1
+                self._tail = at // WORDS
                 self._unusual(data, found)
-                turn, tail = self._turn, self._tail
+                turn, at = self._turn, self._tail * WORDS
             except Exception as error:  # noqa: BLE001 - see Worker._fault
                 if not found & HAS_MORE and data in self._carried:
                     self._carried[data].being_read.discard(data)
                 core.faults.append((flows.get(data), error))
-        self._tail = tail
-        self._used += used
+                turn, at = self._turn, max(at, self._tail * WORDS)
+        self._tail = at // WORDS
+        self._used += usual
 
     def _unusual(self, data: int, found: int) -> None:
-        """Take a completion that is no short message of a session that goes on."""
+        """Take a completion that is no short message of a session that goes on, or the second one in a turn."""
+        if found & HAS_BUFFER:
+            self._used += 1
+        if found & _READ == _READ and self._sends[data] and found & _LOW < BUFFER_BYTES:
+            self._submit()
+            if self._sends[data] and self._turns[data] != self._turn:
+                self._send(data, found)
+                return
         if data == _OF_EPOLL:
             self._has_events = True
         elif data & _OF_SEND:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from easyproxy.engine.relay.failures import EXHAUSTED
 from easyproxy.engine.relay.poller import EdgePoller
 
 if TYPE_CHECKING:
@@ -76,16 +77,18 @@ class Talkative:
                 ring.carry(session)
 
     def _make_ring(self) -> Ring | None:
-        from easyproxy.engine.relay.ring import Ring  # noqa: PLC0415 - ctypes costs memory, and most workers never need it
-
         poller = self._core.poller
         assert isinstance(poller, EdgePoller)  # noqa: S101 - else it is off
         try:
+            # Only now: ctypes costs memory, and most workers never need it.
+            from easyproxy.engine.relay.ring import Ring  # noqa: PLC0415
+
             self._core.ring = ring = Ring(self._core, poller.fileno())
         except OSError as error:
-            self._is_off = True
-            self._core.report(
-                {"kind": "error", "detail": f"io_uring: {error.strerror}; the relay does without"}
-            )
+            if error.errno not in EXHAUSTED:  # else sessions end, and descriptors become free
+                self._is_off = True
+                self._core.report(
+                    {"kind": "error", "detail": f"io_uring: {error.strerror}; the relay does without"}
+                )
             return None
         return ring

@@ -164,8 +164,7 @@ class Worker:
 
     def _tick(self) -> None:
         core = self.core
-        self._talkative.look(self._count())
-        self._settle()
+        self._talkative.look((*self._count(), *self._settle()))
         for session in core.wheel.due(core.now):
             if session.state is not State.CLOSED:
                 try:
@@ -210,13 +209,15 @@ class Worker:
         moving, self.core.moving = self.core.moving, []
         for flow in moving:
             flow.count()
+            flow.session.active_at = self.core.now  # the ring notes no more than that it has moved something
         return moving
 
-    def _settle(self) -> None:
-        """Give those who have come since the last tick a place in the wheel. Who is gone again never needed one."""
+    def _settle(self) -> list[Flowing]:
+        """Give those who have come since the last tick a place in the wheel; return their flows. Who is gone again never needed one."""
         core = self.core
+        flows: list[Flowing] = []
         if core.accepted == self._settled:
-            return
+            return flows
         newcomers = []
         for session in reversed(core.sessions.values()):
             if not self._settled < session.number <= core.accepted:  # or it comes from elsewhere
@@ -224,6 +225,7 @@ class Worker:
             if session.outbound is not None and session.inbound is not None:
                 session.outbound.count()
                 session.inbound.count()
+                flows += (session.outbound, session.inbound)
             if session.tick == NEWCOMER:
                 newcomers.append(session)
         self._settled = core.accepted
@@ -240,6 +242,7 @@ class Worker:
                 self._fault(session.dial, error)
             if not core.is_edge_triggered:
                 self._refresh(session.dial or session.outbound)
+        return flows
 
     # -- the channel
 
