@@ -123,7 +123,7 @@ def test_none_is_carried_where_that_is_off_or_not_to_be_had(how):
 
 def test_a_worker_that_gets_no_ring_says_so_once_and_does_without(monkeypatch):
     def refuse(_self) -> None:
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(uring.Uring, "__init__", refuse)
     with stepping(io_uring=EARLY) as steps:
@@ -132,7 +132,7 @@ def test_a_worker_that_gets_no_ring_says_so_once_and_does_without(monkeypatch):
             said(steps, client, backend, b"hello")
         assert not carried(steps, session)
         assert [report["detail"] for report in steps.core.reports] == [
-            "io_uring: Cannot allocate memory; the relay does without"
+            "io_uring: Operation not permitted; the relay does without"
         ]
 
 

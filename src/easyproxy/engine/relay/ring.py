@@ -174,7 +174,7 @@ class Ring:
             if not carried.being_read:  # what should have given it back went wrong
                 self._give_back(carried)
             else:
-                self._go_round(0.0 if self._late else 0.1)
+                self._run(0.0 if self._late else 0.1)
         # Whatever is read now would be sent to whoever gets the descriptor's number next: rather no worker than that.
         raise SystemError("io_uring does not end its reads")
 
@@ -199,7 +199,7 @@ class Ring:
         self._push(RECV | BUFFER_SELECT << 8 | (MULTISHOT | POLL_FIRST) << 16 | fd << 32, 0, 0, fd)
 
     def _send(self, fd: int, found: int) -> None:
-        """Send on what was read; :meth:`_take` does the same in place."""
+        """Send on what was read; :meth:`_run` does the same in place."""
         flow, size = self._flows[fd], found & _LOW
         if flow.moved == flow.counted:
             self._core.moving.append(flow)
@@ -241,7 +241,7 @@ class Ring:
         if not self._is_listening:
             self._is_listening = True
             self._push(POLL_ADD | self._epoll << 32, 0, IN << 32, _OF_EPOLL)
-        self._go_round(0.0 if self._late or self._has_events else timeout)
+        self._run(0.0 if self._late or self._has_events else timeout)
         if not self._has_events:
             return []
         self._has_events = self._is_listening = False
@@ -262,78 +262,88 @@ class Ring:
         self._head = numbers[uring.completions_head] = end
         return found
 
-    def _go_round(self, timeout: float) -> None:
-        """Hand the requests in, wait until there is something to take, and take it."""
-        uring = self._uring
-        count = self._tail - self._taken
-        done = uring.enter(self._tail, count, timeout)
-        self._taken += done
-        if done == count:
-            self._turn += 1
-            if self._used:  # everything was sent that had been read
-                uring.give_buffers(self._used)
-                self._used = 0
-        batch = self._fetch()
-        if self._late:
-            self._set_aside(batch)
-            batch, self._late = self._late, []
-        if batch:
-            self._take(batch)
+    def _run(self, timeout: float) -> None:  # noqa: PLR0915 - the hot path is one function: a call costs as much as a branch saves
+        """Carry messages until the time is over or something has come that is none: a loop within the worker's loop.
 
-    def _take(self, batch: list[int]) -> None:
-        """Send on what was read; see to everything else."""
+        Each turn hands the requests in, waits until there is something to take, and prepares to send on what was read.
+        """
         core, uring = self._core, self._uring
-        core.now = time.monotonic()
-        flows, sends, turns, turn, moving = self._flows, self._sends, self._turns, self._turn, core.moving
+        enter, fetch, clock = uring.enter, self._fetch, time.monotonic
+        flows, sends, turns, moving = self._flows, self._sends, self._turns, core.moving
         requests, addresses = uring.requests, uring.addresses
-        at = self._tail * WORDS
-        usual = len(batch) // 2
-        pairs = iter(batch)
-        for data, found in zip(pairs, pairs):  # noqa: B905 - strict costs
-            try:
-                if found & _READ == _READ and turns[data] != turn and (send := sends[data]):
-                    size = found & _LOW
-                    if size < BUFFER_BYTES:
-                        turns[data] = turn
-                        flow = flows[data]
-                        moved = flow.moved
-                        if moved == flow.counted:
-                            moving.append(flow)
-                        flow.moved = moved + size
-                        place = at & _LAST_WORD
-                        requests[place] = send
-                        requests[place + 2] = addresses[found >> 48]
-                        requests[place + 3] = size | _SEND_FLAGS
-                        requests[place + 4] = place | _OF_SEND
-                        at += WORDS
-                        continue
-                usual -= 1
-                self._tail = at // WORDS
-                self._unusual(data, found)
-                turn, at = self._turn, self._tail * WORDS
-            except Exception as error:  # noqa: BLE001 - see Worker._fault
-                if not found & HAS_MORE and data in self._carried:
-                    self._carried[data].being_read.discard(data)
-                core.faults.append((flows.get(data), error))
-                turn, at = self._turn, max(at, self._tail * WORDS)
-        self._tail = at // WORDS
-        self._used += usual
+        tail, turn = self._tail, self._turn
+        now = clock()
+        end = now + timeout
+        is_usual = True
+        while True:
+            count = tail - self._taken
+            done = enter(tail, count, end - now)
+            self._taken += done
+            if done == count:
+                turn = self._turn = turn + 1
+                if self._used:  # everything was sent that had been read
+                    uring.give_buffers(self._used)
+                    self._used = 0
+            batch = fetch()
+            if self._late:
+                self._set_aside(batch)
+                batch, self._late = self._late, []
+                tail = self._tail
+            now = core.now = clock()
+            self._used += len(batch) // 2
+            pairs = iter(batch)
+            for data, found in zip(pairs, pairs):  # noqa: B905 - strict costs
+                try:
+                    if found & _READ == _READ and turns[data] != turn and (send := sends[data]):
+                        size = found & _LOW
+                        if size < BUFFER_BYTES:
+                            turns[data] = turn
+                            flow = flows[data]
+                            moved = flow.moved
+                            if moved == flow.counted:
+                                moving.append(flow)
+                            flow.moved = moved + size
+                            place = tail * WORDS & _LAST_WORD
+                            requests[place] = send
+                            requests[place + 2] = addresses[found >> 48]
+                            requests[place + 3] = size | _SEND_FLAGS
+                            requests[place + 4] = place | _OF_SEND
+                            tail += 1
+                            continue
+                    self._tail = tail
+                    is_usual &= self._take(data, found)
+                    turn, tail = self._turn, self._tail
+                except Exception as error:  # noqa: BLE001 - see Worker._fault
+                    self._tail = max(tail, self._tail)
+                    is_usual = self._went_wrong(data, found, error)
+                    turn, tail = self._turn, self._tail
+            self._tail = tail
+            if now >= end or not is_usual:
+                return
 
-    def _unusual(self, data: int, found: int) -> None:
-        """Take a completion that is no short message of a session that goes on, or the second one in a turn."""
-        if found & HAS_BUFFER:
-            self._used += 1
+    def _take(self, data: int, found: int) -> bool:
+        """Take a completion; return whether it was a message of a session that goes on: the second one in a turn."""
+        if not found & HAS_BUFFER:
+            self._used -= 1
         if found & _READ == _READ and self._sends[data] and found & _LOW < BUFFER_BYTES:
             self._submit()
             if self._sends[data] and self._turns[data] != self._turn:
                 self._send(data, found)
-                return
+                return True
         if data == _OF_EPOLL:
             self._has_events = True
         elif data & _OF_SEND:
             self._fell_short(data & _LOW, found)
         elif data in self._carried:
             self._read_ended(self._carried[data], data, found)
+        return False
+
+    def _went_wrong(self, data: int, found: int, error: Exception) -> bool:
+        """Have the worker end the session of a completion that could not be handled."""
+        if not found & HAS_MORE and data in self._carried:
+            self._carried[data].being_read.discard(data)
+        self._core.faults.append((self._flows.get(data), error))
+        return False
 
     def _read_ended(self, carried: _Carried, fd: int, found: int) -> None:
         size = _signed(found)
