@@ -44,6 +44,36 @@ def said(steps: Steps, speaker: socket.socket, hearer: socket.socket, words: byt
     assert heard == words
 
 
+def stuffed(session) -> int:
+    """Fill what the backend's connection has room for; return how many bytes that took."""
+    size = 0
+    for step in (65536, 1):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                size += session.socket.send(b"." * step)
+    return size
+
+
+def told_together(steps: Steps, speaker: socket.socket, words: list[bytes]) -> None:
+    """Have the kernel read message after message, and tell of all of them in one turn."""
+    ring = steps.core.ring
+    ring._has_events = True  # a turn that does not wait
+    real, left = ring._fetch, list(words)
+
+    def together() -> list[int]:
+        found = real()
+        while left:
+            speaker.sendall(left.pop(0))
+            ring._uring.enter(ring._tail, 0, 0.05)
+            found += real()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ring, "_fetch", together)
+        steps.step()
+    assert not left
+
+
 @contextlib.contextmanager
 def talking(**settings) -> Iterator[tuple[Steps, socket.socket, socket.socket, object]]:
     """One session that is carried: the client's end, the backend's, and the session."""
@@ -213,28 +243,19 @@ def test_the_other_direction_goes_on_while_one_is_blocked():
         assert drained(steps, backend, len(sent)) == sent
 
 
-def test_several_messages_of_one_side_in_one_turn_arrive_in_order(monkeypatch):
+def test_several_messages_of_one_side_in_one_turn_arrive_in_order():
     with talking() as (steps, client, backend, session):
-        steps.core.ring._has_events = True  # a turn that does not wait
-        words = [b"%d;" % number for number in range(5)]
-        real, sends = steps.core.ring._fetch, []
-
-        def together() -> list[int]:
-            """Let the kernel read message after message, and tell of all of them at once."""
-            found = real()
-            while words:
-                sends.append(words.pop(0))
-                client.sendall(sends[-1])
-                steps.core.ring._uring.enter(steps.core.ring._tail, 0, 0.05)
-                found += real()
-            return found
-
-        monkeypatch.setattr(steps.core.ring, "_fetch", together)
-        steps.step()
-        monkeypatch.undo()
-        assert len(sends) == 5
+        told_together(steps, client, [b"%d;" % number for number in range(5)])
         assert drained(steps, backend, 10) == b"0;1;2;3;4;"
         assert carried(steps, session)
+
+
+def test_a_full_buffer_in_the_turn_of_a_message_that_is_not_taken_stays_behind_it():
+    with talking() as (steps, client, backend, session):
+        size, full = stuffed(session), random.Random(3).randbytes(uring.BUFFER_BYTES)
+        told_together(steps, client, [b"before", full])
+        assert drained(steps, backend, size + 6 + len(full))[size:] == b"before" + full
+        assert session.outbound.moved == 12 + 6 + len(full)
 
 
 def test_more_messages_at_once_than_there_are_buffers():

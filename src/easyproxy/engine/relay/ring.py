@@ -374,7 +374,8 @@ class Ring:
             carried.refused[fd] = error
         else:
             begin = address - self._uring.addresses[0]
-            carried.held[fd] = [bytes(self._uring.store[begin + sent : begin + size])]
+            # A full buffer may have been read in the same turn: it is held already, and comes after this.
+            carried.held.setdefault(fd, []).insert(0, bytes(self._uring.store[begin + sent : begin + size]))
         self._leave(carried)
 
     def _give_back(self, carried: _Carried) -> None:
