@@ -236,6 +236,19 @@ def test_what_a_target_does_not_take_is_held_in_order_and_counted_when_it_is_tak
         assert steps.core.counters.sum(3, 2) == 12 + len(sent)
 
 
+def test_a_tick_counts_what_was_taken_also_when_it_comes_before_the_send():
+    with talking() as (steps, client, backend, session):
+        size = stuffed(session)
+        client.sendall(b"first")
+        steps.until(lambda: session.outbound.moved > 12)  # read, and to be sent with the next turn
+        steps.worker._tick()
+        assert steps.core.counters.sum(3, 2) == 12
+        client.sendall(b"second")
+        assert drained(steps, backend, size + 11)[size:] == b"firstsecond"
+        steps.worker._tick()
+        assert steps.core.counters.sum(3, 2) == 12 + 11
+
+
 def test_the_other_direction_goes_on_while_one_is_blocked():
     with talking() as (steps, client, backend, session):
         sent = crammed(steps, session, client, backend)

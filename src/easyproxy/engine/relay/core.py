@@ -59,6 +59,9 @@ class Carrying(Protocol):
     def carry(self, session: Session) -> None:
         """Carry it from now on."""
 
+    def flush(self) -> None:
+        """Send what was read for any of them."""
+
     def release(self, session: Session) -> None:
         """Give it back at once, if it is carried."""
 

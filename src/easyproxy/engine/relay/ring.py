@@ -153,6 +153,11 @@ class Ring:
             self._read(source)
         core.poll = self.poll
 
+    def flush(self) -> None:
+        """Send what was read: whether its target takes it is known then."""
+        while self._taken != self._tail:
+            self._submit()
+
     def release(self, session: Session) -> None:
         """Give a session back at once, if it is carried: whoever closes it needs its sockets alone."""
         carried = self._carried.get(session.client_fd)
@@ -380,8 +385,7 @@ class Ring:
 
     def _give_back(self, carried: _Carried) -> None:
         """Let the flows of a session go on by themselves."""
-        while self._taken != self._tail:  # what was read before must go before
-            self._submit()
+        self.flush()  # what was read before must go before
         core, session = self._core, carried.session
         for fd in carried.flows:
             del self._carried[fd]

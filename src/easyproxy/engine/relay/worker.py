@@ -206,6 +206,8 @@ class Worker:
 
     def _count(self) -> list[Flowing]:
         """Count the bytes that have moved since the last tick; return the flows that moved some."""
+        if self.core.ring is not None:
+            self.core.ring.flush()  # what no target has taken yet does not count
         moving, self.core.moving = self.core.moving, []
         for flow in moving:
             flow.count()
