@@ -504,6 +504,24 @@ def test_all_are_given_back_at_once_and_can_be_carried_again():
             assert carried(steps, session)
 
 
+def test_one_is_given_back_however_many_others_are_served_before_it(monkeypatch):
+    """The kernel gives a call of io_uring_enter(2) a few of those that are ready, in the order in which they became so."""
+    monkeypatch.setattr(carrying, "PATIENCE", 2)
+    with stepping(io_uring=EARLY) as steps:
+        ends = [steps.connect() for _ in range(100)]
+        chatter(steps, ends, 1)
+        steps.until(lambda: all(carried(steps, session) for _, _, session in ends))
+        for client, backend, _session in ends:
+            client.sendall(b"one")
+            backend.sendall(b"two")
+        *others, (_, _, session) = ends
+        cut(steps.core, session, Event.OPERATOR)
+        assert steps.ends == ["operator"]
+        for client, backend, other in others:
+            assert (drained(steps, backend, 3), drained(steps, client, 3)) == (b"one", b"two")
+            assert carried(steps, other)
+
+
 def test_a_worker_that_ends_leaves_no_descriptor():
     descriptors = Path("/proc/self/fd")
     before = len(list(descriptors.iterdir()))

@@ -60,7 +60,7 @@ _LAST_WORD = REQUESTS * WORDS - 1
 _FULL = REQUESTS - 2 * BUFFERS
 """More requests are not left waiting, so that there is always room for a send of what is in each buffer."""
 PATIENCE = 100
-"""So many tenths of a second, or turns, for the kernel to end a read. It takes one."""
+"""So many tenths of a second without any completion for the kernel to end a read. It takes one turn, but after all who were ready before."""
 MOST_CARRIED = COMPLETIONS // 2 - REQUESTS
 """So many sessions at once: if all of them end in one moment, there is still a place for every completion."""
 _NOT_THE_PEERS = frozenset(
@@ -173,15 +173,18 @@ class Ring:
             self._wait_while(fd, carried)
 
     def _wait_while(self, fd: int, carried: _Carried) -> None:
-        for _ in range(PATIENCE):
-            if self._carried.get(fd) is not carried:
-                return
+        patience = PATIENCE
+        while self._carried.get(fd) is carried:
+            if not patience:
+                # Whatever is read now would be sent to whoever gets the descriptor's number next: rather no worker than that.
+                raise SystemError("io_uring does not end its reads")
+            seen = self._head
             if not carried.being_read:  # what should have given it back went wrong
                 self._give_back(carried)
             else:
                 self._run(0.0 if self._late else 0.1)
-        # Whatever is read now would be sent to whoever gets the descriptor's number next: rather no worker than that.
-        raise SystemError("io_uring does not end its reads")
+            if self._head == seen:
+                patience -= 1
 
     def close(self) -> None:
         """Close it. Nothing is carried any more."""
