@@ -7,7 +7,8 @@ import errno
 import os
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,16 +55,16 @@ def stuffed(session) -> int:
     return size
 
 
-def told_together(steps: Steps, speaker: socket.socket, words: list[bytes]) -> None:
-    """Have the kernel read message after message, and tell of all of them in one turn."""
+def told_together(steps: Steps, *deeds: Callable[[], object]) -> None:
+    """Have the kernel see one deed after the other, and tell of all of them in one turn."""
     ring = steps.core.ring
     ring._has_events = True  # a turn that does not wait
-    real, left = ring._fetch, list(words)
+    real, left = ring._fetch, list(deeds)
 
     def together() -> list[int]:
         found = real()
         while left:
-            speaker.sendall(left.pop(0))
+            left.pop(0)()
             ring._uring.enter(ring._tail, 0, 0.05)
             found += real()
         return found
@@ -258,7 +259,7 @@ def test_the_other_direction_goes_on_while_one_is_blocked():
 
 def test_several_messages_of_one_side_in_one_turn_arrive_in_order():
     with talking() as (steps, client, backend, session):
-        told_together(steps, client, [b"%d;" % number for number in range(5)])
+        told_together(steps, *(partial(client.sendall, b"%d;" % number) for number in range(5)))
         assert drained(steps, backend, 10) == b"0;1;2;3;4;"
         assert carried(steps, session)
 
@@ -266,7 +267,7 @@ def test_several_messages_of_one_side_in_one_turn_arrive_in_order():
 def test_a_full_buffer_in_the_turn_of_a_message_that_is_not_taken_stays_behind_it():
     with talking() as (steps, client, backend, session):
         size, full = stuffed(session), random.Random(3).randbytes(uring.BUFFER_BYTES)
-        told_together(steps, client, [b"before", full])
+        told_together(steps, partial(client.sendall, b"before"), partial(client.sendall, full))
         assert drained(steps, backend, size + 6 + len(full))[size:] == b"before" + full
         assert session.outbound.moved == 12 + 6 + len(full)
 
@@ -470,6 +471,52 @@ def test_a_mistake_in_one_session_ends_that_one_alone():
         steps.until(lambda: broken.state is State.CLOSED or steps.core.reports)
         assert carried(steps, session)
         assert "NoneType" in steps.core.reports[0]["detail"]
+
+
+def refuse(steps: Steps, session) -> None:
+    """Have epoll not take a session's sockets: more than ``fs.epoll.max_user_watches`` (epoll(7))."""
+    theirs, watch = (session.client_fd, session.socket.fileno()), steps.core.watch
+
+    def watch_others(fd: int, bits: int) -> None:
+        if fd in theirs:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        watch(fd, bits)
+
+    steps.core.watch = watch_others
+
+
+@pytest.mark.parametrize("source", ["client", "backend"])
+def test_one_that_epoll_does_not_take_back_ends_alone(source):
+    with stepping(io_uring=EARLY) as steps:
+        ends = [steps.connect() for _ in range(2)]
+        chatter(steps, ends, 2)
+        (one, other, whole), (client, backend, broken) = ends
+        refuse(steps, broken)
+        (client if source == "client" else backend).shutdown(socket.SHUT_WR)
+        steps.until(lambda: broken.state is State.CLOSED)
+        assert steps.ends == ["internal_error"]
+        assert "No space left" in steps.core.reports[0]["detail"]
+        said(steps, one, other, b"is all well?")
+        assert carried(steps, whole)
+
+
+def test_no_request_is_made_twice_after_a_mistake():
+    with stepping(io_uring=EARLY) as steps:
+        ends = [steps.connect() for _ in range(3)]
+        chatter(steps, ends, 2)
+        (one, other, whole), (speaker, slow, blocked), (client, backend, broken) = ends
+        size = stuffed(blocked)
+        refuse(steps, broken)
+        told_together(
+            steps,
+            partial(client.shutdown, socket.SHUT_WR),
+            partial(speaker.sendall, b"not taken"),
+            partial(backend.shutdown, socket.SHUT_WR),
+        )
+        assert drained(steps, slow, size + 9)[size:] == b"not taken"
+        said(steps, one, other, b"is all well?")
+        assert carried(steps, whole)
+        assert [session.state is State.CLOSED for _, _, session in ends] == [False, False, True]
 
 
 # -- others

@@ -322,7 +322,7 @@ class Ring:
                     is_usual &= self._take(data, found)
                     turn, tail = self._turn, self._tail
                 except Exception as error:  # noqa: BLE001 - see Worker._fault
-                    self._tail = max(tail, self._tail)
+                    self._tail = max(tail, self._tail)  # it may have made requests before
                     is_usual = self._went_wrong(data, found, error)
                     turn, tail = self._turn, self._tail
             self._tail = tail
@@ -395,12 +395,15 @@ class Ring:
             del self._flows[fd]
         if not self._carried:
             core.poll = core.poller.poll
-        for fd, flow in carried.flows.items():
-            core.watch(fd, STREAM)
-            flow.go_on(b"".join(carried.held.get(fd, ())), carried.broken.get(fd, 0))
-        for fd, error in carried.refused.items():
-            if session.state is not State.CLOSED:
-                carried.flows[fd].was_refused(error)
+        try:
+            for fd, flow in carried.flows.items():
+                core.watch(fd, STREAM)
+                flow.go_on(b"".join(carried.held.get(fd, ())), carried.broken.get(fd, 0))
+            for fd, error in carried.refused.items():
+                if session.state is not State.CLOSED:
+                    carried.flows[fd].was_refused(error)
+        except Exception as error:  # noqa: BLE001 - see Worker._fault
+            core.faults.append((session.outbound, error))
 
 
 def _is_usual(flow: Flow) -> bool:
