@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -175,11 +176,32 @@ def test_a_worker_without_a_free_descriptor_tries_again(monkeypatch):
         client, backend, session = steps.connect()
         with monkeypatch.context() as patch:
             patch.setattr(uring.Uring, "__init__", refuse)
-            said(steps, client, backend, b"hello")
+            for _ in range(3):
+                said(steps, client, backend, b"hello")
+        said(steps, client, backend, b"too soon")
         assert not carried(steps, session)
+        steps.core.now += talkative.AGAIN_S
         said(steps, client, backend, b"hello again")
         assert carried(steps, session)
-        assert not steps.core.reports
+        assert [report["detail"] for report in steps.core.reports] == [
+            "io_uring: Too many open files; the relay does without"
+        ]
+
+
+def test_a_worker_whose_python_has_no_ctypes_does_without(monkeypatch):
+    """It need not be the Python that the engine itself runs on, which was asked."""
+    monkeypatch.delitem(sys.modules, "easyproxy.engine.relay.ring")
+    monkeypatch.delitem(sys.modules, "easyproxy.engine.relay.uring")
+    monkeypatch.setitem(sys.modules, "_ctypes", None)
+    monkeypatch.delitem(sys.modules, "ctypes")
+    with stepping(io_uring=EARLY) as steps:
+        client, backend, _session = steps.connect()
+        for _ in range(3):
+            said(steps, client, backend, b"hello")
+        assert steps.core.ring is None
+        assert [report["detail"] for report in steps.core.reports] == [
+            "io_uring: this Python has no ctypes (import of _ctypes halted; None in sys.modules); the relay does without"
+        ]
 
 
 def test_what_the_system_lacks_is_told(monkeypatch):

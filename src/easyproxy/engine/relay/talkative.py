@@ -23,6 +23,8 @@ SHORT_READS = 8
 """So many between two ticks make a session talkative."""
 FEW = 5
 """Fewer talkative sessions are not worth it."""
+AGAIN_S = 5.0
+"""After so many seconds a worker that got no ring for want of memory or descriptors tries again."""
 AT_ONCE = 250
 """No more are taken up in one turn of the loop; the others are found again."""
 
@@ -36,11 +38,13 @@ def why_not() -> str:
         from easyproxy.engine.relay.uring import Uring  # noqa: PLC0415 - as below
 
         Uring().close()
-    except ImportError as error:
-        return f"none: this Python has no ctypes ({error})"
-    except OSError as error:
-        return f"none: {error.strerror}"
+    except (ImportError, OSError) as error:
+        return f"none: {_reason(error)}"
     return ""
+
+
+def _reason(error: ImportError | OSError) -> str:
+    return str(error.strerror) if isinstance(error, OSError) else f"this Python has no ctypes ({error})"
 
 
 class Talkative:
@@ -50,6 +54,8 @@ class Talkative:
         self._core = core
         self.is_early = use == EARLY
         self._is_off = use == OFF or not core.is_edge_triggered
+        self._not_before = 0.0
+        self._said = ""
         self._reads, self._few = (1, 1) if self.is_early else (SHORT_READS, FEW)
 
     def look_at_all(self) -> None:
@@ -70,7 +76,7 @@ class Talkative:
         ring = self._core.ring
         if (ring.count if ring is not None else 0) + len(found) < self._few:
             return
-        if ring is None:
+        if ring is None and self._core.now >= self._not_before:
             ring = self._make_ring()
         if ring is not None:
             for session in islice(filter(ring.takes, found), AT_ONCE):
@@ -84,11 +90,16 @@ class Talkative:
             from easyproxy.engine.relay.ring import Ring  # noqa: PLC0415
 
             self._core.ring = ring = Ring(self._core, poller.fileno())
-        except OSError as error:
-            if error.errno not in EXHAUSTED:  # else sessions end, and descriptors become free
-                self._is_off = True
-                self._core.report(
-                    {"kind": "error", "detail": f"io_uring: {error.strerror}; the relay does without"}
-                )
+        except (ImportError, OSError) as error:  # a worker's Python may be another one than the engine's
+            self._does_without(error)
             return None
         return ring
+
+    def _does_without(self, error: ImportError | OSError) -> None:
+        """Try again later where that may help, and say once why there is none."""
+        self._is_off = not isinstance(error, OSError) or error.errno not in EXHAUSTED
+        self._not_before = self._core.now + AGAIN_S
+        why = _reason(error)
+        if why != self._said:
+            self._said = why
+            self._core.report({"kind": "error", "detail": f"io_uring: {why}; the relay does without"})
