@@ -285,7 +285,7 @@ class Ring:
         is_usual = True
         while True:
             count = tail - self._taken
-            done = enter(tail, count, end - now)
+            done = enter(tail, count, 0.0 if self._late else end - now)
             self._taken += done
             if done == count:
                 turn = self._turn = turn + 1
