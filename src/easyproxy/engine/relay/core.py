@@ -49,6 +49,9 @@ class Handler(Protocol):
 class Carrying(Protocol):
     """Who moves the bytes of talkative sessions; see :mod:`.ring`."""
 
+    left: set[int]
+    """The numbers of sessions that were given back; whoever reads it empties it."""
+
     @property
     def count(self) -> int:
         """How many it carries."""

@@ -91,6 +91,7 @@ class Ring:
         self._core = core
         self._uring = Uring()
         self._epoll = epoll
+        self.left: set[int] = set()
         self._carried: dict[int, _Carried] = {}  # by both descriptors
         # By the descriptor that is read: how a send of that begins (0: it is held), and in which turn there was one.
         self._sends = [0] * 1024
@@ -390,6 +391,7 @@ class Ring:
         """Let the flows of a session go on by themselves."""
         self.flush()  # what was read before must go before
         core, session = self._core, carried.session
+        self.left.add(session.number)
         for fd in carried.flows:
             del self._carried[fd]
             del self._flows[fd]

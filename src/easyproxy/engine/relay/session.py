@@ -59,6 +59,8 @@ class Flowing(Protocol):
     """The opposite direction, as long as the session lives."""
     moved: int
     """Bytes that the target has taken."""
+    counted: int
+    """Of these, what is counted; below 0 for one that has come since the last tick."""
     tail: int
     """What a short read says; a word of :mod:`.flow`."""
     session: Session

@@ -13,7 +13,7 @@ from easyproxy.engine.relay.failures import EXHAUSTED
 from easyproxy.engine.relay.poller import EdgePoller
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from easyproxy.engine.relay.core import Core
     from easyproxy.engine.relay.ring import Ring
@@ -23,6 +23,10 @@ SHORT_READS = 8
 """So many between two ticks make a session talkative."""
 FEW = 5
 """Fewer talkative sessions are not worth it."""
+SHORT = 2048
+"""And so many bytes each at most, on an average: one that fills a buffer of the ring ends its being carried."""
+REST_S = 5.0
+"""Who was carried and is not any more is left alone for so long, up to twice: else one that now and then says more would come and go all the time."""
 AGAIN_S = 5.0
 """After so many seconds a worker that got no ring for want of memory or descriptors tries again."""
 AT_ONCE = 250
@@ -54,6 +58,9 @@ class Talkative:
         self._core = core
         self.is_early = use == EARLY
         self._is_off = use == OFF or not core.is_edge_triggered
+        self._rest_s = 0.0 if self.is_early else REST_S
+        self._rest_until = 0.0
+        self._resting: set[int] = set()  # sessions by number, and those that the ring has named since
         self._not_before = 0.0
         self._said = ""
         self._reads, self._few = (1, 1) if self.is_early else (SHORT_READS, FEW)
@@ -61,25 +68,33 @@ class Talkative:
     def look_at_all(self) -> None:
         """Look at every session, also at those that have come since the last tick."""
         flows = [(each.outbound, each.inbound) for each in self._core.sessions.values()]
-        self.look(flow for pair in flows for flow in pair if flow is not None)
+        self.look([flow for pair in flows for flow in pair if flow is not None])
 
-    def look(self, moved: Iterable[Flowing]) -> None:
-        """Look at the flows that have moved bytes since the last tick."""
-        found: dict[Session, None] = {}  # in the order in which they spoke
+    def look(self, moved: Sequence[Flowing]) -> None:
+        """Look at the flows that have moved bytes since they were last counted."""
+        talkative: dict[Session, None] = {}  # in the order in which they spoke
+        if not self._is_off:
+            talkative = {flow.session: None for flow in moved if -flow.streak >= self._reads}
+        found = [each for each in talkative if _is_short(each.outbound) and _is_short(each.inbound)]
         for flow in moved:
-            if flow.streak < 0:
-                if -flow.streak >= self._reads:
-                    found[flow.session] = None
-                flow.streak = 0
-        if not found or self._is_off:
-            return
-        ring = self._core.ring
+            flow.streak = max(flow.streak, 0)
+        if found:
+            self._carry(found)
+
+    def _carry(self, found: list[Session]) -> None:
+        core = self._core
+        ring = core.ring
         if (ring.count if ring is not None else 0) + len(found) < self._few:
             return
-        if ring is None and self._core.now >= self._not_before:
+        if ring is None and core.now >= self._not_before:
             ring = self._make_ring()
-        if ring is not None:
-            for session in islice(filter(ring.takes, found), AT_ONCE):
+        if ring is None:
+            return
+        if core.now >= self._rest_until:
+            self._rest_until = core.now + self._rest_s
+            self._resting, ring.left = ring.left, set()
+        for session in islice(filter(ring.takes, found), AT_ONCE):
+            if session.number not in self._resting and session.number not in ring.left:
                 ring.carry(session)
 
     def _make_ring(self) -> Ring | None:
@@ -103,3 +118,12 @@ class Talkative:
         if why != self._said:
             self._said = why
             self._core.report({"kind": "error", "detail": f"io_uring: {why}; the relay does without"})
+
+
+def _is_short(flow: Flowing | None) -> bool:
+    """Whether what a direction has moved since it was counted came in short messages, if any."""
+    return (
+        flow is not None
+        and flow.streak <= 0
+        and flow.moved - max(flow.counted, 0) <= SHORT * max(-flow.streak, 1)
+    )

@@ -164,7 +164,9 @@ class Worker:
 
     def _tick(self) -> None:
         core = self.core
-        self._talkative.look((*self._count(), *self._settle()))
+        self._talkative.look([*core.moving, *self._newcomers()])
+        self._count()
+        self._settle()
         for session in core.wheel.due(core.now):
             if session.state is not State.CLOSED:
                 try:
@@ -204,32 +206,36 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - see _fault
             self._fault(next(iter(in_line), None), error)
 
-    def _count(self) -> list[Flowing]:
-        """Count the bytes that have moved since the last tick; return the flows that moved some."""
+    def _count(self) -> None:
+        """Count the bytes that have moved since the last tick."""
         if self.core.ring is not None:
             self.core.ring.flush()  # what no target has taken yet does not count
         moving, self.core.moving = self.core.moving, []
         for flow in moving:
             flow.count()
             flow.session.active_at = self.core.now  # the ring notes no more than that it has moved something
-        return moving
+        for flow in self._newcomers():
+            flow.count()
 
-    def _settle(self) -> list[Flowing]:
-        """Give those who have come since the last tick a place in the wheel; return their flows. Who is gone again never needed one."""
-        core = self.core
-        flows: list[Flowing] = []
-        if core.accepted == self._settled:
-            return flows
-        newcomers = []
-        for session in reversed(core.sessions.values()):
-            if not self._settled < session.number <= core.accepted:  # or it comes from elsewhere
-                break
+    def _newcomers(self) -> Iterator[Flowing]:
+        """Go through the flows of those who have come since the last tick, and stand."""
+        for session in self._since_last_tick():
             if session.outbound is not None and session.inbound is not None:
-                session.outbound.count()
-                session.inbound.count()
-                flows += (session.outbound, session.inbound)
-            if session.tick == NEWCOMER:
-                newcomers.append(session)
+                yield session.outbound
+                yield session.inbound
+
+    def _since_last_tick(self) -> Iterator[Session]:
+        core = self.core
+        if core.accepted != self._settled:
+            for session in reversed(core.sessions.values()):
+                if not self._settled < session.number <= core.accepted:  # or it comes from elsewhere
+                    break
+                yield session
+
+    def _settle(self) -> None:
+        """Give those who have come since the last tick a place in the wheel. Who is gone again never needed one."""
+        core = self.core
+        newcomers = [session for session in self._since_last_tick() if session.tick == NEWCOMER]
         self._settled = core.accepted
         for session in reversed(newcomers):
             session.tick = 0
@@ -244,7 +250,6 @@ class Worker:
                 self._fault(session.dial, error)
             if not core.is_edge_triggered:
                 self._refresh(session.dial or session.outbound)
-        return flows
 
     # -- the channel
 
