@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -100,14 +100,19 @@ def _own_process(_: Engine) -> list[int]:
     return [os.getpid()]
 
 
-ENGINES = (
-    Entry(
-        name="relay-thread",
-        make=lambda: RelayEngine(workers=1, processes=False),
+def _in_a_thread(name: str, **options: Any) -> Entry:
+    """One worker in the test's own process."""
+    return Entry(
+        name=name,
+        make=lambda: RelayEngine(workers=1, processes=False, **options),
         processes=_own_process,
         is_apart=False,
         exceptions={32: NO_WORKERS},
-    ),
+    )
+
+
+ENGINES = (
+    _in_a_thread("relay-thread"),
     Entry(
         name="relay-process",
         make=lambda: RelayEngine(workers=2),
@@ -116,20 +121,8 @@ ENGINES = (
         bulk=1024,
         crowd=1,
     ),
-    Entry(
-        name="relay-ring",
-        make=lambda: RelayEngine(workers=1, processes=False, io_uring=EARLY),
-        processes=_own_process,
-        is_apart=False,
-        exceptions={32: NO_WORKERS},
-    ),
-    Entry(
-        name="relay-portable",
-        make=lambda: RelayEngine(workers=1, processes=False, portable=True),
-        processes=_own_process,
-        is_apart=False,
-        exceptions={32: NO_WORKERS},
-    ),
+    _in_a_thread("relay-ring", io_uring=EARLY),
+    _in_a_thread("relay-portable", portable=True),
     Entry(
         name="kernel",
         make=lambda: KernelEngine(manage_sysctl=True, refresh_s=0.05),

@@ -13,7 +13,7 @@ from easyproxy.engine.relay.failures import EXHAUSTED
 from easyproxy.engine.relay.poller import EdgePoller
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from easyproxy.engine.relay.core import Core
     from easyproxy.engine.relay.ring import Ring
@@ -51,6 +51,11 @@ def _reason(error: ImportError | OSError) -> str:
     return str(error.strerror) if isinstance(error, OSError) else f"this Python has no ctypes ({error})"
 
 
+def flows_of(sessions: Iterable[Session]) -> list[Flowing]:
+    """Return the flows of those sessions that stand."""
+    return [flow for each in sessions for flow in (each.outbound, each.inbound) if flow is not None]
+
+
 class Talkative:
     """Finds them, and makes the ring when it is needed first. Belongs to the worker's thread."""
 
@@ -67,8 +72,7 @@ class Talkative:
 
     def look_at_all(self) -> None:
         """Look at every session, also at those that have come since the last tick."""
-        flows = [(each.outbound, each.inbound) for each in self._core.sessions.values()]
-        self.look([flow for pair in flows for flow in pair if flow is not None])
+        self.look(flows_of(self._core.sessions.values()))
 
     def look(self, moved: Sequence[Flowing]) -> None:
         """Look at the flows that have moved bytes since they were last counted."""

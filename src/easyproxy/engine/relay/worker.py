@@ -13,6 +13,7 @@ import socket
 import time
 import traceback
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from easyproxy.engine.relay import close, deadlines, polite
@@ -34,7 +35,7 @@ from easyproxy.engine.relay.survey import (
     look_again,
 )
 from easyproxy.engine.relay.taking import Taking
-from easyproxy.engine.relay.talkative import Talkative
+from easyproxy.engine.relay.talkative import Talkative, flows_of
 from easyproxy.engine.relay.timers import TICK_S
 from easyproxy.engine.relay.wire import snapshot_from
 from easyproxy.stacks import stacks_here
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from easyproxy.engine.relay.channel import Frame
     from easyproxy.engine.relay.counters import Counters
     from easyproxy.engine.relay.runtime import Waiter
-    from easyproxy.engine.relay.session import Flowing
 
 REPORTS_PER_FRAME = 500
 ENDS_PER_FRAME = 128
@@ -164,9 +164,10 @@ class Worker:
 
     def _tick(self) -> None:
         core = self.core
-        self._talkative.look([*core.moving, *self._newcomers()])
+        newcomers = self._newcomers()
+        self._talkative.look([*core.moving, *flows_of(newcomers)])
         self._count()
-        self._settle()
+        self._settle(newcomers)
         for session in core.wheel.due(core.now):
             if session.state is not State.CLOSED:
                 try:
@@ -214,30 +215,29 @@ class Worker:
         for flow in moving:
             flow.count()
             flow.session.active_at = self.core.now  # the ring notes no more than that it has moved something
-        for flow in self._newcomers():
+
+    def _newcomers(self) -> list[Session]:
+        """Return those who have come since the last tick, the last one first."""
+        core = self.core
+        if core.accepted == self._settled:
+            return []
+        # Up to one who came before, or from elsewhere.
+        return list(
+            takewhile(
+                lambda session: self._settled < session.number <= core.accepted,
+                reversed(core.sessions.values()),
+            )
+        )
+
+    def _settle(self, newcomers: list[Session]) -> None:
+        """Give newcomers a place in the wheel. Who is gone again never needed one."""
+        core = self.core
+        for flow in flows_of(newcomers):
             flow.count()
-
-    def _newcomers(self) -> Iterator[Flowing]:
-        """Go through the flows of those who have come since the last tick, and stand."""
-        for session in self._since_last_tick():
-            if session.outbound is not None and session.inbound is not None:
-                yield session.outbound
-                yield session.inbound
-
-    def _since_last_tick(self) -> Iterator[Session]:
-        core = self.core
-        if core.accepted != self._settled:
-            for session in reversed(core.sessions.values()):
-                if not self._settled < session.number <= core.accepted:  # or it comes from elsewhere
-                    break
-                yield session
-
-    def _settle(self) -> None:
-        """Give those who have come since the last tick a place in the wheel. Who is gone again never needed one."""
-        core = self.core
-        newcomers = [session for session in self._since_last_tick() if session.tick == NEWCOMER]
         self._settled = core.accepted
         for session in reversed(newcomers):
+            if session.tick != NEWCOMER:
+                continue
             session.tick = 0
             if session.dial is None:
                 deadlines.place(
@@ -389,7 +389,7 @@ class Worker:
         settle_acks(self.core.greeted)
         self.core.greeted.clear()
         self._count()
-        self._settle()
+        self._settle(self._newcomers())
         while self.core.closing:
             close.close_descriptors(self.core)
         giving = Giving(self.core, self.in_force, links)
