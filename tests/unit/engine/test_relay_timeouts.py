@@ -7,7 +7,9 @@ import socket
 import pytest
 from relay_steps import stepping
 
+import speech
 from easyproxy.engine.relay.life import State
+from easyproxy.engine.relay.timers import TICK_S
 
 FIRST = pytest.mark.parametrize("first", ["client", "backend"])
 
@@ -93,6 +95,35 @@ def test_the_longest_life_ends_a_session_that_is_never_idle():
         assert backend.recv(100) == b"x" * 9
         with pytest.raises(ConnectionResetError):
             backend.recv(100)
+
+
+@pytest.mark.parametrize("timeouts", [{}, {"idle_timeout_s": 0}, {"life_timeout_s": 600}])
+@pytest.mark.parametrize("counted_after_s", [0.0, 0.03, 0.06, 0.09])
+@pytest.mark.parametrize("into_tick_s", [0.01, 0.05, 0.08])
+def test_who_has_just_logged_in_and_is_to_leave_has_a_second_and_no_more(
+    into_tick_s, counted_after_s, timeouts
+):
+    """However late a tick counts its last bytes, which is when it was last seen: it then stayed until its idle timeout."""
+    with stepping(conversation="postgresql", keeps=("p/a",), **timeouts) as steps:
+        client, backend, session = steps.connect()
+        client.sendall(speech.STARTUP)
+        steps.until(lambda: session.outbound.moved)
+        steps.core.now = (int(steps.core.now / TICK_S) + 1) * TICK_S + into_tick_s
+        steps.worker._tick()  # from now on it is no newcomer, and ticks count for it
+        backend.sendall(speech.LET_IN)
+        steps.until(lambda: session.conversation.is_fresh)
+        steps.settle()
+        steps.serve(steps.server, keeps=())
+        while steps.worker._jobs:
+            steps.worker._work()
+        steps.core.now += counted_after_s
+        steps.worker._tick()
+        for expected, until in ([], steps.core.now + 0.9), (["between_transactions"], steps.core.now + 1.2):
+            while steps.core.now < until:
+                steps.core.now += 0.01
+                steps.worker._tick()
+                steps.step()
+            assert steps.ends == expected
 
 
 def test_a_worker_without_its_control_process_does_not_run_hot():

@@ -29,7 +29,11 @@ def expire(core: Core, session: Session) -> None:
     if session.dial is not None:
         session.dial.expired()
         return
-    if session.conversation is not None and polite.is_leaving(core, session) and polite.part(core, session):
+    if (
+        session.conversation is not None
+        and polite.is_leaving(core, session)
+        and (polite.part(core, session) or session.tick)  # it is gone, or has been given another moment
+    ):
         return
     if not session.armed:
         session.armed = True
