@@ -10,7 +10,7 @@ import sys
 import pytest
 from relay_rig import backend, relay, until
 
-from easyproxy.engine.relay import stuck
+from easyproxy.engine.relay import crew, stuck
 from easyproxy.engine.relay.counters import anonymous_file
 from easyproxy.model import Pool
 from easyproxy.stacks import stacks_here
@@ -51,6 +51,33 @@ async def test_a_stopped_worker_is_named_with_its_state_and_the_others_answer():
             os.kill(pid, signal.SIGCONT)
         assert found["relay 1"].startswith("does not answer: stopped")
         assert "worker.py" in found["relay 0"]
+
+
+async def test_a_worker_that_falls_silent_is_told_of_though_nobody_asks():
+    async with relay(workers=2, processes=True) as rig:
+        await answers(rig)
+        pid = rig.engine.worker_pids()[1]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await until(lambda: rig.complaints)
+            assert rig.engine.statistics().workers == 1
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await until(lambda: rig.engine.statistics().workers == 2)
+        silent, heard = rig.complaints
+        assert silent.startswith(f"relay worker 1 (pid {pid}) does not answer: its sessions may stand still")
+        assert heard == f"relay worker 1 (pid {pid}) answers again"
+
+
+async def test_a_worker_that_has_not_started_yet_is_not_called_silent(monkeypatch):
+    monkeypatch.setattr(crew, "STARTS_WITHIN_S", 1000.0)
+    async with relay(workers=1, processes=True) as rig:
+        os.kill(rig.engine.worker_pids()[0], signal.SIGSTOP)
+        assert await rig.engine.sessions() == []
+        assert rig.complaints == []
+        monkeypatch.setattr(crew, "STARTS_WITHIN_S", 0.0)
+        await until(lambda: rig.complaints)
+        os.kill(rig.engine.worker_pids()[0], signal.SIGCONT)
 
 
 HANGING = '''

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LONG_LIFE_S = 5.0
 """A worker that lived so long died of something new: its successor starts at once."""
+STARTS_WITHIN_S = 30.0
+"""One that has said nothing yet, and is younger, may still be starting: a busy machine takes long for it."""
 STOP_WITHIN_S = 5.0
 LONGEST_PAUSE_S = 5.0
 """Between the deaths of workers that never live long, and between attempts to start one."""
@@ -44,6 +46,7 @@ class Member:
         self.thread: threading.Thread | None = None
         self.stacks_fd = -1  # where a process writes its stacks when it does not answer; owned
         self.born_at = loop.time()
+        self.has_spoken = False
         self._loop = loop
         self._is_writing = False
 
@@ -51,6 +54,11 @@ class Member:
     def pid(self) -> int:
         """Its process id; 0 for a thread."""
         return self.process.pid if self.process is not None else 0
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether nothing can be expected of it yet."""
+        return not self.has_spoken and self._loop.time() < self.born_at + STARTS_WITHIN_S
 
     def send(self, frame: Frame, fds: list[int] | None = None) -> None:
         """Queue a command; never waits."""
@@ -183,6 +191,7 @@ class Crew:
 
     def _readable(self, member: Member) -> None:
         for frame, _fds in member.channel.receive():
+            member.has_spoken = True
             self._on_frame(member, frame)
         if member.channel.is_closed:
             self._gone(member)

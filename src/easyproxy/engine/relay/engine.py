@@ -23,7 +23,7 @@ from easyproxy.engine.relay.inherited import Inherited, address_of, close_group
 from easyproxy.engine.relay.life import CLEAN
 from easyproxy.engine.relay.listening import open_listener, tune
 from easyproxy.engine.relay.poller import has_epoll
-from easyproxy.engine.relay.question import ANSWER_WITHIN_S, Inquiry, Roll
+from easyproxy.engine.relay.question import ANSWER_WITHIN_S, PING, Inquiry, Roll
 from easyproxy.engine.relay.rates import Rates
 from easyproxy.engine.relay.slots import Slots
 from easyproxy.engine.relay.succession import Legacy, Succession
@@ -135,6 +135,7 @@ class RelayEngine(HandingOver):
         )
         self._inquiry = Inquiry(self._crew, self._turned)
         self._succession = Succession(self._crew)
+        self._watch: asyncio.Task[None] | None = None
         self._in_processes = processes
 
     # -- life
@@ -149,9 +150,12 @@ class RelayEngine(HandingOver):
             if self._no_uring:
                 self._hello["io_uring"] = OFF
         self._crew.start(self._workers)
+        self._watch = asyncio.create_task(self._inquiry.watch(), name="easyproxy-watch-workers")
 
     async def stop(self) -> None:
         """End the workers at once, close every session and every listening socket."""
+        if self._watch is not None:
+            self._watch.cancel()
         await self._crew.stop()
         self._close_sockets()
         self._inherited.close()
@@ -273,7 +277,8 @@ class RelayEngine(HandingOver):
                 _check_scope(f"pool {pool.name}", pool.source)
 
     def _equip(self, member: Member) -> None:
-        """Give a new worker everything that is in force."""
+        """Give a new worker everything that is in force, and have it say when it has started."""
+        member.send({"op": PING, "request": 0})
         if self._ends_taker is not None:
             member.send({"op": "tell", "clean": True})
         if self._snapshot is not None:
@@ -320,7 +325,7 @@ class RelayEngine(HandingOver):
                     self._report(item)
             case "ends":
                 self._ended(_batch(frame))
-            case "sessions" | "closed" | "recent" | "stacks":
+            case "sessions" | "closed" | "recent" | "stacks" | "pong":
                 self._inquiry.take(member, frame)
             case "deaf" | "drained" as what:
                 (self._deaf if what == "deaf" else self._drained).mark(member.index)

@@ -360,6 +360,9 @@ class Worker:
     def _do_tell(self, frame: Frame, _fds: list[int]) -> None:
         self.core.tells_clean_ends = frame["clean"]
 
+    def _do_ping(self, frame: Frame, _fds: list[int]) -> None:
+        self._send({"op": "pong", "request": frame["request"]})
+
     def _do_stacks(self, frame: Frame, _fds: list[int]) -> None:
         self._send(
             {"op": "stacks", "request": frame["request"], "worker": self.core.index, "text": stacks_here()}
