@@ -7,7 +7,7 @@ import socket
 import pytest
 from relay_steps import Steps, stepping
 
-from easyproxy.engine.relay import close, core, worker
+from easyproxy.engine.relay import close, core, messenger
 from easyproxy.engine.relay.counters import E_LOST, ENDS_SLOT
 from easyproxy.engine.relay.ends import Batch
 from easyproxy.engine.seam import Attempt
@@ -75,18 +75,18 @@ def test_what_waits_too_long_is_lost_and_counted_and_the_rest_is_told(monkeypatc
 
 
 def test_a_control_process_that_does_not_read_is_sent_no_more_than_so_many_frames(monkeypatch):
-    monkeypatch.setattr(worker, "ENDS_PER_FRAME", 1)
+    monkeypatch.setattr(messenger, "ENDS_PER_FRAME", 1)
     with stepping() as steps:
-        steps.worker.channel._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        steps.worker.messenger.channel._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         row = (0, "l" * 1000, "", "192.0.2.1", 1, "no_backend", 0.0, 0.0, 0.0, 0, 0, "", None)
         steps.core.ends = [row] * 200
         steps.after(0.3)
-        assert len(steps.worker.channel.outbox) == worker.MAX_UNSENT_FRAMES
+        assert len(steps.worker.messenger.channel.outbox) == messenger.MAX_UNSENT_FRAMES
         assert steps.core.ends
         told = 0
         while told < 200:
             told += sum(len(frame["rows"]) for frame in received(steps))
-            steps.worker.channel.flush()
+            steps.worker.messenger.channel.flush()
             steps.after(0.1)
         assert steps.core.ends == []
 

@@ -6,9 +6,6 @@ the shared counters, and it talks to the control process through one channel.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
 import socket
 import time
 import traceback
@@ -24,12 +21,12 @@ from easyproxy.engine.relay.dial import settle_acks
 from easyproxy.engine.relay.giving import Giving
 from easyproxy.engine.relay.inforce import InForce
 from easyproxy.engine.relay.life import Event, State
+from easyproxy.engine.relay.messenger import ENDS_PER_FRAME, Messenger
 from easyproxy.engine.relay.poller import MAX_EVENTS
 from easyproxy.engine.relay.rate import table_of
 from easyproxy.engine.relay.session import NEWCOMER, Session
 from easyproxy.engine.relay.survey import (
     close_sessions,
-    ends_head,
     list_ends,
     list_sessions,
     look_again,
@@ -47,18 +44,11 @@ if TYPE_CHECKING:
     from easyproxy.engine.relay.counters import Counters
     from easyproxy.engine.relay.runtime import Waiter
 
-REPORTS_PER_FRAME = 500
-ENDS_PER_FRAME = 128
-MAX_UNSENT_FRAMES = 32
-LAST_WORDS_S = 2.0
-RESERVED_DESCRIPTORS = 16
-
 
 class Worker:
     """The event loop of one worker. ``run`` returns when it was told to stop, or when control is gone."""
 
     def __init__(self, channel: Channel, hello: Frame, counters: Counters) -> None:
-        self.channel = channel
         self.core = Core(hello["index"], hello["generation"], counters, portable=hello["portable"])
         self.orphan_drain_s: float = hello["drain_s"]
         self.in_force = InForce(self.core, is_dormant=hello.get("dormant", False))
@@ -69,12 +59,9 @@ class Worker:
         self._settled = 0  # sessions up to this number have had their place in the timer wheel
         self._is_running = True
         self._is_draining = False
-        self._reserve: list[int] = []
-        self._fill_reserve()
         self._ends_at = 0.0
-        self.core.handle(channel.fileno(), self)
-        self._is_channel_blocked = False
-        self.core.poller.add(channel.fileno())
+        self.messenger = Messenger(self.core, channel)
+        self.messenger.attend(self)
 
     def run(self, early: Sequence[tuple[Frame, list[int]]] = ()) -> None:  # noqa: C901, PLR0912, PLR0915 - the loop is one function
         """Carry out the commands that came early, and serve until told otherwise; then close everything."""
@@ -130,9 +117,9 @@ class Worker:
                 while core.closing:
                     close.close_descriptors(core)
                 if core.reports:
-                    self._hand_over()
+                    self.messenger.hand_over_reports()
                 if len(core.ends) >= ENDS_PER_FRAME:
-                    self._hand_over_ends()
+                    self.messenger.hand_over_ends()
                 if self._jobs:
                     self._work()
         finally:
@@ -192,9 +179,9 @@ class Worker:
         if core.counters.workers > 1:
             self.in_force.look_around()
         if core.ends:
-            self._hand_over_ends()
+            self.messenger.hand_over_ends()
         if self._is_draining and not core.sessions and not core.lingering:
-            self.channel.send({"op": "drained"})
+            self.messenger.send({"op": "drained"})
             self._is_draining = False
             if self._ends_at:
                 self._is_running = False
@@ -255,66 +242,19 @@ class Worker:
 
     def ready(self, _fd: int, _mask: int) -> None:
         """Read commands, and send what had to wait."""
-        if self.channel.flush() and self._is_channel_blocked:
-            self._is_channel_blocked = False
-            self.core.poller.add(self.channel.fileno())
-        # Descriptors that come with a command find room even when sessions have used up all others: the kernel
-        # would drop them without a word (unix(7), MSG_CTRUNC).
-        for fd in self._reserve:
-            os.close(fd)
-        self._reserve.clear()
-        commands = self.channel.receive()
-        self._fill_reserve()
-        for frame, fds in commands:
+        for frame, fds in self.messenger.receive():
             self.obey(frame, fds)
-        if self.channel.is_closed and not self._ends_at:
+        if self.messenger.channel.is_closed and not self._ends_at:
             self._orphaned()
-
-    def _fill_reserve(self) -> None:
-        with contextlib.suppress(OSError):
-            while len(self._reserve) < RESERVED_DESCRIPTORS:
-                self._reserve.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
     def _orphaned(self) -> None:
         """Control is gone: free the addresses for its successor at once, and let the sessions end in peace."""
-        self.core.poller.remove(self.channel.fileno())
-        self.core.handlers[self.channel.fileno()] = None
+        self.messenger.ignore()
         if self.in_force.is_dormant:  # nothing is ours yet
             self._is_running = False
             return
         self._ends_at = self.core.now + self.orphan_drain_s
         self._do_drain({}, [])
-
-    def _hand_over(self) -> None:
-        core, channel = self.core, self.channel
-        if len(channel.outbox) < MAX_UNSENT_FRAMES:
-            batch, core.reports = core.reports[:REPORTS_PER_FRAME], core.reports[REPORTS_PER_FRAME:]
-            self._send({"op": "reports", "items": batch})
-
-    def _hand_over_ends(self) -> None:
-        core = self.core
-        while core.ends and len(self.channel.outbox) < MAX_UNSENT_FRAMES:
-            batch, core.ends = core.ends[:ENDS_PER_FRAME], core.ends[ENDS_PER_FRAME:]
-            self._send({"op": "ends", **ends_head(core), "rows": batch})
-
-    def _hand_over_last(self) -> None:
-        """Wait until the control process has taken what is left to tell, but not for long."""
-        core, channel = self.core, self.channel
-        poll = select.poll()
-        poll.register(channel.fileno(), select.POLLOUT)
-        deadline = time.monotonic() + LAST_WORDS_S
-        while not channel.is_closed and (core.reports or core.ends or channel.outbox):
-            if core.reports:
-                self._hand_over()
-            self._hand_over_ends()
-            if not channel.flush() and not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                return
-
-    def _send(self, frame: Frame) -> None:
-        self.channel.send(frame)
-        if self.channel.outbox and not self.channel.is_closed and not self._is_channel_blocked:
-            self._is_channel_blocked = True
-            self.core.poller.add(self.channel.fileno(), writable=True)
 
     # -- commands
 
@@ -340,7 +280,7 @@ class Worker:
         self.in_force.stop_accepting()
         self._is_draining = self.core.is_leaving = True
         self._see_off()
-        self._send({"op": "deaf"})
+        self.messenger.send({"op": "deaf"})
 
     def _see_off(self) -> None:
         """Let go who is to leave now, where conversations are followed at all."""
@@ -352,19 +292,19 @@ class Worker:
         self._is_running = False
 
     def _do_sessions(self, frame: Frame, _fds: list[int]) -> None:
-        self._jobs.append(list_sessions(self.core, frame["request"], self._send))
+        self._jobs.append(list_sessions(self.core, frame["request"], self.messenger.send))
 
     def _do_recent(self, frame: Frame, _fds: list[int]) -> None:
-        self._jobs.append(list_ends(self.core, frame["request"], frame["where"], self._send))
+        self._jobs.append(list_ends(self.core, frame["request"], frame["where"], self.messenger.send))
 
     def _do_tell(self, frame: Frame, _fds: list[int]) -> None:
         self.core.tells_clean_ends = frame["clean"]
 
     def _do_ping(self, frame: Frame, _fds: list[int]) -> None:
-        self._send({"op": "pong", "request": frame["request"]})
+        self.messenger.send({"op": "pong", "request": frame["request"]})
 
     def _do_stacks(self, frame: Frame, _fds: list[int]) -> None:
-        self._send(
+        self.messenger.send(
             {"op": "stacks", "request": frame["request"], "worker": self.core.index, "text": stacks_here()}
         )
 
@@ -373,7 +313,9 @@ class Worker:
         if event is Event.DRAINED:  # the deadline is for those too whose bytes are under way
             soon = self.core.now + close.RESET_WAITS_S
             self.core.lingering = [(min(at, soon), fd, of) for at, fd, of in self.core.lingering]
-        self._jobs.append(close_sessions(self.core, frame["request"], frame["where"], event, self._send))
+        self._jobs.append(
+            close_sessions(self.core, frame["request"], frame["where"], event, self.messenger.send)
+        )
 
     # -- an upgrade
 
@@ -396,8 +338,8 @@ class Worker:
         while self.core.closing:
             close.close_descriptors(self.core)
         giving = Giving(self.core, self.in_force, links)
-        self._hand_over_last()
-        verdict, later = giving.stand_still(self.channel)
+        self.messenger.hand_over_last()
+        verdict, later = giving.stand_still(self.messenger.channel)
         self.core.now = time.monotonic()
         for frame, more in later:
             self.obey(frame, more)
@@ -406,9 +348,9 @@ class Worker:
             self.in_force.close()  # who waits in a backlog is the successor's
             self._is_draining = True
             self._is_running = bool(kept or self.core.lingering)
-            self._send({"op": "left", "kept": kept})
+            self.messenger.send({"op": "left", "kept": kept})
         elif verdict == "thaw":
-            self._send({"op": "thawed", "kept": kept})
+            self.messenger.send({"op": "thawed", "kept": kept})
         self._is_running &= verdict != "stop"
         yield
 
@@ -417,16 +359,18 @@ class Worker:
         for link in self._links:
             link.close()
         self._links.clear()
-        self._send({"op": "thawed", "kept": len(self.core.sessions)})
+        self.messenger.send({"op": "thawed", "kept": len(self.core.sessions)})
 
     def _do_leave(self, _frame: Frame, _fds: list[int]) -> None:
         """Stay: it has lost patience, and its sessions are its own."""
-        self._send({"op": "left", "kept": len(self.core.sessions)})
+        self.messenger.send({"op": "left", "kept": len(self.core.sessions)})
 
     def _do_adopt(self, frame: Frame, fds: list[int]) -> None:
         for number, fd in zip(frame["links"], fds, strict=True):
             link = socket.socket(fileno=fd)
-            self._takings.append(Taking(self.core, self.in_force, frame["slots"], link, number, self._send))
+            self._takings.append(
+                Taking(self.core, self.in_force, frame["slots"], link, number, self.messenger.send)
+            )
 
     def _do_wake(self, _frame: Frame, _fds: list[int]) -> None:
         self.core.now = time.monotonic()
@@ -434,7 +378,7 @@ class Worker:
         self._takings.clear()
         self.in_force.wake()
         self._see_off()
-        self._send({"op": "awake", "sessions": taken})
+        self.messenger.send({"op": "awake", "sessions": taken})
 
     # -- work on many sessions, in slices
 
@@ -462,9 +406,7 @@ class Worker:
         for _deadline, fd, backend in core.lingering:
             close.reset(core, fd, backend)
         close.close_descriptors(core)
-        self._hand_over_last()
-        for fd in self._reserve:
-            os.close(fd)
+        self.messenger.hand_over_last()
         core.pipes.close()
         if core.ring is not None:
             core.ring.close()
@@ -472,4 +414,4 @@ class Worker:
         core.poller.close()
         # The worker is among them: without this cycle, descriptors that somebody still holds are closed with the worker.
         core.handlers.clear()
-        self.channel.close()
+        self.messenger.close()
