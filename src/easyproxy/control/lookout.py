@@ -32,7 +32,7 @@ class Lookout:
     Args:
         registry: whose entries are watched; their addresses are written there.
         observe: takes the observation of every probe.
-        complain: takes a line of text when a name cannot be resolved.
+        complain: takes a line of text when a name cannot be resolved, once for each reason.
     """
 
     def __init__(
@@ -97,7 +97,8 @@ class Lookout:
             if isinstance(answer, Address):
                 is_changed |= answer != entry.address
                 registry.locate(entry.id, answer)
-            elif entry.address is None:
+            elif entry.address is None and entry.unresolved != str(answer):  # it is asked for every ten seconds
+                entry.unresolved = str(answer)
                 self._complain(f"backend {entry.id}: {answer}")
         return is_changed
 

@@ -37,6 +37,7 @@ class Entry:
     """One backend as the registry keeps it.
 
     Attributes:
+        unresolved: why its name had no address when it was asked for last, as was told; empty where it has one.
         rising_since: when it came back, for slow start, in seconds of the registry's clock; 0 for none.
         stance: the drain or maintenance that an operator has laid over it.
         stance_since: when that began or ended, in seconds since the epoch.
@@ -56,6 +57,7 @@ class Entry:
     rule: Rule
     is_checked: bool
     address: Address | None = None
+    unresolved: str = ""
     verdict: Verdict = field(default=INITIAL)
     rising_since: float = 0.0
     stance: Override | None = None
@@ -156,7 +158,7 @@ class Registry:
                 entry = _entry(pool_name, pool, backend)
                 known = self.entries.get(entry.id)
                 if known is not None and known.config.address == backend.address:
-                    entry.address = known.address
+                    entry.address, entry.unresolved = known.address, known.unresolved
                     entry.rising_since = known.rising_since
                     if entry.is_checked == known.is_checked:
                         entry.verdict = known.verdict
@@ -218,7 +220,8 @@ class Registry:
 
     def locate(self, backend: str, address: Address | None) -> None:
         """Note where a backend is; None when its name cannot be resolved."""
-        self.entries[backend].address = address
+        entry = self.entries[backend]
+        entry.address, entry.unresolved = address, ""
 
     def observe(self, observation: Observation, now: float, *, from_traffic: bool = False) -> Change | None:
         """Take one observation; return the change of state that it led to.

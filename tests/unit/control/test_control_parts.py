@@ -16,6 +16,7 @@ import pytest
 from easyproxy.config.load import from_dict
 from easyproxy.control.journal import LINES_PER_SECOND, Journal
 from easyproxy.control.limits import raise_descriptor_limit, shortage
+from easyproxy.control.lookout import Lookout
 from easyproxy.control.overview import clients_of, overview
 from easyproxy.control.registry import Change, Registry
 from easyproxy.discovery.names import resolve
@@ -257,6 +258,37 @@ async def test_a_name_is_found_and_keeps_its_address_while_the_answer_holds_it(m
 async def test_a_name_that_cannot_be_resolved_is_an_error_in_words(host):
     with pytest.raises(OSError, match="cannot be resolved"):
         await resolve(Address(host, 80), None)
+
+
+@pytest.mark.anyio
+async def test_a_name_that_cannot_be_resolved_is_told_once_for_each_reason_until_it_can(monkeypatch):
+    config = from_dict(
+        {
+            "listeners": [{"bind": "127.0.0.1:0", "pool": "p"}],
+            "pools": {"p": {"backends": ["db.example:2"], "check": "none"}},
+        }
+    )
+    registry, told = Registry(config), []
+    lookout = Lookout(registry, lambda _observation: None, told.append)
+    answers = iter([socket.gaierror(-2, "unknown")] * 3 + [socket.gaierror(-3, "try again")] * 2 + [None] * 2)
+
+    def getaddrinfo(_host, _port, **_):
+        if error := next(answers):
+            raise error
+        return [(2, 1, 6, "", ("10.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    for _ in range(5):
+        await lookout.follow_names()
+        registry.replace(config, registry.entries_for(config), 0.0)  # as every reload does
+    assert told == [
+        "backend p/db.example:2: db.example cannot be resolved: unknown",
+        "backend p/db.example:2: db.example cannot be resolved: try again",
+    ]
+    assert await lookout.follow_names()
+    await lookout.stop()
+    [entry] = registry.entries.values()
+    assert (entry.address, entry.unresolved) == (Address("10.0.0.1", 2), "")
 
 
 @pytest.fixture
