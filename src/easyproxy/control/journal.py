@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 LINES_PER_SECOND = 20
 """Lines about single sessions; what is more is counted and told in one line."""
 
+CLIENT_RESET = "client_reset"
+"""How many clients end as a matter of course, those of PostgreSQL with TLS for example: told at ``debug`` only."""
+
 log = logging.getLogger("easyproxy")
 
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -113,7 +116,8 @@ class Journal:
 
     def end(self, end: SessionEnd) -> None:
         """Tell how a session broke."""
-        if not self._has_room():
+        level = logging.DEBUG if end.reason == CLIENT_RESET else logging.INFO
+        if not log.isEnabledFor(level) or not self._has_room():
             return
         fields = {key: value for key, value in asdict(end).items() if value not in ("", ())}
         fields |= {"age_s": round(end.age_s, 3), "started_at": round(end.started_at, 3)}
@@ -121,7 +125,7 @@ class Journal:
             fields["connect_s"] = round(end.connect_s, 6)
         else:  # no backend was reached
             del fields["connect_s"]
-        log.info("session broke", extra=fields)
+        log.log(level, "session broke", extra=fields)
 
     def flush(self) -> None:
         """Begin a new second, and tell how many lines the last one had too many."""

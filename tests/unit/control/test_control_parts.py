@@ -53,6 +53,18 @@ class Clock:
         return self.now
 
 
+def test_a_clients_own_reset_is_told_to_those_who_debug_and_crowds_out_nobody(caplog):
+    journal = Journal(Clock())
+    with caplog.at_level(logging.INFO, "easyproxy"):
+        for number in range(LINES_PER_SECOND):
+            journal.end(end(number, reason="client_reset"))
+        journal.end(end(reason="backend_reset"))
+    with caplog.at_level(logging.DEBUG, "easyproxy"):
+        journal.end(end(reason="client_reset"))
+    told = [(line.levelname, line.reason) for line in caplog.records]
+    assert told == [("INFO", "backend_reset"), ("DEBUG", "client_reset")]
+
+
 def test_broken_sessions_are_told_one_by_one_up_to_a_limit_and_then_counted(caplog):
     caplog.set_level(logging.INFO, "easyproxy")
     clock = Clock()
