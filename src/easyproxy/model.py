@@ -15,6 +15,8 @@ UNITS = {1: "s", 60: "min", 3600: "h"}
 """What a rate may be told in, by seconds."""
 MAX_WEIGHT = 256
 """Of a backend."""
+MAX_COUNTED = 16_383
+"""Listeners, pools (each once for every use that listeners make of it) and backends, all together: so many have counters."""
 
 _PORT = re.compile(r"\d{1,5}", re.ASCII)
 

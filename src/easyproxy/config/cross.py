@@ -18,7 +18,7 @@ from easyproxy.config.rates import LONGEST_REFILL_S, rate_of
 from easyproxy.config.raw import Finding, address_of, backend_address, get, items, pools_of
 from easyproxy.config.roles import PASSWORDS
 from easyproxy.config.words import format_duration, listing, nearest
-from easyproxy.model import Address
+from easyproxy.model import MAX_COUNTED, Address
 
 DEFAULT_ADMIN = Address("127.0.0.1", 7259)
 
@@ -33,6 +33,7 @@ def problems(raw: object) -> list[Finding]:
         *_passwords(raw),
         *_admin(raw),
         *_loops(raw),
+        *_number(raw),
         *_rates(raw),
         *files.problems(raw),
         *greeting.problems(raw),
@@ -257,6 +258,20 @@ def _loops(raw: object) -> Iterator[Finding]:
                     ("pools", pool, "backends", index, "address"),
                     f"{shown(str(address))} is the listener itself; its sessions would go round for ever",
                 )
+
+
+def _number(raw: object) -> Iterator[Finding]:
+    """Find more than there are counters for, whether or not all backends are ever ready together."""
+    pools, listeners = pools_of(raw), items(get(raw, "listeners"))
+    uses = {tuple(str(get(one, key) or "") for key in ("pool", "role", "fallback")) for one in listeners}
+    unused = pools.keys() - {pool for pool, _role, _fallback in uses}
+    backends = sum(len(items(get(pool, "backends"))) for pool in pools.values())
+    number = len(listeners) + len(uses) + len(unused) + backends
+    if number > MAX_COUNTED:
+        yield Finding(
+            ("pools",),
+            f"listeners, pools and backends are {number:,}, and {MAX_COUNTED:,} are the most; spread them over several balancers",
+        )
 
 
 def _rates(raw: object) -> Iterator[Finding]:

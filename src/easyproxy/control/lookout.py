@@ -97,7 +97,9 @@ class Lookout:
             if isinstance(answer, Address):
                 is_changed |= answer != entry.address
                 registry.locate(entry.id, answer)
-            elif entry.address is None and entry.unresolved != str(answer):  # it is asked for every ten seconds
+            elif entry.address is None and entry.unresolved != str(
+                answer
+            ):  # it is asked for every ten seconds
                 entry.unresolved = str(answer)
                 self._complain(f"backend {entry.id}: {answer}")
         return is_changed

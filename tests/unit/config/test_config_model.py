@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from easyproxy.config.checks import CHECK_MODELS, HttpCheckSettings
 from easyproxy.config.load import examine_text, from_dict, loads
 from easyproxy.config.schema import Config
+from easyproxy.control.compose import Standing, backend_id, compose
+from easyproxy.engine.relay.slots import Slots
+from easyproxy.engine.relay.wire import keys_of
 from easyproxy.errors import ConfigError
 from easyproxy.health.checks import CHECKS, make
-from easyproxy.model import Address
+from easyproxy.model import MAX_COUNTED, Address
 
 ISSUE = """
 listeners:
@@ -403,3 +406,34 @@ def test_a_check_that_is_accepted_can_be_made(check):
 def test_every_option_of_a_check_is_a_setting(kind):
     ours = set(CHECK_MODELS[kind].model_fields) - CHECK_MODELS[kind].common
     assert ours == {field.name for field in dataclasses.fields(CHECKS[kind]) if field.init}
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_no_more_is_taken_than_the_engine_has_counters_for_when_every_backend_is_ready(more):
+    taken = 3 + 4  # three listeners, and their pools: one in two roles, one in none, and one that nobody uses
+    backends = [f"127.{n >> 16}.{n >> 8 & 255}.{n & 255}:1" for n in range(MAX_COUNTED - taken - 2 + more)]
+    raw = {
+        "listeners": [
+            {"bind": "127.0.0.1:0", "name": "writes", "pool": "orders", "role": "primary"},
+            {"bind": "127.0.0.1:0", "name": "reads", "pool": "orders", "role": "replica"},
+            {"bind": "127.0.0.1:0", "name": "all", "pool": "web"},
+        ],
+        "pools": {
+            "orders": {"check": "redis", "backends": backends},
+            "web": {"backends": ["10.0.0.1:80"]},
+            "unused": {"backends": ["10.0.0.2:80"]},
+        },
+    }
+    if more:
+        [problem] = problems_of(raw)
+        assert problem.path == "pools"
+        assert problem.message.startswith("listeners, pools and backends are 16,384, and 16,383 are the most")
+        return
+    config = from_dict(raw)
+    standings = {
+        backend_id(name, backend): Standing(is_ready=True, address=backend.address, role="primary")
+        for name, pool in config.pools.items()
+        for backend in pool.backends
+    }
+    keys = keys_of(compose(config, standings, now=0.0, writers=standings))
+    Slots().assign(keys, lambda _slot: False, lambda _slot: None)

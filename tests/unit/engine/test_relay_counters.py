@@ -241,13 +241,13 @@ def test_a_slot_with_living_sessions_is_nobody_elses():
     first = Cells().assign(slots, "abc")
     cells = Cells(busy={first["a"]})
     assert cells.assign(slots, "d")["d"] == first["b"]
-    with pytest.raises(EngineError, match="more than 4"):
+    with pytest.raises(EngineError, match="more than 3"):
         Cells(busy=set(first.values())).assign(slots, "e")
 
 
 def test_names_of_one_snapshot_never_push_each_other_out():
     slots, cells = Slots(size=4), Cells()
-    with pytest.raises(EngineError, match="more than 4"):
+    with pytest.raises(EngineError, match="more than 3"):
         cells.assign(slots, "abcd")
     assert cells.cleared == []
 

@@ -23,12 +23,13 @@ import os
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay.ranges import BYTES, CONNECT, LENGTH
+from easyproxy.model import MAX_COUNTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 FIELDS = 96
-SLOTS = 16384
+SLOTS = 1 + MAX_COUNTED  # and one for the ends of sessions
 _CELL = 8
 
 # Cells of a listener's slot.

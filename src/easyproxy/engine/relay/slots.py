@@ -49,4 +49,6 @@ class Slots:
                 del self.by_key[key]
                 clear(slot)
                 return slot
-        raise EngineError(f"more than {self._size} listeners, pools and backends are in use")
+        raise EngineError(
+            f"more than {self._size - 1:,} listeners, pools and backends are in use, those included that still have sessions"
+        )
