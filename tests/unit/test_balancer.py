@@ -79,3 +79,52 @@ async def test_who_took_writes_is_forgotten_only_when_the_engine_has_taken_what_
         assert set(balancer._warden.posts) == {"p"}
         balancer._apply()
         assert balancer._warden.posts == {}
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(100):
+        writer.write(data)
+    writer.close()
+
+
+async def echoed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    writer.write(b"ping")
+    return await reader.readexactly(4) == b"ping"
+
+
+async def test_a_reload_listens_anew_at_a_unix_socket_whose_file_somebody_has_removed(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    path = folder / "front.sock"
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+        backend = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        config = {
+            "listeners": [{"bind": f"unix:{path}", "name": "front", "pool": "p"}],
+            "pools": {"p": {"backends": [backend], "check": {"type": "none"}}},
+        }
+        async with Balancer(config) as balancer:
+            standing = await asyncio.open_unix_connection(path)
+            assert await echoed(*standing)
+            await balancer.reload(config)
+            assert not any(event.kind == "trouble" for event in balancer.events())
+
+            path.unlink()
+            folder.rmdir()
+            await balancer.reload(config)
+            *_, told, _reloaded = balancer.events()
+            assert told.text == (
+                f"listener front: cannot listen on unix:{path}: the folder {folder} does not exist; make it. "
+                "Somebody has removed its file; no client reaches it"
+            )
+
+            folder.mkdir()
+            await balancer.reload(config)
+            *_, told, _reloaded = balancer.events()
+            assert told.text == f"listener front: somebody had removed {path}; it is there again"
+            newcomer = await asyncio.open_unix_connection(path)
+            assert await echoed(*newcomer)
+            assert await echoed(*standing), "sessions that stand are not touched"
+            for _, writer in (standing, newcomer):
+                writer.close()
+                await writer.wait_closed()
+        assert not path.exists()

@@ -19,9 +19,9 @@ from easyproxy.engine.relay.address import socket_address
 from easyproxy.engine.relay.crew import Crew, Member
 from easyproxy.engine.relay.ends import REASON, Batch
 from easyproxy.engine.relay.handing import HandingOver
-from easyproxy.engine.relay.inherited import Inherited, address_of, close_group
+from easyproxy.engine.relay.inherited import Inherited, LentSocket, address_of, close_group
 from easyproxy.engine.relay.life import CLEAN
-from easyproxy.engine.relay.listening import open_listener, tune
+from easyproxy.engine.relay.listening import is_reachable, open_listener, tune
 from easyproxy.engine.relay.poller import has_epoll
 from easyproxy.engine.relay.question import ANSWER_WITHIN_S, PING, Inquiry, Roll
 from easyproxy.engine.relay.rates import Rates
@@ -240,6 +240,28 @@ class RelayEngine(HandingOver):
                         tune(group, listener)
             sockets[listener.name] = group
         return sockets
+
+    def reopen_lost(self) -> None:
+        """Listen anew where somebody has removed the file of a unix socket: no client finds the old one. It is told how that went."""
+        if self._snapshot is None or self._is_draining:
+            return
+        for listener in self._snapshot.listeners:
+            group = self._sockets.get(listener.name, [])
+            if all(is_reachable(sock) or isinstance(sock, LentSocket) for sock in group):
+                continue
+            try:
+                self._sockets[listener.name] = [open_listener(listener)]
+            except EngineError as error:
+                self._complain(f"{error}. Somebody has removed its file; no client reaches it")
+                continue
+            for member in self._crew.members():
+                self._send_listeners(member, {listener.name: self._sockets[listener.name]})
+                self._send_snapshot(member)
+            for sock in group:
+                sock.close()  # without its file: that is the new one's
+            self._complain(
+                f"listener {listener.name}: somebody had removed {listener.bind.path}; it is there again"
+            )
 
     def _listening(self) -> Iterator[socket.socket]:
         for group in (*self._sockets.values(), *self._inherited.sockets()):

@@ -57,6 +57,11 @@ def tune(sockets: list[socket.socket], listener: Listener) -> None:
         sock.listen(listener.backlog)
 
 
+def is_reachable(sock: socket.socket) -> bool:
+    """Whether clients find a listening socket: the file of a unix socket may have been removed by somebody."""
+    return sock.family != socket.AF_UNIX or os.path.lexists(sock.getsockname())
+
+
 def share(sockets: Sequence[socket.socket], ports: Collection[int]) -> None:
     """Let others of this user bind beside those sockets whose port is among ``ports``, and beside no others.
 
@@ -138,6 +143,8 @@ def _explain(error: OSError, bind: Address, ours: Iterable[socket.socket]) -> st
                         "or restart the program"
                     )
             return f"port {bind.port} is in use by another program; stop it (ss -ltnp shows it) or choose another address"
+        case errno.ENOENT if bind.path:
+            return f"the folder {os.path.dirname(bind.path)} does not exist; make it"  # noqa: PTH120
         case errno.EADDRNOTAVAIL:
             return "no interface of this machine has that address"
         case errno.EACCES | errno.EPERM:
