@@ -187,8 +187,10 @@ def why_of(backend: Json) -> str:
 
 
 def _listeners(listeners: Sequence[Json]) -> list[str]:
+    right = frozenset({3, 4, 5})
     rows: list[tuple[str, ...]] = [
         (
+            printable(listener["name"]),
             printable(listener["address"]),
             printable(listener["pool"]) + _use(listener),
             _limited(listener["counters"]["sessions"], listener["max_sessions"]),
@@ -197,14 +199,18 @@ def _listeners(listeners: Sequence[Json]) -> list[str]:
         )
         for listener in listeners
     ]
-    head: tuple[str, ...] = ("ADDRESS", "POOL", "SESSIONS", "ACCEPTED", "TURNED AWAY")
+    head: tuple[str, ...] = ("LISTENER", "ADDRESS", "POOL", "SESSIONS", "ACCEPTED", "TURNED AWAY")
     # What is not usual has a column only where somebody has it.
     for name, key, usual in (("EACH CLIENT", "client_rate", ""), ("ENGINE", "engine", "relay")):
         values = [printable(listener.get(key, usual)) for listener in listeners]
         if set(values) != {usual}:
             head = (*head, name)
             rows = [(*row, value or "-") for row, value in zip(rows, values, strict=True)]
-    return table(head, rows, right=frozenset({2, 3, 4}))
+    if all(
+        listener["name"] == listener["address"] for listener in listeners
+    ):  # as where the file gives no names
+        head, rows, right = head[1:], [row[1:] for row in rows], frozenset({2, 3, 4})
+    return table(head, rows, right=right)
 
 
 def _use(listener: Json) -> str:

@@ -79,6 +79,18 @@ def test_a_narrow_terminal_gets_fewer_columns_and_no_line_that_is_broken(serve, 
     assert any(line.endswith("connection refused") for line in narrow)
 
 
+@pytest.mark.parametrize("name", ["front", "127.0.0.1:9527"])
+def test_a_listener_is_shown_by_the_name_that_sessions_and_options_call_it(serve, scene, name):
+    [listener] = scene.now.listeners
+    scene.now = replace(scene.now, listeners=(replace(listener, name=name),))
+    lines = run("--admin", serve()).output.partition("Listeners\n")[2].splitlines()
+    shown = [line.split()[:2] for line in lines[:2]]
+    if name == listener.address:
+        assert shown == [["ADDRESS", "POOL"], [listener.address, "web"]]
+    else:
+        assert shown == [["LISTENER", "ADDRESS"], [name, listener.address]]
+
+
 def test_all_lists_every_session(serve):
     assert "0-11" in run("--all", "--admin", serve()).output
 
