@@ -62,8 +62,8 @@ _COLUMNS = {
 }
 _NARROW = 110
 """Columns of a terminal below which the spare columns of the tables are left out, so that the last one can be read."""
-_SPARE = {"backends": ("", "In/s", "Out/s", "Connect"), "sessions": ("Listener", "Idle")}
-_LONGEST = {"Pool": 1 / 8, "Backend": 1 / 5}
+_SPARE = {"backends": ("", "New/s", "In/s", "Out/s", "Connect"), "sessions": ("Listener", "Idle")}
+_LONGEST = {"Pool": 1 / 8, "Backend": 1 / 5, "What": 1 / 5}
 """Share of the terminal's width above which names are shortened, so that what is said of them stays in sight."""
 _ROWS = 500
 _BAR = 10
