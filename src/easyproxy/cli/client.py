@@ -196,6 +196,8 @@ def _reason(error: Exception) -> str:
 
 
 def _no_answer(address: Address, error: Exception) -> NoAnswerError:
+    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, OSError):  # no HTTP, but words
+        return _not_ours(address)
     return NoAnswerError(
         f"no balancer answers at {address} ({_reason(error)}); start one with: easyproxy run FILE, "
         "or name its admin address with --admin or --config"
@@ -222,7 +224,7 @@ def _decode(address: Address, status: int, body: bytes, token: str | None) -> An
         return found
     if isinstance(found, dict) and isinstance(found.get("error"), str):
         raise RefusedError(status, found["error"], found.get("problems") or [])
-    text = body[:200].decode("utf-8", "replace").strip()
+    text = " ".join(body[:200].decode("utf-8", "replace").split())
     raise NoAnswerError(f"the server at {address} answered {status} ({text}); {_REMEDY}")
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from easyproxy.cli.asking import writing
+
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
 
@@ -51,11 +53,11 @@ def check(file: Path | None) -> None:
         except ConfigError as error:
             click.echo(error, err=True)
             sys.exit(EXIT_CONFIG)
-    for text in missing:
-        click.echo(text)
+    with writing("kernel check"):
+        for text in missing or ("nothing is missing for the kernel engine",):
+            click.echo(text)
     if missing:
         sys.exit(EXIT_FAILED)
-    click.echo("nothing is missing for the kernel engine")
 
 
 @command.command("clean", epilog=_CLEAN, short_help="Remove everything of EasyProxy from the kernel.")

@@ -149,7 +149,10 @@ def _load(path: Path) -> Config:
     from easyproxy.engine.relay import RelayEngine  # noqa: PLC0415
 
     # Strategies and checks of the user's own may lie beside the file that names them.
-    sys.path.append(str(path.resolve().parent))
+    with contextlib.suppress(
+        FileNotFoundError
+    ):  # this folder has been removed, and so has a file that is named from here
+        sys.path.append(str(path.resolve().parent))
     loaded = examine(path, strategies=RelayEngine.strategies)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)

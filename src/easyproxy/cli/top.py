@@ -56,3 +56,8 @@ def command(asker: Asker, *, every: float) -> None:
     screen.run()
     if screen.unsaid:
         asker.fail("\n".join(screen.unsaid), EXIT_REFUSED)
+
+
+for _option in command.params:
+    if isinstance(_option, click.Option) and _option.name == "as_json":
+        _option.hidden = True  # a screen has no JSON

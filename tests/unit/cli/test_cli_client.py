@@ -90,8 +90,19 @@ def stranger(*answers: bytes):
 
 
 def test_what_is_not_the_balancer_is_told():
-    with stranger(b"HTTP/1.0 200 OK\r\n\r\nhello", b"HTTP/1.0 404 No\r\n\r\n{}", b"SSH-2.0\r\n") as address:
-        for words in ("is not EasyProxy", "answered 404", "no balancer answers"):
+    answers = (
+        b"HTTP/1.0 200 OK\r\n\r\nhello",
+        b"HTTP/1.0 404 No\r\n\r\n<html>\n <b>No</b>",
+        b"SSH-2.0\r\n",
+        b"",
+    )
+    with stranger(*answers) as address:
+        for words in (
+            "is not EasyProxy",
+            r"answered 404 \(<html> <b>No</b>\)",
+            "is not EasyProxy",
+            "has not answered",
+        ):
             with pytest.raises(NoAnswerError, match=words):
                 post(address, "/api/drain", {})
 

@@ -103,14 +103,31 @@ def test_closed_standard_streams_lead_to_nowhere_and_their_numbers_to_nothing_el
     assert (tmp_path / "said").read_text() == "True False"
 
 
-def test_an_answer_that_cannot_be_written_is_told_in_words(serve):
+def test_a_file_named_from_a_folder_that_has_been_removed_is_missed_in_words(tmp_path):
+    program = (
+        "import os; os.rmdir(os.getcwd()); from easyproxy.cli import main; main(['run', 'easyproxy.yaml'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, "easyproxy.yaml: there is no such file\n")
+
+
+def test_top_does_not_offer_json():
+    assert "--json" not in CliRunner().invoke(main, ["top", "--help"]).output
+
+
+@pytest.mark.parametrize("command", [["overrides"], ["kernel", "check"]])
+def test_an_answer_that_cannot_be_written_is_told_in_words(serve, command):
+    where = ["--admin", str(serve())] if command == ["overrides"] else []
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(
-            [sys.executable, "-m", "easyproxy", "overrides", "--admin", str(serve())],
+            [sys.executable, "-m", "easyproxy", *command, *where],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
             check=False,
         )
-    assert result.stderr == "easyproxy overrides: the answer cannot be written: No space left on device\n"
+    told = f"easyproxy {' '.join(command)}: the answer cannot be written: No space left on device\n"
+    assert result.stderr == told
     assert result.returncode == 1
