@@ -134,6 +134,23 @@ def test_on_a_telephone_nothing_is_wider_than_the_window(begin: Begin, look: Loo
     assert not operator.is_wider_than_the_window()
 
 
+def test_on_a_tablet_what_is_said_of_a_session_is_not_broken_into_letters(begin: Begin, look: Look) -> None:
+    stage = begin("red")
+    stage.settings["pools"]["shop"]["drain"] = {"when": "between_transactions", "protocol": "mysql"}
+    stage.reload(stage.settings)
+    stage.connect()
+    stage.clients[0].say(b"no word of MySQL" * 100)
+    operator = look(stage, width=768)
+    said = operator.section("Live sessions").get_by_text("what it says is not understood")
+    expect(said).to_be_visible()
+    lines = said.evaluate(
+        "cell => { const all = document.createRange(); all.selectNodeContents(cell);"
+        " return new Set([...all.getClientRects()].map((line) => line.top)).size; }"
+    )
+    assert lines <= 4
+    assert not operator.is_wider_than_the_window()
+
+
 def test_the_page_is_accessible_in_light_and_dark(stage: Stage, look: Look) -> None:
     stage.connect()
     stage.servers["blue"].kill()
