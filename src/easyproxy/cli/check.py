@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from easyproxy.cli.asking import writing
+from easyproxy.cli.run import beside
 from easyproxy.cli.text import counted
 from easyproxy.config.load import Loaded, examine, read_lines
 from easyproxy.config.schema import Config
 from easyproxy.errors import ConfigError, Problem
-from easyproxy.needs import lacking
+from easyproxy.needs import absent, lacking
 
 EXIT_REFUSED = 2
 _SECRET = re.compile("tok|secret|passw", re.IGNORECASE)  # a line with one of these is not quoted
@@ -38,14 +41,16 @@ Exit status: 0 the file can be run, 2 it cannot, or with --strict there are warn
 def command(file: Path, as_json: bool, strict: bool) -> None:
     """Read FILE as `easyproxy run` would, and tell every error at once with its place.
 
-    Nothing is started and no backend is asked.
+    Nothing is started and no backend is asked. What the file names and this machine lacks (a token, certificates,
+    a class of your own, what the kernel engine needs) is a warning: another machine may have it.
     """
     errors: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
     loaded = None
     try:
         loaded = examine(file)
-        loaded = Loaded(loaded.config, (*loaded.warnings, *_lacking(loaded.config)))
+        beside(file)
+        loaded = Loaded(loaded.config, (*loaded.warnings, *_missing_here(loaded.config)))
         warnings = loaded.warnings
     except ConfigError as error:
         errors = tuple(error.problems)
@@ -58,9 +63,12 @@ def command(file: Path, as_json: bool, strict: bool) -> None:
     sys.exit(EXIT_REFUSED if failed else 0)
 
 
-def _lacking(config: Config) -> list[Problem]:
-    """Say what this machine lacks for listeners with ``engine: kernel``; it may be another than the one that serves."""
-    return [Problem("", "kernel", f"missing here: {text}") for text in lacking(config)]
+def _missing_here(config: Config) -> Iterator[Problem]:
+    """Say what this machine lacks for a configuration: warnings, for it may be another than the one that serves."""
+    for text in lacking(config):
+        yield Problem("", "kernel", f"missing here: {text}")
+    for problem in absent(config):
+        yield replace(problem, message=f"missing here: {problem.message}")
 
 
 def _print_text(

@@ -144,6 +144,14 @@ def command(
     sys.exit(code)
 
 
+def beside(path: Path) -> None:
+    """Let strategies and checks of the user's own be found beside the file that names them."""
+    with contextlib.suppress(
+        FileNotFoundError
+    ):  # this folder has been removed, and so has a file that is named from here
+        sys.path.append(str(path.resolve().parent))
+
+
 def _load(path: Path) -> Config:
     from easyproxy.config.load import examine  # noqa: PLC0415
     from easyproxy.engine.relay import RelayEngine  # noqa: PLC0415

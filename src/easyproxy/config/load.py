@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -231,6 +231,9 @@ def read_token(admin: AdminConfig) -> str | None:
         return None
     try:
         return Token().read(_text(admin.token_file, admin.token_file).strip()).get_secret_value()
+    except ConfigError as error:
+        named = [replace(problem, path="admin.token_file") for problem in error.problems]
+        raise ConfigError(named) from None
     except PydanticCustomError as error:
         raise ConfigError([Problem(admin.token_file, "admin.token_file", error.message())]) from None
 

@@ -177,6 +177,49 @@ def test_check_prints_one_line_for_a_right_file():
     assert result.output.endswith(": ok: 1 listener, 1 pool, 3 backends, admin on 127.0.0.1:7259\n")
 
 
+TLS = {"type": "tcp", "tls": True, "tls_ca": "/no/ca.pem"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        ({"admin": {"token_file": "/no/token"}}, "/no/token: warning: admin.token_file: missing here: there is no"),
+        ({"pool": {"strategy": "no_such:Class"}}, "pools.db.strategy: missing here: strategy 'no_such:Class': cannot"),
+        ({"check": {"type": "no_such:Class"}}, "pools.db.check: missing here: check no_such:Class: cannot import"),
+        ({"check": TLS}, "pools.db.check.tls_ca: missing here: cannot use the certificates in /no/ca.pem: No such"),
+        (
+            {"check": {"type": "redis", "password_file": "/no/password"}},
+            "pools.db.check.password_file: missing here: cannot read /no/password: there is no such file",
+        ),
+    ],
+)  # fmt: skip
+def test_check_warns_of_what_the_file_names_and_this_machine_lacks(tmp_path, settings, missing):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(config_with(**settings)))
+    result = CliRunner().invoke(check, [str(path)])
+    assert (result.exit_code, missing in result.output) == (0, True), result.output
+    assert result.output.endswith(", 1 warning\n")
+    assert CliRunner().invoke(check, ["--strict", str(path)]).exit_code == 2
+
+
+def test_check_finds_classes_beside_the_file_and_leaves_credentials_to_the_service(tmp_path):
+    (tmp_path / "beside_the_file.py").write_text(
+        "from easyproxy.strategy.first import First\nfrom easyproxy.health.checks.tcp import TcpCheck\n"
+    )
+    path = tmp_path / "a.json"
+    settings = config_with(
+        pool={"strategy": "beside_the_file:First"}, check={"type": "beside_the_file:TcpCheck"}
+    )
+    settings["pools"]["cache"] = {
+        "backends": ["10.0.0.1:6379"],
+        "check": {"type": "redis", "password_file": "credential"},
+    }
+    settings["listeners"].append({"bind": "127.0.0.1:9528", "pool": "cache"})
+    path.write_text(json.dumps(settings))
+    result = CliRunner().invoke(check, ["--strict", str(path)])
+    assert result.exit_code == 0, result.output
+
+
 def test_check_prints_every_error_with_its_line_and_exits_with_2(tmp_path):
     """Behaviour 31."""
     path = tmp_path / "a.yaml"
