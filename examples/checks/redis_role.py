@@ -1,6 +1,6 @@
 """A check of one's own: only the Redis server that has the wanted role is healthy.
 
-Put the file where Python finds it (for example beside the configuration, with PYTHONPATH set to that folder):
+Put the file beside the configuration, or where Python finds it (PYTHONPATH):
 
     pools:
       redis:
