@@ -198,6 +198,10 @@ def _reason(error: Exception) -> str:
 def _no_answer(address: Address, error: Exception) -> NoAnswerError:
     if isinstance(error, http.client.BadStatusLine) and not isinstance(error, OSError):  # no HTTP, but words
         return _not_ours(address)
+    if isinstance(error, TimeoutError):
+        return NoAnswerError(
+            f"nobody has answered at {address} in time; the balancer may hang (its log says more), or packets are lost on the way"
+        )
     return NoAnswerError(
         f"no balancer answers at {address} ({_reason(error)}); start one with: easyproxy run FILE, "
         "or name its admin address with --admin or --config"

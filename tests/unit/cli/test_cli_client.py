@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from easyproxy.cli import client
 from easyproxy.cli.client import NoAnswerError, RefusedError, TokenError, fetch, follow, post
 from easyproxy.control.events import Kind
 from easyproxy.model import Address
@@ -105,6 +106,14 @@ def test_what_is_not_the_balancer_is_told():
         ):
             with pytest.raises(NoAnswerError, match=words):
                 post(address, "/api/drain", {})
+
+
+def test_who_listens_and_is_silent_is_not_to_be_started_once_more(monkeypatch):
+    monkeypatch.setattr(client, "_TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = Address("127.0.0.1", silent.getsockname()[1])
+        with pytest.raises(NoAnswerError, match=r"in time; the balancer may hang \(its log says more\)"):
+            fetch(address, "/api/status")
 
 
 def test_a_change_that_is_not_answered_may_have_been_made():
