@@ -12,6 +12,7 @@ import pytest
 from relay_rig import backend, relay, until
 
 from easyproxy.engine.relay import RelayEngine, crew
+from easyproxy.engine.relay.process import OF_THE_GROUP
 from easyproxy.errors import EngineError
 from easyproxy.model import Pool
 
@@ -55,6 +56,28 @@ async def test_a_successor_that_cannot_be_started_is_tried_again(monkeypatch):
         await rig.send(waiting, b"patience")
         assert await rig.read(session, 8) == b"patience"
         assert len(refusals) == 2
+
+
+async def test_what_reaches_the_whole_group_ends_no_worker_that_is_just_starting(monkeypatch):
+    real = crew.Crew._spawn
+
+    def spawn(*arguments):
+        process = real(*arguments)
+        for number in OF_THE_GROUP:
+            process.send_signal(number)
+        return process
+
+    monkeypatch.setattr(crew.Crew, "_spawn", staticmethod(spawn))
+    async with relay(workers=2, processes=True) as rig:
+        server = rig.server()
+        rig.apply(Pool("p", backends=(backend("p", "a", server),)))
+        for _ in range(4):
+            client = await rig.client()
+            await rig.send(client, b"hello")
+            assert await rig.read(await rig.taken(server), 5) == b"hello"
+        # They have taken all commands by then, so they have started.
+        assert await rig.engine.sessions()
+        assert not rig.complaints
 
 
 async def test_a_thread_that_cannot_be_started_is_an_error_in_words(monkeypatch):

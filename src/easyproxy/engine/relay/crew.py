@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from easyproxy.engine.relay.channel import Channel
 from easyproxy.engine.relay.counters import anonymous_file
 from easyproxy.engine.relay.interpreter import same
-from easyproxy.engine.relay.process import serve
+from easyproxy.engine.relay.process import OF_THE_GROUP, serve
 from easyproxy.errors import EngineError
 
 if TYPE_CHECKING:
@@ -181,11 +182,16 @@ class Crew:
     def _spawn(command: list[str], theirs: socket.socket, stacks_fd: int) -> subprocess.Popen[bytes]:
         # A fresh interpreter, not a fork: the control process has threads and megabytes of libraries that a worker
         # has no use for.
-        process = subprocess.Popen(
-            [*command, str(theirs.fileno()), str(stacks_fd)],
-            pass_fds=[theirs.fileno(), stacks_fd],
-            stdin=subprocess.DEVNULL,
-        )
+        # Ctrl-C may come before it can ignore that: what is blocked here stays blocked there (execve(2)).
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_GROUP)
+        try:
+            process = subprocess.Popen(
+                [*command, str(theirs.fileno()), str(stacks_fd)],
+                pass_fds=[theirs.fileno(), stacks_fd],
+                stdin=subprocess.DEVNULL,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         return process
 

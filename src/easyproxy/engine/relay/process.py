@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+OF_THE_GROUP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Ctrl-C and a supervisor's SIGTERM reach the whole group; the control process decides what they mean for workers."""
+
+
 def _extend_path(path: Sequence[str]) -> None:
     """Let users' strategies be imported as in the control process."""
     for entry in path:
@@ -63,9 +67,9 @@ def serve(channel: Channel) -> None:
 
 def main() -> None:
     """Run one worker process."""
-    # Ctrl-C and a supervisor's SIGTERM reach the whole group; the control process decides what they mean for us.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    for number in OF_THE_GROUP:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_THE_GROUP)  # see Crew; what has come meanwhile is forgotten
     stuck.prepare(int(sys.argv[2]))
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:  # noqa: PTH123 - what ps shows
