@@ -12,7 +12,7 @@ import importlib
 import click
 
 from easyproxy import __version__
-from easyproxy.cli.streams import open_closed
+from easyproxy.cli.streams import open_closed, wants_colours
 
 COMMANDS = {
     "run": "Run the balancer.",
@@ -103,10 +103,15 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", message="easyproxy %(version)s")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """EasyProxy is a TCP load balancer.
 
     Clients connect to a listener, a strategy picks a backend, the bytes flow. Each command explains itself with
     --help.
     """
     open_closed()
+    if not wants_colours():
+        context.color = (
+            False  # of every command, for all that click prints; where there is no terminal it does so itself
+        )

@@ -111,16 +111,14 @@ class Asker:
 
     def show(self, answer: object, lines: Iterable[str], *, warning: str = "") -> None:
         """Print the answer as JSON when that was asked for, else the lines; a warning goes to standard error."""
-        # https://no-color.org; click strips the colours itself where the output is not a terminal.
-        color = False if os.environ.get("NO_COLOR") else None
         if self.as_json:
             click.echo(json.dumps(answer, indent=2))
         else:
             for line in lines:
-                click.echo(line if is_unicode() else line.encode("ascii", "replace").decode(), color=color)
+                click.echo(line if is_unicode() else line.encode("ascii", "replace").decode())
         if warning:
             text = click.style(f"warning: {printable(warning)}", fg="yellow")
-            click.echo(text, err=True, color=color)
+            click.echo(text, err=True)
 
     def fail(self, error: object, code: int) -> NoReturn:
         """Say what is wrong and end."""

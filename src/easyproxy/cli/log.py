@@ -11,6 +11,7 @@ import sys
 import structlog
 
 from easyproxy.cli.patient import PatientHandler
+from easyproxy.cli.streams import wants_colours
 
 
 def set_up(level: str, form: str) -> None:
@@ -30,7 +31,7 @@ def set_up(level: str, form: str) -> None:
     else:
         # Where rich is installed, structlog would show every local variable with an exception: tokens too.
         last = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
+            colors=sys.stderr.isatty() and wants_colours(),
             pad_event_to=20,
             exception_formatter=structlog.dev.plain_traceback,
         )

@@ -1,6 +1,7 @@
-"""Standard streams that somebody closed before the start (``2>&-``, some service scripts): they lead to nowhere then.
+"""Standard streams: whether they take colours, and what becomes of those that are closed.
 
-Otherwise the next descriptor that is opened, a client's even, would get the number of the log.
+Those that somebody closed before the start (``2>&-``, some service scripts) lead to nowhere. Otherwise the next
+descriptor that is opened, a client's even, would get the number of the log.
 """
 
 from __future__ import annotations
@@ -21,3 +22,8 @@ def open_closed() -> None:
             mode = "w" if number else "r"
             stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - until the end
             setattr(sys, name, stream)
+
+
+def wants_colours() -> bool:
+    """Whether a terminal is to have colours (https://no-color.org); that there is one is another question."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 
 import pytest
 
@@ -39,6 +40,16 @@ def test_a_mistake_is_logged_with_its_place_and_without_the_values_of_variables(
     assert "a mistake" in said
     assert "in fail" in said
     assert token not in said
+
+
+@pytest.mark.parametrize(("wish", "has_colours"), [("", True), ("1", False)])
+def test_a_terminal_gets_colours_unless_they_are_not_wanted(monkeypatch, capsys, wish, has_colours):
+    monkeypatch.setenv("NO_COLOR", wish)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    set_up("info", "text")
+    logging.getLogger("easyproxy").info("hello")
+    assert ("\x1b[" in capsys.readouterr().err) == has_colours
 
 
 def test_who_reads_slowly_gets_every_line_that_may_wait_and_the_number_of_the_others(monkeypatch):

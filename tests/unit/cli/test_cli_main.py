@@ -113,6 +113,18 @@ def test_a_file_named_from_a_folder_that_has_been_removed_is_missed_in_words(tmp
     assert (done.returncode, done.stderr) == (2, "easyproxy.yaml: there is no such file\n")
 
 
+@pytest.mark.parametrize(
+    ("environment", "has_colours"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True)],
+)
+def test_colours_are_left_out_where_they_are_not_wanted(tmp_path, environment, has_colours):
+    file = tmp_path / "wrong.yaml"
+    file.write_text("listeners: none")
+    where = {"TERM": "xterm", "NO_COLOR": None} | environment
+    result = CliRunner().invoke(main, ["check", str(file)], color=True, env=where)
+    assert ("\x1b[" in result.output) == has_colours
+
+
 def test_top_does_not_offer_json():
     assert "--json" not in CliRunner().invoke(main, ["top", "--help"]).output
 

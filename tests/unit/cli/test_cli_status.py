@@ -231,7 +231,7 @@ def test_names_cannot_command_the_terminal(serve, scene):
 
 def test_colours_go_only_to_a_terminal_that_wants_them(serve):
     address = serve()
-    assert "\x1b[" in run("--admin", address, color=True).output
+    assert "\x1b[" in run("--admin", address, color=True, env={"TERM": "xterm", "NO_COLOR": None}).output
     assert "\x1b[" not in run("--admin", address).output
     assert "\x1b[" not in run("--admin", address, color=True, env={"NO_COLOR": "1"}).output
 
