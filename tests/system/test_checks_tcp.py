@@ -40,7 +40,7 @@ async def test_a_unix_socket_is_probed_and_a_missing_one_is_refused(tmp_path):
     async with serving(echo_line, tmp_path / "s") as address:
         assert (await look(address, TcpCheck(send="PING\n", expect="+PING"))).outcome is Outcome.SUCCESS
     gone = await look(Address(path=str(tmp_path / "none")), TcpCheck())
-    assert gone.outcome is Outcome.REFUSED
+    assert (gone.outcome, gone.detail) == (Outcome.REFUSED, "there is no such unix socket")
 
 
 async def test_ipv6_is_probed():

@@ -295,7 +295,9 @@ async def _bind(address: Address) -> socket.socket:
     try:
         return _bind_unix(address.path) if address.path else await _bind_tcp(address)
     except OSError as error:
-        remedy = "choose another admin.bind, or end the program that uses it"
+        remedy = (
+            "choose another (admin.bind, or --admin on the command line), or end the program that uses it"
+        )
         if error.errno != errno.EADDRINUSE:
             remedy = "check admin.bind"
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)

@@ -37,6 +37,8 @@ def diagnose(error: BaseException) -> tuple[Outcome, str]:
     """
     if isinstance(error, ProbeFailed):
         return Outcome.FAILED, plain(str(error)) or "the check failed without saying why"
+    if isinstance(error, ConnectionRefusedError) and error.errno == errno.ENOENT:
+        return Outcome.REFUSED, "there is no such unix socket"
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno in _UNREACHABLE:
         return Outcome.REFUSED, _UNREACHABLE[error.errno]
     for kind, outcome, words in _KINDS:

@@ -159,7 +159,7 @@ async def connect(target: Target, tls: Tls | None = None) -> AsyncIterator[Conne
                 address.path, ssl=context, server_hostname=name, ssl_shutdown_timeout=shutdown
             )
         except FileNotFoundError as error:  # nobody listens there, as with a closed port
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "no such unix socket") from error
+            raise ConnectionRefusedError(errno.ENOENT, "no such unix socket") from error
     else:
         reader, writer = await asyncio.open_connection(
             address.host, address.port, ssl=context, server_hostname=name, ssl_shutdown_timeout=shutdown
