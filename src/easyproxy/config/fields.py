@@ -7,7 +7,7 @@ and its own JSON Schema, so that an editor helps with the same words. No setting
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -219,7 +219,8 @@ class Text(Kind):
             if isinstance(value, bool | int | float) and not self.secret:
                 word = str(value).lower() if isinstance(value, bool) else str(shown(value))
                 raise wrong(f'{word} is not text here; put it in quotes: "{word}"')
-            raise wrong(f"{'this' if self.secret else shown(value)} is not text; write it in quotes")
+            remedy = "write one text" if isinstance(value, Mapping | list) else "write it in quotes"
+            raise wrong(f"{'this' if self.secret else shown(value)} is not text; {remedy}")
         name = "this" if self.secret else shown(value)
         if not self.least <= len(value) <= self.most:
             raise wrong(f"{name} has {len(value)} characters; {self.least} to {self.most} are allowed")

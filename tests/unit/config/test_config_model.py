@@ -119,6 +119,7 @@ f:17:10: workers: 'atuo' is not known here; did you mean auto?
         (config_with(listener={"client_rate": "1/s", "bind": "unix:/x"}), "clients of a unix socket have no address"),
         (config_with(listener={"client_rate": "1/h", "client_burst": 48}), "it would take 2d until so many may come at once"),
         (config_with(listener={"client_burst": -1}), "-1 is out of range; 0 to 1000000"),
+        (config_with(listener={"pool": ["db"]}), "a list is not text; write one text"),
         (config_with(listener={"name": 10}), '10 is not text here; put it in quotes: "10"'),
         (config_with(listener={"name": "a\nb"}), "holds the control character"),
         (config_with(listener={"name": "a\u202eb"}), "holds the control character"),
