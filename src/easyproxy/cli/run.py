@@ -156,11 +156,7 @@ def _load(path: Path) -> Config:
     from easyproxy.config.load import examine  # noqa: PLC0415
     from easyproxy.engine.relay import RelayEngine  # noqa: PLC0415
 
-    # Strategies and checks of the user's own may lie beside the file that names them.
-    with contextlib.suppress(
-        FileNotFoundError
-    ):  # this folder has been removed, and so has a file that is named from here
-        sys.path.append(str(path.resolve().parent))
+    beside(path)
     loaded = examine(path, strategies=RelayEngine.strategies)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
