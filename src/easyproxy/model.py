@@ -204,6 +204,8 @@ class Listener:
         name: unique; by default the address as written.
         bind: where it listens. Port 0 lets the system choose one.
         pool: name of the pool.
+        mode: permissions of the file of a unix socket; None leaves them to the umask.
+        group: name of the group that such a file belongs to; empty leaves it as it is.
         max_sessions: sessions at the same time over all workers; 0 is no limit.
         overload: ``wait`` leaves the next client in the backlog, ``refuse`` resets it.
         backlog: clients that the kernel keeps waiting for ``accept``.
@@ -231,6 +233,8 @@ class Listener:
     engine: str = "relay"
     client_rate: Rate | None = None
     client_burst: int = 0
+    mode: int | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)

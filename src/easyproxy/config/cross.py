@@ -35,6 +35,7 @@ def problems(raw: object) -> list[Finding]:
         *_loops(raw),
         *_number(raw),
         *_rates(raw),
+        *_permissions(raw),
         *files.problems(raw),
         *greeting.problems(raw),
         *kernel.problems(raw),
@@ -291,6 +292,19 @@ def _rates(raw: object) -> Iterator[Finding]:
                 f"at {rate} it would take {format_duration(burst * rate.interval_ns // 1_000_000_000)} until so many may come"
                 f" at once again, and nobody is remembered for longer than a day; {most} is the most",
             )
+
+
+def _permissions(raw: object) -> Iterator[Finding]:
+    for index, listener in enumerate(items(get(raw, "listeners"))):
+        bind = address_of(get(listener, "bind"))
+        if bind is None or bind.path:
+            continue
+        for key in ("mode", "group"):
+            if get(listener, key) not in (None, ""):
+                yield Finding(
+                    ("listeners", index, key),
+                    "only a unix socket has a file that permissions hold for; leave it out",
+                )
 
 
 def _serves(bind: Address, address: Address) -> bool:

@@ -259,6 +259,20 @@ class FileName(Text):
 
 
 @dataclass(frozen=True, slots=True)
+class FileMode(Text):
+    """Permissions of a file, in octal digits as chmod(1) takes them."""
+
+    pattern: str = "|0?[0-7]{3}"
+    form: str = 'a file mode; write three octal digits as for chmod, for example "0660"'
+
+    def read(self, value: object) -> str:
+        """Read a string: of a number nobody could tell which digits were meant (in TOML 0o660 is 432)."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise wrong('a file mode is text; write it in quotes, as chmod takes it: "0660"')
+        return Text.read(self, value)
+
+
+@dataclass(frozen=True, slots=True)
 class Word(Kind):
     """One of a few words."""
 

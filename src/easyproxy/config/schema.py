@@ -30,6 +30,7 @@ from easyproxy.config.drain import PROTOCOLS, SESSIONS_END, WHEN
 from easyproxy.config.fields import (
     Custom,
     Duration,
+    FileMode,
     FileName,
     JsonSchema,
     Switch,
@@ -95,6 +96,12 @@ class ListenerConfig(Settings):
 
     name: Name = ""
     """Name in logs, metrics and commands; by default the text of `bind`."""
+
+    mode: Annotated[str, FileMode()] = ""
+    """Permissions of a `unix:/path`, as chmod takes them: `"0660"` (who may write may connect); by default what the umask leaves."""
+
+    group: Annotated[str, Text(line=True)] = ""
+    """The group that a `unix:/path` belongs to, by name; by default this program's own."""
 
     max_sessions: Annotated[int, Whole(0, MAX_SESSIONS)] = 0
     """Sessions at the same time, over all workers; 0 is no limit."""

@@ -105,6 +105,8 @@ def _listener(config: ListenerConfig) -> Listener:
         engine=config.engine,
         client_rate=config.client_rate,
         client_burst=burst_of(config),
+        mode=int(config.mode, 8) if config.mode else None,
+        group=config.group,
     )
 
 

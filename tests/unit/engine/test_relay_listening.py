@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import grp
+import os
 import socket
 import stat
 
 import pytest
 
-from easyproxy.engine.relay.listening import open_listener, share
+from easyproxy.engine.relay.inherited import LentSocket
+from easyproxy.engine.relay.listening import open_listener, share, tune
 from easyproxy.errors import EngineError
 from easyproxy.model import Address, Listener
 
@@ -116,6 +119,48 @@ def test_accepted_sockets_inherit_what_saves_calls():
                 assert option(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
                 assert option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
                 assert option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 5000
+
+
+def mode_of(path) -> str:
+    return f"{stat.S_IMODE(path.stat().st_mode):04o}"
+
+
+def test_the_file_of_a_unix_socket_has_the_mode_and_the_group_that_are_asked_for(tmp_path):
+    path = tmp_path / "s"
+    group = grp.getgrgid(os.getgid())
+    bind = Address(path=str(path))
+    with opened(bind, mode=0o620, group=group.gr_name) as sock:
+        assert (mode_of(path), path.stat().st_gid) == ("0620", group.gr_gid)
+        tune([sock], Listener("front", bind, "p", mode=0o666))
+        assert mode_of(path) == "0666", "a reload changes it"
+        lent = LentSocket(fileno=os.dup(sock.fileno()))
+        tune([lent], Listener("front", bind, "p", mode=0o600))
+        lent.close()
+        assert mode_of(path) == "0666", "the file of one that is lent is its lender's"
+
+
+def test_a_group_that_does_not_exist_is_named_and_no_file_is_left(tmp_path):
+    path = tmp_path / "s"
+    listener = Listener("front", Address(path=str(path)), "p", group="no-such-group")
+    with pytest.raises(EngineError, match=r"listener front: there is no group no-such-group .* make it"):
+        open_listener(listener)
+    assert not path.exists()
+
+
+def test_permissions_are_never_given_to_what_somebody_has_put_in_the_place_of_the_socket(tmp_path):
+    path, secret = tmp_path / "s", tmp_path / "secret"
+    secret.touch(0o600)
+    with opened(Address(path=str(path))) as sock:
+        path.unlink()
+        path.symlink_to(secret)
+        listener = Listener("front", Address(path=str(path)), "p", mode=0o666)
+        with pytest.raises(EngineError, match=f"listener front: cannot set permissions of {path}: "):
+            tune([sock], listener)
+        path.unlink()
+        secret.rename(path)
+        with pytest.raises(EngineError, match="cannot set permissions"):
+            tune([sock], listener)
+    assert mode_of(path) == "0600"
 
 
 def test_a_unix_socket_is_listened_on(tmp_path):

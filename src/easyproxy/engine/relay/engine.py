@@ -21,7 +21,7 @@ from easyproxy.engine.relay.ends import REASON, Batch
 from easyproxy.engine.relay.handing import HandingOver
 from easyproxy.engine.relay.inherited import Inherited, LentSocket, address_of, close_group
 from easyproxy.engine.relay.life import CLEAN
-from easyproxy.engine.relay.listening import is_reachable, open_listener, tune
+from easyproxy.engine.relay.listening import group_of, is_reachable, open_listener, tune
 from easyproxy.engine.relay.poller import has_epoll
 from easyproxy.engine.relay.question import ANSWER_WITHIN_S, PING, Inquiry, Roll
 from easyproxy.engine.relay.rates import Rates
@@ -284,6 +284,7 @@ class RelayEngine(HandingOver):
                     f"listener {listener.name}: engine: {listener.engine} is made ready when the program starts with it; "
                     "easyproxy upgrade does that, and keeps every session"
                 )
+            group_of(listener)
             if listener.pool not in snapshot.pool_by_name:
                 raise EngineError(f"listener {listener.name}: there is no pool {listener.pool}")
         for pool in snapshot.pools:

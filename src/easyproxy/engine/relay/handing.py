@@ -14,10 +14,11 @@ from easyproxy.engine.relay.inherited import lend, own
 from easyproxy.engine.relay.listening import share, tune
 from easyproxy.engine.relay.succession import legacy
 from easyproxy.engine.relay.wire import keys_of
+from easyproxy.errors import EngineError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from easyproxy.engine.relay.channel import Frame
     from easyproxy.engine.relay.counters import Counters
@@ -46,6 +47,7 @@ class HandingOver:
     _tickets: dict[str, int]
     _rates: Rates
     _snapshot: Snapshot | None
+    _complain: Callable[[str], None]
 
     def totals(self) -> tally.Totals:
         """Return all that was counted, for a successor that goes on counting."""
@@ -127,6 +129,9 @@ class HandingOver:
             own(group)
         sessions = await self._succession.wake()
         for listener in self._snapshot.listeners:
-            tune(self._sockets[listener.name], listener)
+            try:
+                tune(self._sockets[listener.name], listener)
+            except EngineError as error:  # there is no way back any more
+                self._complain(str(error))
         self._inherited.close_untaken()
         return sessions

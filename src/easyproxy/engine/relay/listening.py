@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import os
 import socket
 import stat
@@ -20,7 +21,7 @@ from easyproxy.errors import EngineError
 from easyproxy.model import Address, Listener
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
 
 def open_listener(listener: Listener, ours: Iterable[socket.socket] = ()) -> socket.socket:
@@ -31,12 +32,14 @@ def open_listener(listener: Listener, ours: Iterable[socket.socket] = ()) -> soc
         ours: sockets on which this program listens already, to be told from those of others.
 
     Raises:
-        EngineError: the address is in use, not ours, or not permitted; nothing is left open.
+        EngineError: the address is in use, not ours, or not permitted, or its file cannot be given away; nothing is left.
     """
     bind = listener.bind
     with contextlib.ExitStack() as undo:
         try:
             sock = undo.enter_context(_open_unix(bind.path) if bind.path else _open_tcp(_numeric(bind)))
+            if bind.path:
+                undo.callback(os.unlink, bind.path)
             tune([sock], listener)
         except OSError as error:
             raise EngineError(
@@ -47,14 +50,66 @@ def open_listener(listener: Listener, ours: Iterable[socket.socket] = ()) -> soc
 
 
 def tune(sockets: list[socket.socket], listener: Listener) -> None:
-    """Give listening sockets the settings that accepted ones inherit, and listen; may be called again (listen(2))."""
+    """Give listening sockets the settings that accepted ones inherit, and listen; may be called again (listen(2)).
+
+    Raises:
+        EngineError: the file of a unix socket cannot have the permissions that it should have.
+    """
     for sock in sockets:
         sock.setblocking(False)  # one that was inherited may block
-        if not listener.bind.path:
+        if listener.bind.path:
+            if type(sock) is socket.socket:  # the file of one that is lent is its lender's
+                _permit(listener)
+        else:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes keep their place
             arm_keepalive(sock.setsockopt, listener.keepalive_s, listener.user_timeout_s)
         sock.listen(listener.backlog)
+
+
+def group_of(listener: Listener) -> int:
+    """Return the number of the group that its file is to belong to; -1 for whatever it has. Raises EngineError when there is none."""
+    try:
+        return grp.getgrnam(listener.group).gr_gid if listener.group else -1
+    except KeyError:
+        raise EngineError(
+            f"listener {listener.name}: there is no group {listener.group} on this machine; make it (groupadd) or choose another"
+        ) from None
+
+
+def _permit(listener: Listener) -> None:
+    """Let those connect who are to. Nobody can before the first listen(2)."""
+    if listener.mode is None and not listener.group:
+        return
+    path, group = listener.bind.path, group_of(listener)
+    try:
+        with _file_of(path) as file:
+            if group >= 0:
+                os.chown(file, -1, group)
+            if listener.mode is not None:
+                os.chmod(file, listener.mode)  # noqa: PTH101
+    except OSError as error:
+        remedy = (
+            "; only root and members of a group may give a file to it" if error.errno == errno.EPERM else ""
+        )
+        raise EngineError(
+            f"listener {listener.name}: cannot set permissions of {path}: {error.strerror}{remedy}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _file_of(path: str) -> Iterator[str]:
+    """Name the file of a socket so that it stays the same one, whoever puts a link in its place meanwhile (open(2), O_PATH)."""
+    if not hasattr(os, "O_PATH"):
+        yield path
+        return
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
 
 
 def is_reachable(sock: socket.socket) -> bool:
