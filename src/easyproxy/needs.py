@@ -5,6 +5,7 @@ The engine itself sees only snapshots, which hold the backends that are ready; w
 
 from __future__ import annotations
 
+import grp
 import ssl
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def refuse_if_lacking(config: Config) -> None:
 
 
 def absent(config: Config) -> list[Problem]:
-    """Say which of the files and classes that a configuration names cannot be had here, each under its setting.
+    """Say which of the files, classes and groups that a configuration names cannot be had here, each under its setting.
 
     Looking at classes of the user's own imports, and so runs, their modules.
     """
@@ -56,6 +57,12 @@ def absent(config: Config) -> list[Problem]:
             read_token(config.admin)
         except ConfigError as error:
             found += error.problems
+    for index, listener in enumerate(config.listeners):
+        try:
+            if listener.group:
+                grp.getgrnam(listener.group)
+        except KeyError:
+            found.append(Problem("", f"listeners[{index}].group", f"there is no group {listener.group}"))
     for name, pool in config.pools.items():
         for key, problem in (("strategy", _of_strategy(pool)), *_of_check(pool)):
             if problem:

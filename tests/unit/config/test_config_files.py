@@ -183,6 +183,7 @@ TLS = {"type": "tcp", "tls": True, "tls_ca": "/no/ca.pem"}
 @pytest.mark.parametrize(
     ("settings", "missing"),
     [
+        ({"listener": {"bind": "unix:/x", "group": "no-such"}}, "listeners[0].group: missing here: there is no group no-such"),
         ({"admin": {"token_file": "/no/token"}}, "/no/token: warning: admin.token_file: missing here: there is no"),
         ({"pool": {"strategy": "no_such:Class"}}, "pools.db.strategy: missing here: strategy 'no_such:Class': cannot"),
         ({"check": {"type": "no_such:Class"}}, "pools.db.check: missing here: check no_such:Class: cannot import"),
