@@ -156,7 +156,10 @@ def test_any_session_is_one_line_that_a_reader_understands(end):
         (attempt.backend, attempt.why) for attempt in end.tried
     ]
     assert haproxy_line(end).count("\n") == 1
-    if end.listener.split() and "/" not in end.listener and (not end.backend or end.backend[5:].split()):
+    backends = [each[len("pool/") :] for each in (end.backend, *(one.backend for one in end.tried)) if each]
+    if "/" not in end.listener and all(
+        name.split() for name in (end.listener, *backends)
+    ):  # no name is blank
         matched = HAPROXYTCP.fullmatch(haproxy_line(end))
         assert matched
         assert int(matched["bytes"]) == end.bytes_from_backend
