@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -108,6 +109,25 @@ async def test_a_reset_in_the_middle_of_a_large_transfer_ends_both_sides(rig: Ri
     breaker.reset()
     # A socket tells of a reset once, to whichever call comes first (SO_ERROR of socket(7)).
     assert "reset" in {await sending, await reading}
+    await rig.reported(f"{breaks}_reset")
+    await rig.quiet()
+
+
+@pytest.mark.parametrize("breaks", ["client", "backend"])
+@behaviour(8)
+async def test_a_reset_while_nobody_reads_frees_the_other_side(rig: Rig, breaks: str) -> None:
+    """Behaviour 8: both sides are blocked in sending. The other one can send again, and hears of the reset when it reads."""
+    backend = rig.backend("a")
+    rig.serve(backend)
+    client, server = await rig.pair(backend)
+    breaker, other = (client, server) if breaks == "client" else (server, client)
+    there, back = Stream("there", 500 * MIB), Stream("back", 500 * MIB)
+    sent = await asyncio.gather(breaker.send_until_stalled(there), other.send_until_stalled(back))
+    assert max(sent) < 500 * MIB
+    breaker.reset()
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # or it hears of it at once
+        await other.send_stream(Stream("more", 64 * MIB))
+    assert await other.ending() == "reset"
     await rig.reported(f"{breaks}_reset")
     await rig.quiet()
 

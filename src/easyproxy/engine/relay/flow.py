@@ -153,8 +153,12 @@ class Flow:
             )
 
     def _note(self, mask: int) -> None:
-        if mask & ERR and self.back is not None:
-            self.back.abandon_target()
+        back = self.back
+        if mask & ERR and back is not None:
+            if back.is_blocked:
+                # No edge will tell of what its source sent meanwhile: the source itself may be blocked by it.
+                self.core.again.append(back)
+            back.abandon_target()
         if mask & PRI and self.tail != TAIL_UNSURE:
             # Keep the urgent byte in the stream, where its sender put it (tcp(7), SO_OOBINLINE).
             self.source.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
