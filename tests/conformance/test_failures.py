@@ -13,7 +13,7 @@ from conformance.engines import behaviour
 from conformance.observe import eventually, stays
 from conformance.peers import Peer, connect_on, unconnected
 from conformance.rig import Rig
-from conformance.streams import MIB, Stream
+from conformance.streams import MIB, Check, Stream
 from easyproxy.engine.seam import Outcome, Where
 from easyproxy.model import Address, Backend
 
@@ -248,6 +248,42 @@ async def test_a_peer_that_vanished_under_data_is_reaped(rig: Rig, gone: str) ->
     await other.send(b"are you there?")
     assert await other.ending() == "reset"
     await rig.reported(f"{gone}_vanished")
+    await rig.quiet()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("gone", ["client", "backend"])
+@behaviour(15)
+async def test_a_peer_that_vanished_while_it_did_not_read_is_reaped(rig: Rig, gone: str) -> None:
+    """Behaviour 15: it has no room for data, and does not answer when it is asked for some (TCP_USER_TIMEOUT)."""
+    assert rig.namespace is not None
+    backend = rig.backend("a")
+    rig.serve(backend, keepalive_s=600, user_timeout_s=3)
+    client, server = await rig.pair(backend)
+    left, other = (client, server) if gone == "client" else (server, client)
+    await other.send_until_stalled(Stream("too much", 500 * MIB))
+    rig.namespace.drop_port(left.port if gone == "client" else backend.port)
+    assert await other.ending() == "reset"
+    await rig.reported(f"{gone}_vanished")
+    await rig.quiet()
+
+
+@behaviour(15)
+async def test_peers_that_do_not_read_have_not_vanished(rig: Rig) -> None:
+    """Behaviour 15, the other side of it: they answer, and keep their session for longer than TCP_USER_TIMEOUT."""
+    backend = rig.backend("a")
+    rig.serve(backend, user_timeout_s=3)
+    client, server = await rig.pair(backend)
+    there, back = Stream("there", 500 * MIB), Stream("back", 500 * MIB)
+    up, down = await asyncio.gather(client.send_until_stalled(there), server.send_until_stalled(back))
+    await stays(lambda: rig.listener().sessions, 1, for_s=8)
+    await asyncio.gather(
+        server.receive_into(Check(there), up),
+        client.receive_into(Check(back), down),
+    )
+    client.finish()
+    server.finish()
+    assert (await client.ending(), await server.ending()) == ("fin", "fin")
     await rig.quiet()
 
 

@@ -128,7 +128,7 @@ class ListenerConfig(Settings):
         float, Duration(least=0.1, most=24 * 86400, zero="the system's own", none=True)
     ] = 120.0
     """How long sent data may stay unacknowledged before the peer counts as gone (TCP_USER_TIMEOUT); 0 or `none` leaves it
-    to the system."""
+    to the system. A peer that is there and does not read is not gone."""
 
     client_rate: Annotated[Rate | None, RateLimit()] = None
     """How many new sessions one client address (of IPv6: one /64) may open: `20/s`, `100/min` or `500/h`; who opens more is

@@ -11,12 +11,16 @@ import socket
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import close, polite
-from easyproxy.engine.relay.keepalive import arm_keepalive
+from easyproxy.engine.relay.keepalive import arm_keepalive, spare_who_does_not_read
 from easyproxy.engine.relay.life import Event, State
 from easyproxy.engine.relay.session import Session
 
 if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core
+
+HAS_USER_TIMEOUT = hasattr(socket, "TCP_USER_TIMEOUT")
+LOOKS = 2
+"""So often within a listener's ``user_timeout`` its sessions are looked at: see :mod:`.keepalive`."""
 
 
 def expire(core: Core, session: Session) -> None:
@@ -42,17 +46,20 @@ def expire(core: Core, session: Session) -> None:
     if limit and now >= session.active_at + limit:
         close.cut(core, session, event)
     else:
+        _spare(session)
         place(core, session)
 
 
 def place(core: Core, session: Session, by: float = float("inf")) -> None:
     """Put a session that stands where its next deadline is, or earlier."""
     _event, limit = _patience(session)
-    life = session.listener.listener.life_timeout_s
+    listener = session.listener.listener
     if limit:
         by = min(by, session.active_at + limit)
-    if life:
-        by = min(by, session.accepted_at + life)
+    if listener.life_timeout_s:
+        by = min(by, session.accepted_at + listener.life_timeout_s)
+    if listener.user_timeout_s and HAS_USER_TIMEOUT:
+        by = min(by, core.now + listener.user_timeout_s / LOOKS)
     if by < float("inf"):
         core.wheel.place(session, by)
 
@@ -73,3 +80,12 @@ def _arm(session: Session) -> None:
         return
     with contextlib.suppress(OSError):  # macOS: EINVAL once it is reset; its own event follows
         arm_keepalive(sock.setsockopt, listener.keepalive_s, listener.user_timeout_s)
+
+
+def _spare(session: Session) -> None:
+    """Look whether a side is there and only does not read."""
+    user_timeout_s = session.listener.listener.user_timeout_s
+    if user_timeout_s and HAS_USER_TIMEOUT:
+        for sock in (session.client_socket, session.socket):
+            if sock is not None:
+                spare_who_does_not_read(sock, user_timeout_s)

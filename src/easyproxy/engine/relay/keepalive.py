@@ -1,15 +1,32 @@
-"""Letting the kernel find out that a peer has vanished: keep-alive and TCP_USER_TIMEOUT."""
+"""Letting the kernel find out that a peer has vanished: keep-alive and TCP_USER_TIMEOUT.
+
+A peer that does not read has closed its window, and answers each probe of it: it has not vanished. But TCP_USER_TIMEOUT counts that time, too,
+and breaks the connection (tcp(7); Linux, net/ipv4/tcp_timer.c, tcp_probe_timer). So connections are looked at twice within it, and have none
+while their window is closed and probes are answered.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import socket
+import struct
+import termios
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from _socket import socket as raw_socket
     from collections.abc import Callable
 
 _PROBES = 3
 _MOST_MS = 2**31 - 1
+_UNSENT = termios.TIOCOUTQ
+"""SIOCOUTQ by another name (tcp(7)): bytes that are not acknowledged."""
+_NONE = bytes(4)
+_PROBES_AT, _UNACKED_AT = 3, 24
+"""Where struct tcp_info (linux/tcp.h) says how many probes in a row were not answered, and how many segments are not acknowledged."""
+_SILENCE = 2
+"""So many probes without an answer are silence: one may just have been sent."""
 
 
 def arm_keepalive(
@@ -24,5 +41,22 @@ def arm_keepalive(
             setsockopt(socket.IPPROTO_TCP, idle, max(1, round(keepalive_s)))
         setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
         setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+    _set_user_timeout(setsockopt, user_timeout_s)
+
+
+def _set_user_timeout(setsockopt: Callable[[int, int, int], None], user_timeout_s: float) -> None:
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(round(user_timeout_s * 1000), _MOST_MS))
+
+
+def spare_who_does_not_read(sock: raw_socket, user_timeout_s: float) -> None:
+    """Take TCP_USER_TIMEOUT from a connection whose peer answers and does not read, and give it back to any other one."""
+    with contextlib.suppress(OSError):  # a unix socket; or it is reset, and its own event follows
+        if fcntl.ioctl(sock.fileno(), _UNSENT, _NONE) != _NONE:
+            _set_user_timeout(sock.setsockopt, 0.0 if _does_not_read(sock) else user_timeout_s)
+
+
+def _does_not_read(sock: raw_socket) -> bool:
+    """Whether all that is left has not even been sent, because the peer leaves no room for it, and the peer is there."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED_AT + 4)
+    return struct.unpack_from("=I", info, _UNACKED_AT) == (0,) and info[_PROBES_AT] < _SILENCE
