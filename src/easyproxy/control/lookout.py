@@ -97,11 +97,10 @@ class Lookout:
             if isinstance(answer, Address):
                 is_changed |= answer != entry.address
                 registry.locate(entry.id, answer)
-            elif entry.address is None and entry.unresolved != str(
-                answer
-            ):  # it is asked for every ten seconds
-                entry.unresolved = str(answer)
-                self._complain(f"backend {entry.id}: {answer}")
+            elif entry.unresolved != (why := str(answer)):  # it is asked for every ten seconds
+                entry.unresolved = why
+                kept = f"; it stays at {entry.address}" if entry.address is not None else ""
+                self._complain(f"backend {entry.id}: {why}{kept}")
         return is_changed
 
 

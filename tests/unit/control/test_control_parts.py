@@ -282,7 +282,12 @@ async def test_a_name_that_cannot_be_resolved_is_told_once_for_each_reason_until
     )
     registry, told = Registry(config), []
     lookout = Lookout(registry, lambda _observation: None, told.append)
-    answers = iter([socket.gaierror(-2, "unknown")] * 3 + [socket.gaierror(-3, "try again")] * 2 + [None] * 2)
+    answers = iter(
+        [socket.gaierror(-2, "unknown")] * 3
+        + [socket.gaierror(-3, "try again")] * 2
+        + [None] * 2
+        + [socket.gaierror(-2, "gone")] * 2
+    )
 
     def getaddrinfo(_host, _port, **_):
         if error := next(answers):
@@ -298,9 +303,14 @@ async def test_a_name_that_cannot_be_resolved_is_told_once_for_each_reason_until
         "backend p/db.example:2: db.example cannot be resolved: try again",
     ]
     assert await lookout.follow_names()
-    await lookout.stop()
     [entry] = registry.entries.values()
     assert (entry.address, entry.unresolved) == (Address("10.0.0.1", 2), "")
+    del told[:]
+    for _ in range(3):
+        assert not await lookout.follow_names()
+    assert told == ["backend p/db.example:2: db.example cannot be resolved: gone; it stays at 10.0.0.1:2"]
+    assert entry.address == Address("10.0.0.1", 2)
+    await lookout.stop()
 
 
 @pytest.fixture
