@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 HAS_USER_TIMEOUT = hasattr(socket, "TCP_USER_TIMEOUT")
 LOOKS = 2
-"""So often within a listener's ``user_timeout`` its sessions are looked at: see :mod:`.keepalive`."""
+"""So often within a listener's ``user_timeout`` its sessions are looked at, or up to twice as often: see :mod:`.keepalive`."""
+_TURNS = 64
+"""Sessions that came together are looked at in so many turns: thousands at once would have all others wait."""
 
 
 def expire(core: Core, session: Session) -> None:
@@ -59,7 +61,8 @@ def place(core: Core, session: Session, by: float = float("inf")) -> None:
     if listener.life_timeout_s:
         by = min(by, session.accepted_at + listener.life_timeout_s)
     if listener.user_timeout_s and HAS_USER_TIMEOUT:
-        by = min(by, core.now + listener.user_timeout_s / LOOKS)
+        share = (1 + session.number % _TURNS / _TURNS) / 2
+        by = min(by, core.now + listener.user_timeout_s / LOOKS * share)
     if by < float("inf"):
         core.wheel.place(session, by)
 
