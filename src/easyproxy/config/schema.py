@@ -116,7 +116,8 @@ class ListenerConfig(Settings):
     """A session ends after this time without a byte in either direction; 0 or `none` is no limit."""
 
     half_closed_timeout: Annotated[float, Duration(least=0.1, zero="no limit", none=True)] = 60.0
-    """The same once one side has ended its direction; 0 or `none` is no limit."""
+    """The same once one side has ended its direction, or is lost and the other one does not take what it had said; 0 or `none` is
+    no limit."""
 
     max_lifetime: Annotated[float, Duration(least=0.1, zero="no limit", none=True)] = 0.0
     """A session ends after this time whatever happens; 0 or `none` is no limit."""

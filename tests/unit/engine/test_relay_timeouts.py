@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import struct
 
 import pytest
 from relay_steps import stepping
@@ -69,6 +71,34 @@ def test_an_idle_timeout_shorter_than_the_connect_timeout_is_kept(connect_timeou
         assert session.state is State.RELAYING
         steps.after(0.2)
         assert steps.ends == ["idle_timeout"]
+
+
+@FIRST
+@pytest.mark.parametrize("idle", [0, 100])
+def test_a_side_that_does_not_take_what_a_lost_one_has_said_has_the_half_closed_timeout(first, idle):
+    """Behaviours 8 and 14: it held a place until the idle timeout."""
+    with stepping(idle_timeout_s=idle, half_closed_timeout_s=5, connect_timeout_s=1) as steps:
+        client, backend, session = steps.connect()
+        lost, other = (client, backend) if first == "client" else (backend, client)
+        for side in (client, backend):
+            side.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    side.send(bytes(1 << 20))
+                    steps.settle()
+        assert session.outbound.is_blocked
+        assert session.inbound.is_blocked
+        lost.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        lost.close()
+        steps.until(lambda: session.inbound.target_gone or session.outbound.target_gone)
+        steps.settle()
+        steps.after(4)
+        assert steps.ends == []
+        steps.after(1)
+        assert steps.ends == [f"{first}_reset"]
+        [row] = steps.core.recent_ends
+        assert "the other side did not take what it was owed" in row
+        other.close()
 
 
 def test_no_limit_is_no_limit():

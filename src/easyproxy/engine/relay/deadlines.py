@@ -18,6 +18,8 @@ from easyproxy.engine.relay.session import Session
 if TYPE_CHECKING:
     from easyproxy.engine.relay.core import Core
 
+NOT_TAKEN = "the other side did not take what it was owed"
+_LOST = (Event.CLIENT_RESET, Event.BACKEND_RESET)
 HAS_USER_TIMEOUT = hasattr(socket, "TCP_USER_TIMEOUT")
 LOOKS = 2
 """So often within a listener's ``user_timeout`` its sessions are looked at, or up to twice as often: see :mod:`.keepalive`."""
@@ -46,7 +48,7 @@ def expire(core: Core, session: Session) -> None:
         _arm(session)
     event, limit = _patience(session)
     if limit and now >= session.active_at + limit:
-        close.cut(core, session, event)
+        close.cut(core, session, event, NOT_TAKEN if event in _LOST else "")
     else:
         _spare(session)
         place(core, session)
@@ -69,11 +71,19 @@ def place(core: Core, session: Session, by: float = float("inf")) -> None:
 
 def _patience(session: Session) -> tuple[Event, float]:
     """For how many seconds a session may be silent (0: for ever), and what happens then."""
-    listener = session.listener.listener
+    listener, lost = session.listener.listener, _lost(session)
     limit, half = listener.idle_timeout_s, listener.half_closed_timeout_s
-    if session.state is not State.RELAYING and half and (not limit or half <= limit):
-        return Event.HALF_CLOSED_TIMEOUT, half
+    if (lost or session.state is not State.RELAYING) and half and (not limit or half <= limit):
+        return lost or Event.HALF_CLOSED_TIMEOUT, half
     return Event.IDLE_TIMEOUT, limit
+
+
+def _lost(session: Session) -> Event | None:
+    """Say which side is lost while the other one has not taken yet what that had said before."""
+    outbound, inbound = session.outbound, session.inbound
+    if inbound is not None and inbound.target_gone:
+        return Event.CLIENT_RESET
+    return Event.BACKEND_RESET if outbound is not None and outbound.target_gone else None
 
 
 def _arm(session: Session) -> None:

@@ -369,7 +369,9 @@ class Flow:
 
     def abandon_target(self) -> None:
         """Stop writing: the target's connection is broken."""
-        self.target_gone = True
+        if not self.target_gone:
+            self.target_gone = True
+            close.hasten(self.core, self.session)
         self.pending = None
         self.is_bulk = False
         self._drop_pipe()
