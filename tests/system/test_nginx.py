@@ -100,7 +100,7 @@ def test_the_http_check_reads_what_nginx_answers(start, nginxes):
     sick = nginxes[1]
     (sick.files / "health").unlink()
     balancer.wait_for_state("b", "down")
-    assert "404" in balancer.backends()["b"]["last_error"]
+    eventually(lambda: "404" in balancer.backends()["b"]["last_error"], "what nginx answers is told")
     assert {ask(balancer.port()) for _ in range(6)} == {"a", "c"}
     (sick.files / "health").write_text("well\n")
     balancer.wait_for_state("b", "ready")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 
 import pytest
+from eventually import eventually
 from proxy import QUICK, simple
 
 from programs import run_client
@@ -66,4 +67,5 @@ def test_the_check_sends_ping_and_expects_pong(balancer):
 def test_a_check_that_expects_something_else_takes_the_backend_down(start, redis):
     balancer = start(simple({"name": "cache", "address": redis.address}, check={**CHECK, "expect": "+OTHER"}))
     assert balancer.backends()["cache"]["state"] == "down"
-    assert "PONG" in balancer.backends()["cache"]["last_error"]
+    # On a busy machine the first answer may come too late to be looked at.
+    eventually(lambda: "PONG" in balancer.backends()["cache"]["last_error"], "what came instead is told")
