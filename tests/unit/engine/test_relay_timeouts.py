@@ -75,9 +75,14 @@ def test_an_idle_timeout_shorter_than_the_connect_timeout_is_kept(connect_timeou
 
 @FIRST
 @pytest.mark.parametrize("idle", [0, 100])
-def test_a_side_that_does_not_take_what_a_lost_one_has_said_has_the_half_closed_timeout(first, idle):
-    """Behaviours 8 and 14: it held a place until the idle timeout."""
-    with stepping(idle_timeout_s=idle, half_closed_timeout_s=5, connect_timeout_s=1) as steps:
+@pytest.mark.parametrize("silent_before", [0, 20])
+def test_a_side_that_does_not_take_what_a_lost_one_has_said_has_the_half_closed_timeout(
+    first, idle, silent_before
+):
+    """Behaviours 8 and 14: it held a place until the idle timeout. It has the time from then on, however silent both were before."""
+    with stepping(
+        idle_timeout_s=idle, half_closed_timeout_s=5, connect_timeout_s=1, user_timeout_s=4
+    ) as steps:
         client, backend, session = steps.connect()
         lost, other = (client, backend) if first == "client" else (backend, client)
         for side in (client, backend):
@@ -88,6 +93,7 @@ def test_a_side_that_does_not_take_what_a_lost_one_has_said_has_the_half_closed_
                     steps.settle()
         assert session.outbound.is_blocked
         assert session.inbound.is_blocked
+        steps.after(silent_before)
         lost.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         lost.close()
         steps.until(lambda: session.inbound.target_gone or session.outbound.target_gone)

@@ -86,12 +86,12 @@ def happened(core: Core, session: Session, event: Event) -> None:
     if event is _BACKEND_FIN and outbound.target_gone:
         happened(core, session, Event.BACKEND_RESET)
         return
-    session.active_at = core.now  # the time-out begins with the end, not with the last byte before it
     hasten(core, session)
 
 
 def hasten(core: Core, session: Session) -> None:
-    """Have a session looked at when its ``half_closed_timeout`` is over: one side has ended, or is lost."""
+    """Begin its ``half_closed_timeout``: one side has ended, or is lost."""
+    session.active_at = core.now  # not with the last byte before it
     if session.tick == NEWCOMER:
         return
     limit = session.listener.listener.half_closed_timeout_s
