@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import grp
 import os
 import signal
 import socket
@@ -363,3 +364,54 @@ async def test_a_listener_gets_another_name_without_a_gap():
         assert await rig.read(end, 10) == b"still here"
         assert rig.engine.statistics().listeners["new"].sessions == 1
         assert newcomer.getpeername() == (bind.host, bind.port)
+
+
+def mode_of(path: Path) -> str:
+    return f"{path.stat().st_mode & 0o777:04o}"
+
+
+async def test_a_reload_that_is_refused_lets_nobody_else_in(tmp_path):
+    """The file of one listener has its new mode only when all others are in force, too."""
+    async with relay() as rig:
+        pool = Pool("p", backends=(backend("p", "a", rig.server()),))
+        first, second = (Address(path=str(tmp_path / name)) for name in ("first", "second"))
+
+        def put(mode: int, other: Address) -> None:
+            listeners = (Listener("one", first, "p", mode=mode), Listener("two", other, "p", mode=0o600))
+            rig.engine.apply(Snapshot(mode, listeners=listeners, pools=(pool,)))
+
+        put(0o600, second)
+        with pytest.raises(EngineError, match=r"the folder .* does not exist"):
+            put(0o666, Address(path=str(tmp_path / "no" / "folder")))
+        assert mode_of(Path(first.path)) == "0600"
+        put(0o666, second)
+        assert mode_of(Path(first.path)) == "0666"
+
+
+async def test_a_removed_file_holds_up_no_change_and_comes_anew_with_the_new_mode(tmp_path):
+    path = tmp_path / "front"
+    async with relay() as rig:
+        server = rig.server()
+        pool = Pool("p", backends=(backend("p", "a", server),))
+        rig.apply(pool, bind=Address(path=str(path)), mode=0o600)
+        path.unlink()
+        rig.apply(pool, bind=Address(path=str(path)), mode=0o660, backlog=7)
+        rig.engine.reopen_lost()
+        assert mode_of(path) == "0660"
+        await rig.engine.sessions()
+        await served(rig, server)
+
+
+async def test_a_group_that_has_gone_holds_up_no_change_of_the_backends(tmp_path, monkeypatch):
+    """Who asks a directory service for groups has none while that is down; a backend that goes down then gets no client."""
+    group = grp.getgrgid(os.getgid()).gr_name
+    async with relay() as rig:
+        server, other = rig.server(), rig.server()
+        settings = {"bind": Address(path=str(tmp_path / "front")), "group": group}
+        rig.apply(Pool("p", backends=(backend("p", "a", server),)), **settings)
+        monkeypatch.setattr(grp, "getgrnam", dict[str, object]().__getitem__)
+        rig.apply(Pool("p", backends=(backend("p", "b", other),)), **settings)
+        await rig.engine.sessions()
+        await served(rig, other)
+        with pytest.raises(EngineError, match=f"listener front: there is no group {group}"):
+            rig.apply(Pool("p", backends=(backend("p", "b", other),)), **settings, mode=0o660)

@@ -42,7 +42,7 @@ from easyproxy.engine.seam import (
     Where,
 )
 from easyproxy.errors import EngineError
-from easyproxy.model import Address, Snapshot
+from easyproxy.model import Address, Listener, Snapshot
 from easyproxy.stacks import stack_of
 from easyproxy.strategy import BUILTIN, StrategyError
 from easyproxy.strategy import load as load_strategy
@@ -195,6 +195,9 @@ class RelayEngine(HandingOver):
                 sockets = self._sockets_for(snapshot, undo)
                 tickets = self._tickets_for(snapshot, undo)
                 rates = self._rates.prepare(snapshot.listeners, undo)
+                if not self._is_dormant:  # sockets that are borrowed are tuned when it wakes
+                    for listener in self._changed(snapshot):
+                        tune(sockets.get(listener.name, []), listener)  # the last step: it is not undone
             except OSError as error:
                 raise EngineError(f"the system gives no further descriptor: {error.strerror}") from error
             undo.pop_all()
@@ -224,22 +227,18 @@ class RelayEngine(HandingOver):
             group = self._sockets.get(listener.name) if is_same else None
             if group is None and (listener.bind.port or listener.bind.path):
                 group = by_bind.get(listener.bind)
-            if group is not None:
-                if listener != former:
-                    tune(group, listener)
-            elif self._is_draining:  # health may still change the snapshot, but no address is opened again
-                continue
-            else:
-                group = self._inherited.take(listener)
-                if group is None:
-                    group = [open_listener(listener, self._listening())]
-                    undo.callback(close_group, group)
-                else:
-                    undo.callback(close_group, group)
-                    if not self._is_dormant:
-                        tune(group, listener)
+            if group is None:
+                if self._is_draining:  # health may still change the snapshot, but no address is opened again
+                    continue
+                group = self._inherited.take(listener) or [open_listener(listener, self._listening())]
+                undo.callback(close_group, group)
             sockets[listener.name] = group
         return sockets
+
+    def _changed(self, snapshot: Snapshot) -> list[Listener]:
+        """Name the listeners that are not in force as they are in this snapshot."""
+        known = set(self._snapshot.listeners) if self._snapshot else set()
+        return [listener for listener in snapshot.listeners if listener not in known]
 
     def reopen_lost(self) -> None:
         """Listen anew where somebody has removed the file of a unix socket: no client finds the old one. It is told how that went."""
@@ -284,9 +283,10 @@ class RelayEngine(HandingOver):
                     f"listener {listener.name}: engine: {listener.engine} is made ready when the program starts with it; "
                     "easyproxy upgrade does that, and keeps every session"
                 )
-            group_of(listener)
             if listener.pool not in snapshot.pool_by_name:
                 raise EngineError(f"listener {listener.name}: there is no pool {listener.pool}")
+        for listener in self._changed(snapshot):  # what is in force needs its group no more
+            group_of(listener)
         for pool in snapshot.pools:
             try:
                 load_strategy(pool.strategy)

@@ -13,6 +13,7 @@ import grp
 import os
 import socket
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay.address import socket_address
@@ -39,7 +40,7 @@ def open_listener(listener: Listener, ours: Iterable[socket.socket] = ()) -> soc
         try:
             sock = undo.enter_context(_open_unix(bind.path) if bind.path else _open_tcp(_numeric(bind)))
             if bind.path:
-                undo.callback(os.unlink, bind.path)
+                undo.callback(Path(bind.path).unlink, missing_ok=True)
             tune([sock], listener)
         except OSError as error:
             raise EngineError(
@@ -58,7 +59,8 @@ def tune(sockets: list[socket.socket], listener: Listener) -> None:
     for sock in sockets:
         sock.setblocking(False)  # one that was inherited may block
         if listener.bind.path:
-            if type(sock) is socket.socket:  # the file of one that is lent is its lender's
+            # The file of one that is lent is its lender's; one that somebody has removed comes anew.
+            if type(sock) is socket.socket and is_reachable(sock):
                 _permit(listener)
         else:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
