@@ -10,7 +10,7 @@ import sys
 import pytest
 from relay_rig import backend, relay, until
 
-from easyproxy.engine.relay import crew, stuck
+from easyproxy.engine.relay import crew, question, stuck
 from easyproxy.engine.relay.counters import anonymous_file
 from easyproxy.model import Pool
 from easyproxy.stacks import stacks_here
@@ -70,14 +70,37 @@ async def test_a_worker_that_falls_silent_is_told_of_though_nobody_asks():
 
 
 async def test_a_worker_that_has_not_started_yet_is_not_called_silent(monkeypatch):
+    spawn = crew.Crew._spawn
+
+    def spawn_stopped(command, *others):
+        return spawn(["/bin/sh", "-c", 'kill -STOP $$; exec "$0" "$@"', *command], *others)
+
+    monkeypatch.setattr(crew.Crew, "_spawn", staticmethod(spawn_stopped))
     monkeypatch.setattr(crew, "STARTS_WITHIN_S", 1000.0)
     async with relay(workers=1, processes=True) as rig:
-        os.kill(rig.engine.worker_pids()[0], signal.SIGSTOP)
         assert await rig.engine.sessions() == []
         assert rig.complaints == []
         monkeypatch.setattr(crew, "STARTS_WITHIN_S", 0.0)
         await until(lambda: rig.complaints)
         os.kill(rig.engine.worker_pids()[0], signal.SIGCONT)
+        await until(lambda: rig.engine.statistics().workers == 1)
+
+
+async def test_a_worker_that_has_left_in_an_upgrade_is_not_called_silent():
+    async with relay(workers=2, processes=True) as rig:
+        await answers(rig)
+        crew, inquiry = rig.engine._crew, rig.engine._inquiry
+        leaver, _ = crew.members()
+        crew.dismiss()
+        os.kill(leaver.pid, signal.SIGSTOP)
+        asked = asyncio.create_task(inquiry.ask({"op": question.PING}, within_s=60))
+        await until(lambda: inquiry._open)
+        os.kill(leaver.pid, signal.SIGKILL)
+        await until(lambda: leaver.channel.is_closed)
+        for request in inquiry._open.values():  # the time is over
+            request.done.set()
+        await asked
+        assert rig.complaints == []
 
 
 HANGING = '''

@@ -78,7 +78,10 @@ class Inquiry:
         finally:
             del self._open[number]
         for member in members:
-            if member.index in request.missing - self.silent and not member.is_starting:
+            # One that has ended in an upgrade is nobody to tell of.
+            if member.index in request.missing - self.silent and not (
+                member.is_starting or member.channel.is_closed
+            ):
                 self.silent.add(member.index)
                 self._on_turn(member, True)
         return request.frames
