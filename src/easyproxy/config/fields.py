@@ -262,7 +262,7 @@ class FileName(Text):
 class FileMode(Text):
     """Permissions of a file, in octal digits as chmod(1) takes them."""
 
-    pattern: str = "|0?[0-7]{3}"
+    pattern: str = "(0?[0-7]{3})?"
     form: str = 'a file mode; write three octal digits as for chmod, for example "0660"'
 
     def read(self, value: object) -> str:

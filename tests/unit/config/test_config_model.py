@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 from config_samples import config_with, message_for, problems_of, refusals
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easyproxy.config.checks import CHECK_MODELS, HttpCheckSettings
+from easyproxy.config.fields import FileMode
 from easyproxy.config.load import examine_text, from_dict, loads
 from easyproxy.config.schema import Config
 from easyproxy.control.compose import Standing, backend_id, compose
@@ -444,3 +446,11 @@ def test_no_more_is_taken_than_the_engine_has_counters_for_when_every_backend_is
     }
     keys = keys_of(compose(config, standings, now=0.0, writers=standings))
     Slots().assign(keys, lambda _slot: False, lambda _slot: None)
+
+
+def test_the_schema_refuses_a_file_mode_that_is_none_as_the_reader_does():
+    pattern = FileMode().schema()["pattern"]
+    assert [bool(re.search(pattern, mode)) for mode in ("", "660", "0660", "rw", "0680", "04755")] == [
+        *[True] * 3,
+        *[False] * 3,
+    ]
