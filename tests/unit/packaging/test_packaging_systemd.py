@@ -54,6 +54,12 @@ def test_it_may_do_nothing_but_bind_low_ports():
     assert SERVICE["DynamicUser"] == ["yes"]
 
 
+def test_the_file_of_a_unix_socket_can_be_given_to_a_group():
+    """chown(2) is among what ``@privileged`` takes away."""
+    filters = SERVICE["SystemCallFilter"]
+    assert filters.index("@chown") > filters.index("~@privileged @resources")
+
+
 def test_no_line_of_a_unit_has_a_comment_behind_its_value():
     """systemd takes it for a part of the value."""
     for file in FOLDER.rglob("*"):
