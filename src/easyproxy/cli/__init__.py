@@ -112,6 +112,5 @@ def main(context: click.Context) -> None:
     """
     open_closed()
     if not wants_colours():
-        context.color = (
-            False  # of every command, for all that click prints; where there is no terminal it does so itself
-        )
+        # For all that click prints in any command; where there is no terminal it does so itself.
+        context.color = False

@@ -39,7 +39,6 @@ Exit status:
 """
 
 _OPTIONS = (
-    click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON."),
     click.option(
         "--admin",
         metavar="URL|unix:PATH",
@@ -167,8 +166,11 @@ def is_unicode() -> bool:
     return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
 
 
-def asks(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say where the balancer is; the function gets an Asker as its first argument."""
+def asks(function: Callable[..., None], *, offers_json: bool = True) -> Callable[..., None]:
+    """Add the options that say where the balancer is; the function gets an Asker as its first argument.
+
+    Where ``--json`` is not offered the function gets it all the same, and says what to use instead.
+    """
 
     @functools.wraps(function)
     def wrapped(
@@ -183,7 +185,10 @@ def asks(function: Callable[..., None]) -> Callable[..., None]:
             text = f"the answer of {address} is not understood ({type(error).__name__}: {error}); "
             fail(name, text + "it is not EasyProxy, or not of this version", EXIT_NO_ANSWER)
 
-    for option in reversed(_OPTIONS):
+    as_json = click.option(
+        "--json", "as_json", is_flag=True, hidden=not offers_json, help="Print the answer as JSON."
+    )
+    for option in (*reversed(_OPTIONS), as_json):
         wrapped = option(wrapped)
     return wrapped
 

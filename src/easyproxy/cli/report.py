@@ -206,9 +206,8 @@ def _listeners(listeners: Sequence[Json]) -> list[str]:
         if set(values) != {usual}:
             head = (*head, name)
             rows = [(*row, value or "-") for row, value in zip(rows, values, strict=True)]
-    if all(
-        listener["name"] == listener["address"] for listener in listeners
-    ):  # as where the file gives no names
+    # As where the file gives no names.
+    if all(listener["name"] == listener["address"] for listener in listeners):
         head, rows, right = head[1:], [row[1:] for row in rows], frozenset({2, 3, 4})
     return table(head, rows, right=right)
 

@@ -146,9 +146,8 @@ def command(
 
 def beside(path: Path) -> None:
     """Let strategies and checks of the user's own be found beside the file that names them."""
-    with contextlib.suppress(
-        FileNotFoundError
-    ):  # this folder has been removed, and so has a file that is named from here
+    # This folder may have been removed, and so has a file that is named from here.
+    with contextlib.suppress(FileNotFoundError):
         sys.path.append(str(path.resolve().parent))
 
 

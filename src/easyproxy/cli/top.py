@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -40,7 +41,7 @@ Keys:
     show_default=True,
     help="Look so often.",
 )
-@asks
+@partial(asks, offers_json=False)
 def command(asker: Asker, *, every: float) -> None:
     """Watch the running balancer on the whole terminal: pools, backends, sessions, clients, events."""
     if asker.as_json:
@@ -56,8 +57,3 @@ def command(asker: Asker, *, every: float) -> None:
     screen.run()
     if screen.unsaid:
         asker.fail("\n".join(screen.unsaid), EXIT_REFUSED)
-
-
-for _option in command.params:
-    if isinstance(_option, click.Option) and _option.name == "as_json":
-        _option.hidden = True  # a screen has no JSON

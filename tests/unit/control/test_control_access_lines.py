@@ -157,9 +157,8 @@ def test_any_session_is_one_line_that_a_reader_understands(end):
     ]
     assert haproxy_line(end).count("\n") == 1
     backends = [each[len("pool/") :] for each in (end.backend, *(one.backend for one in end.tried)) if each]
-    if "/" not in end.listener and all(
-        name.split() for name in (end.listener, *backends)
-    ):  # no name is blank
+    # No name is blank.
+    if "/" not in end.listener and all(name.split() for name in (end.listener, *backends)):
         matched = HAPROXYTCP.fullmatch(haproxy_line(end))
         assert matched
         assert int(matched["bytes"]) == end.bytes_from_backend

@@ -121,9 +121,8 @@ def part(core: Core, session: Session) -> bool:
         return False
     client, backend = session.client_socket, session.socket
     assert backend is not None  # noqa: S101 - it stands
-    if readable(client.fileno()) or readable(
-        backend.fileno()
-    ):  # something is under way after all; its event comes
+    # Something may be under way after all; its event comes.
+    if readable(client.fileno()) or readable(backend.fileno()):
         return False
     _say(client, conversation.farewell_to_client)
     _say(backend, conversation.farewell_to_backend)
