@@ -37,7 +37,7 @@ class Entry:
     """One backend as the registry keeps it.
 
     Attributes:
-        unresolved: why its name had no address when it was asked for last, as was told; empty where it has one.
+        unresolved: why its name could not be resolved when it was asked for last, as was told; empty where it could.
         rising_since: when it came back, for slow start, in seconds of the registry's clock; 0 for none.
         stance: the drain or maintenance that an operator has laid over it.
         stance_since: when that began or ended, in seconds since the epoch.

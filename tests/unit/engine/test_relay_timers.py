@@ -116,6 +116,15 @@ def test_later_is_what_would_be_seen_too_late(now, placed, wanted):
         assert placed < wanted + TICK_S + SLACK_S
 
 
+@given(st.floats(0, 1e6), st.floats(0, 300), st.floats(0, 300))
+def test_who_is_brought_forward_stands_where_the_earlier_deadline_is(now, placed, wanted):
+    wheel, thing, other = Wheel(now), Thing(), Thing()
+    wheel.place(thing, now + placed)
+    wheel.bring_forward(thing, now + wanted)
+    wheel.bring_forward(other, now + min(placed, wanted))
+    assert thing.tick == other.tick > 0, "and who stands nowhere is placed"
+
+
 @pytest.mark.parametrize("jump", [0.0, -5.0])
 def test_a_clock_that_stands_or_goes_back_wakes_nobody(jump):
     wheel, thing = Wheel(100.0), Thing()

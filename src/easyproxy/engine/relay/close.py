@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import select
 import socket
 import struct
-import termios
 from _socket import socket as raw_socket
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import counters as c
 from easyproxy.engine.relay.core import MAX_ENDS
+from easyproxy.engine.relay.keepalive import is_acknowledged
 from easyproxy.engine.relay.life import CLEAN, REASONS, TABLE, Ending, Event, State, Transition
 from easyproxy.engine.relay.ranges import BYTES_OF, LENGTH_OF
 from easyproxy.engine.relay.session import NEWCOMER, Session
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
 
 RESET_WAITS_S = 0.5
 _LINGER_ZERO = struct.pack("ii", 1, 0)
-_UNSENT = termios.TIOCOUTQ
-"""SIOCOUTQ by another name (linux/sockios.h); the number is each architecture's own."""
-_NONE = bytes(4)
 _REASON_INDEX = {reason: index for index, reason in enumerate(REASONS)}
 _RESETS = {
     Event.CLIENT_RESET.value: c.B_CLIENT_RESETS,
@@ -95,8 +91,8 @@ def hasten(core: Core, session: Session) -> None:
     if session.tick == NEWCOMER:
         return
     limit = session.listener.listener.half_closed_timeout_s
-    if limit and (not session.tick or core.wheel.is_later(session, core.now + limit)):
-        core.wheel.place(session, core.now + limit)
+    if limit:
+        core.wheel.bring_forward(session, core.now + limit)
 
 
 def _pass_fin(sock: raw_socket) -> None:
@@ -172,7 +168,7 @@ def _end(core: Core, fd: int, ending: Ending, session: Session, backend: Backend
 def _is_sent(fd: int) -> bool:
     # A system that cannot say (macOS) gives the bytes all the time there is.
     with contextlib.suppress(OSError):
-        if fcntl.ioctl(fd, _UNSENT, _NONE) == _NONE:
+        if is_acknowledged(fd):
             return True
     # A connection that is gone keeps its count for ever.
     poll = select.poll()

@@ -11,7 +11,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import close, polite
-from easyproxy.engine.relay.keepalive import arm_keepalive, spare_who_does_not_read
+from easyproxy.engine.relay.keepalive import HAS_USER_TIMEOUT, arm_keepalive, spare_who_does_not_read
 from easyproxy.engine.relay.life import Event, State
 from easyproxy.engine.relay.session import Session
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 NOT_TAKEN = "the other side did not take what it was owed"
 _LOST = (Event.CLIENT_RESET, Event.BACKEND_RESET)
-HAS_USER_TIMEOUT = hasattr(socket, "TCP_USER_TIMEOUT")
 LOOKS = 2
 """So often within a listener's ``user_timeout`` its sessions are looked at, or up to twice as often: see :mod:`.keepalive`."""
 _TURNS = 64

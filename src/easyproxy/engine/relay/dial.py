@@ -329,8 +329,8 @@ class Dial(Waiting):
         session.active_at = core.now
         if session.tick != NEWCOMER:
             limit = listener.listener.idle_timeout_s
-            if limit and core.wheel.is_later(session, core.now + limit):  # than the time it had to connect
-                core.wheel.place(session, core.now + limit)
+            if limit:  # it may be over before the time that it had to connect
+                core.wheel.bring_forward(session, core.now + limit)
         core.handlers[client_fd] = outbound
         core.handlers[fd] = inbound
         if broke:

@@ -77,8 +77,8 @@ class HedgedDial(GreetedDial):
         super()._place()
         core, session = self.core, self.session
         for at in (self._race_at, self._aside.deadline if self._aside is not None else 0.0):
-            if at and core.wheel.is_later(session, at):
-                core.wheel.place(session, at)
+            if at:
+                core.wheel.bring_forward(session, at)
 
     def expired(self) -> None:
         """See which deadline it was: also that of the slow attempt, or the one by which an attempt is slow."""

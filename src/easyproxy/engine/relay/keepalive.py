@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 _PROBES = 3
 _MOST_MS = 2**31 - 1
+HAS_USER_TIMEOUT = hasattr(socket, "TCP_USER_TIMEOUT")
 _UNSENT = termios.TIOCOUTQ
-"""SIOCOUTQ by another name (tcp(7)): bytes that are not acknowledged."""
+"""SIOCOUTQ by another name (linux/sockios.h); the number is each architecture's own."""
 _NONE = bytes(4)
 _PROBES_AT, _UNACKED_AT = 3, 24
 """Where struct tcp_info (linux/tcp.h) says how many probes in a row were not answered, and how many segments are not acknowledged."""
@@ -45,14 +46,19 @@ def arm_keepalive(
 
 
 def _set_user_timeout(setsockopt: Callable[[int, int, int], None], user_timeout_s: float) -> None:
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
+    if HAS_USER_TIMEOUT:
         setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(round(user_timeout_s * 1000), _MOST_MS))
+
+
+def is_acknowledged(fd: int) -> bool:
+    """Whether the peer has acknowledged all that was written (SIOCOUTQ, tcp(7)). Raises OSError where the system cannot say."""
+    return fcntl.ioctl(fd, _UNSENT, _NONE) == _NONE
 
 
 def spare_who_does_not_read(sock: raw_socket, user_timeout_s: float) -> None:
     """Take TCP_USER_TIMEOUT from a connection whose peer answers and does not read, and give it back to any other one."""
     with contextlib.suppress(OSError):  # a unix socket; or it is reset, and its own event follows
-        if fcntl.ioctl(sock.fileno(), _UNSENT, _NONE) != _NONE:
+        if not is_acknowledged(sock.fileno()):
             _set_user_timeout(sock.setsockopt, 0.0 if _does_not_read(sock) else user_timeout_s)
 
 

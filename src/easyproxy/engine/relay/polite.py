@@ -115,9 +115,7 @@ def part(core: Core, session: Session) -> bool:
     ):
         return False
     if conversation.is_fresh and core.now < session.active_at + FRESH_S:
-        until = session.active_at + FRESH_S
-        if session.tick <= 0 or core.wheel.is_later(session, until):
-            core.wheel.place(session, until)
+        core.wheel.bring_forward(session, session.active_at + FRESH_S)
         return False
     client, backend = session.client_socket, session.socket
     assert backend is not None  # noqa: S101 - it stands

@@ -53,6 +53,11 @@ class Wheel(Generic[S]):
         else:
             slot.add(session)
 
+    def bring_forward(self, session: S, deadline: float) -> None:
+        """Put a session where ``deadline`` is, unless it stands there or before that already."""
+        if session.tick <= 0 or self.is_later(session, deadline):
+            self.place(session, deadline)
+
     def is_later(self, session: S, deadline: float) -> bool:
         """Whether the session stands further on than a deadline needs."""
         return session.tick > int(deadline / TICK_S) + 1
