@@ -122,6 +122,7 @@ class Balancer(Desk):
             self._lookout,
             self._journal,
             apply=self._apply,
+            settled=self.engine.settled,
             changed=self._tell,
             keeper=Keeper(StateFile(place) if place else None, self._journal),
         )
@@ -332,7 +333,7 @@ class Balancer(Desk):
         if self._is_serving:
             self._warden.look()
             self.engine.apply(self._registry.snapshot(time.monotonic(), self._warden.writers()))
-            self._warden.forget()
+            self._warden.in_force()
             self._drains.look(time.monotonic(), time.time())
             while self._dead:
                 self._spawn(self._close_sessions_of_dead(self._dead.pop()))

@@ -8,7 +8,10 @@ import threading
 import pytest
 
 from easyproxy import Balancer
+from easyproxy.control.events import Kind
 from easyproxy.control.failover import Post
+from easyproxy.control.operations import Action, Author
+from easyproxy.engine.relay import RelayEngine
 from easyproxy.errors import EngineError
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +52,26 @@ async def test_work_in_the_background_that_fails_is_logged(caplog):
     [record] = caplog.records
     assert record.message == "work in the background failed"
     assert "KeyError: 'a mistake'" in caplog.text
+
+
+async def test_an_operator_is_answered_when_the_engine_acts_by_the_change(monkeypatch):
+    may_settle, order = asyncio.Event(), []
+
+    async def settled(_engine):
+        order.append("asked")
+        await may_settle.wait()
+        order.append("settled")
+
+    monkeypatch.setattr(RelayEngine, "settled", settled)
+    async with Balancer(CONFIG) as balancer:
+        asked = asyncio.create_task(balancer.override("p/127.0.0.1:1", Action.DRAIN, Author("ann", "rest")))
+        while not order:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+        assert [event.kind for event in balancer.events()] == [Kind.STARTED]
+        may_settle.set()
+        await asked
+        assert order == ["asked", "settled"]
+        assert Kind.OVERRIDE_SET in [event.kind for event in balancer.events()]
 
 
 async def test_sessions_of_a_dead_backend_that_cannot_be_closed_are_told(monkeypatch):

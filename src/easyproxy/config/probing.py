@@ -1,10 +1,11 @@
-"""How many probes a second a configuration asks for, and whether that is more than one control process should make. Pure."""
+"""How often a configuration has servers probed: whether that is more than one control process should do, or too seldom. Pure."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
+from easyproxy.config.databases import PostgresqlCheckSettings
 from easyproxy.config.raw import Finding
 from easyproxy.config.words import format_duration
 
@@ -16,7 +17,28 @@ MANY = 1000
 
 
 def warnings(config: Config) -> list[Finding]:
-    """Find that probes would come too often, at the pool that asks for the most."""
+    """Find probes that come too often, all in all, or too seldom for what they are to find."""
+    return [*_too_many(config), *_too_few(config)]
+
+
+def _too_few(config: Config) -> list[Finding]:
+    """Find replicas of PostgreSQL that lack the last record, as all do for a moment, and would count as lagging.
+
+    How far one is behind is told from when it was last seen to have all, see ``health.checks.postgresql.standing``.
+    """
+    return [
+        Finding(
+            ("pools", name, "check", "max_lag"),
+            f"a lag is measured from probe to probe, and those are {format_duration(check.interval)} apart: a replica that has all but the"
+            f" last record may count as lagging; give at least {format_duration(2 * check.interval)}, or shorten interval",
+        )
+        for name, pool in config.pools.items()
+        if isinstance(check := pool.check, PostgresqlCheckSettings) and 0 < check.max_lag < 2 * check.interval
+    ]
+
+
+def _too_many(config: Config) -> list[Finding]:
+    """Find it at the pool that asks for the most."""
     rates = {
         name: len(pool.backends) / pool.check.interval
         for name, pool in config.pools.items()

@@ -24,7 +24,7 @@ from easyproxy.control.registry import Registry
 from easyproxy.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from easyproxy.config.schema import Config
     from easyproxy.control.journal import Journal
@@ -42,6 +42,7 @@ class Steering:
     Args:
         filed: the configuration as the file (or the program) gives it.
         apply: hands the registry's snapshot to the engine; raises EngineError when that refuses it.
+        settled: returns when what was handed over is acted by; whoever has asked for a change is answered then.
         changed: takes every change of state that follows, with who caused it.
         keeper: what makes overrides survive a restart.
     """
@@ -54,6 +55,7 @@ class Steering:
         journal: Journal,
         *,
         apply: Callable[[], None],
+        settled: Callable[[], Awaitable[None]],
         changed: Callable[[Change, Author | None], None],
         keeper: Keeper,
     ) -> None:
@@ -64,6 +66,7 @@ class Steering:
         self._lookout = lookout
         self._journal = journal
         self._apply = apply
+        self._settled = settled
         self._changed = changed
         self._keeper = keeper
         self._set_aside: tuple[Config, o.Overrides] | None = None  # what was in force before the last file
@@ -170,6 +173,7 @@ class Steering:
             raise
         self.filed, self.overrides = filed, overrides
         self._lookout.watch()
+        await self._settled()
         self._journal.membership(old[1], self._registry.entries)
         return changes
 

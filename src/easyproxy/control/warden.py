@@ -1,7 +1,7 @@
 """Carries out what :mod:`.failover` (pure) decides: who takes writes now, and whose sessions end before that.
 
 An asyncio edge. A pool is looked at whenever something is learnt of its servers. What takes writes away is in force with the very
-next snapshot; who gets them next waits until the sessions of the one before are closed.
+next snapshot; who gets them next waits until the sessions of the one before are closed. Nothing is told before it is in force.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from easyproxy.control.events import Kind
@@ -60,6 +61,7 @@ class Warden:
         self._lagging: set[str] = set()
         self._unconfirmed: set[str] = set()
         self._roles: dict[str, str] = {}
+        self._untold: list[Callable[[], object]] = []
         self.posts: dict[str, Post] = {}
 
     def writers(self) -> set[str]:
@@ -67,21 +69,30 @@ class Warden:
         return {id_ for post in self.posts.values() for id_ in post.writers}
 
     def look(self) -> None:
-        """Look at every pool; what is taken away is gone from :meth:`writers` when this returns."""
+        """Look at every pool; what is taken away is gone from :meth:`writers` when this returns.
+
+        What has changed is told by :meth:`in_force`.
+        """
         wanted = self._wanted()
         for name, pool in self._registry.config.pools.items():
             if name in wanted:
                 self._look_at(name, pool)
         self._look_at_replicas()
 
-    def forget(self) -> None:
-        """Forget the posts of pools that no listener sends writes to.
+    def in_force(self) -> None:
+        """Tell what has changed, and forget the posts of pools that no listener sends writes to.
 
-        Only when the engine has taken such a configuration: one that it refuses is taken back, and who took writes
-        before must be known then.
+        To be called when the engine has taken a snapshot of what the last look decided: whoever reads of a change finds
+        it so, and of a configuration that the engine refuses and that is taken back, who took writes before is known.
         """
+        untold, self._untold = self._untold, []
+        for tell in untold:
+            tell()
         for name in self.posts.keys() - self._wanted():
             del self.posts[name]
+
+    def _owe(self, kind: Kind, subject: str, text: str, level: str = "info") -> None:
+        self._untold.append(partial(self._journal.tell, kind, subject, text, level=level))
 
     def _wanted(self) -> set[str]:
         return {one.pool for one in self._registry.config.listeners if one.role == PRIMARY}
@@ -112,7 +123,7 @@ class Warden:
         post.why = decision.why
         if fresh_rivals := set(decision.rivals) - set(post.rivals):
             text = f"{' and '.join(sorted(fresh_rivals))} gets no writes, though it says that it is the primary: {decision.why}"
-            self._journal.tell(Kind.SECOND_PRIMARY, name, text, level="warning")
+            self._owe(Kind.SECOND_PRIMARY, name, text, level="warning")
         post.rivals = decision.rivals
         post.former = (post.former if rules.close_sessions else set()) | set(allowed)
         if fresh := owed - post.closing:
@@ -128,14 +139,14 @@ class Warden:
             post.since = now
         if decision.is_split and not was_split:
             text = f"no writes go anywhere: {decision.why}"
-            self._journal.tell(Kind.SPLIT_BRAIN, name, text, level="error")
+            self._owe(Kind.SPLIT_BRAIN, name, text, level="error")
         elif decision.writers and decision.writers != before:
             after = f", after {span(without_s)} without anyone" if without_s else ""
             who = " and ".join(decision.writers)
-            self._journal.tell(Kind.PRIMARY, name, f"{who} takes writes{after}: {decision.why}")
+            self._owe(Kind.PRIMARY, name, f"{who} takes writes{after}: {decision.why}")
         elif not decision.writers and not decision.is_split:
             text = f"nobody takes writes: {decision.why}"
-            self._journal.tell(Kind.PRIMARY_LOST, name, text, level="warning")
+            self._owe(Kind.PRIMARY_LOST, name, text, level="warning")
 
     async def _close(self, name: str, post: Post, owed: set[str]) -> None:
         """Close the sessions of servers that may not take writes any more, then look again."""
@@ -186,7 +197,7 @@ class Warden:
                         if entry.role
                         else f"is no {known} any more"
                     )
-                    self._journal.tell(Kind.ROLE, entry.id, text)
+                    self._owe(Kind.ROLE, entry.id, text)
             if entry.is_lagging != (entry.id in self._lagging):
                 self._lag_changed(entry)
             if entry.is_unconfirmed != (entry.id in self._unconfirmed):
@@ -201,24 +212,22 @@ class Warden:
         assert entry.facts is not None  # noqa: S101 - the caller looked
         if not entry.is_unconfirmed:
             self._unconfirmed.discard(entry.id)
-            self._journal.tell(Kind.ROLE, entry.id, "lets its check see again what it is")
+            self._owe(Kind.ROLE, entry.id, "lets its check see again what it is")
             return
         self._unconfirmed.add(entry.id)
         why = dict(entry.facts.notes).get("login", "")
         text = f"counts as {entry.role} as before, but its check cannot see it any more"
-        self._journal.tell(Kind.ROLE, entry.id, text + (f": {why}" if why else ""), level="warning")
+        self._owe(Kind.ROLE, entry.id, text + (f": {why}" if why else ""), level="warning")
 
     def _lag_changed(self, entry: Entry) -> None:
         assert entry.facts is not None  # noqa: S101 - the caller looked
         words = entry.facts.lag_words
         if not entry.is_lagging:
             self._lagging.discard(entry.id)
-            self._journal.tell(Kind.REPLICA_LAG, entry.id, f"serves as a replica again: {words}")
+            self._owe(Kind.REPLICA_LAG, entry.id, f"serves as a replica again: {words}")
             return
         self._lagging.add(entry.id)
-        self._journal.tell(
-            Kind.REPLICA_LAG, entry.id, f"serves as a replica no more: {words}", level="warning"
-        )
+        self._owe(Kind.REPLICA_LAG, entry.id, f"serves as a replica no more: {words}", level="warning")
         if self._registry.config.pools[entry.pool].close_sessions_on_lag:
             self._spawn(self._close_lagging(entry.pool, entry.id))
 

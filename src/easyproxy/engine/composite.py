@@ -108,6 +108,10 @@ class CompositeEngine:
             self._relay.apply(shares[self._relay.name])
         self._snapshot = snapshot
 
+    async def settled(self) -> None:
+        """Return when both act by the last snapshot."""
+        await _all(part.settled() for part in self._parts)
+
     def _apply_both(self, shares: Mapping[str, Snapshot]) -> None:
         """Whoever takes an address over from the other goes first, so that its clients always find somebody.
 

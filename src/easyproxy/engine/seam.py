@@ -273,6 +273,9 @@ class Engine(Protocol):
         Raises EngineError (an address in use, ...), and then the former snapshot stays in force.
         """
 
+    async def settled(self) -> None:
+        """Return when the snapshot that was applied last is acted by everywhere, or when somebody does not answer in time."""
+
     def addresses(self) -> Mapping[str, str]:
         """Where each listener (by name) really listens, with the port that the system chose."""
 

@@ -1,4 +1,4 @@
-"""How many probes a second a configuration asks for, before anybody makes them."""
+"""How often a configuration has servers probed, before anybody does so."""
 
 from __future__ import annotations
 
@@ -44,3 +44,41 @@ def test_probes_are_added_up_over_pools_and_told_at_the_one_that_asks_for_the_mo
 def test_two_thousand_backends_with_the_defaults_are_no_reason_to_warn(check):
     assert told(p=(2000, check)) == []
     assert told(p=(2001, check))[0].startswith("pools.p.check.interval: 1,001 probes a second")
+
+
+@pytest.mark.parametrize(
+    ("kind", "max_lag", "is_told"),
+    [
+        ("postgresql", "1s", True),
+        ("postgresql", "1.9s", True),
+        ("postgresql", "2s", False),
+        ("postgresql", "none", False),
+        ("mysql", "1s", False),
+    ],
+)
+def test_a_lag_that_is_shorter_than_what_is_seen_of_it_is_told(kind, max_lag, is_told):
+    raw = {
+        "listeners": [{"bind": ":1000", "pool": "db", "role": "replica"}],
+        "pools": {
+            "db": {
+                "check": {
+                    "type": kind,
+                    "user": "u",
+                    "password_env": "W",
+                    "interval": "1s",
+                    "max_lag": max_lag,
+                },
+                "backends": ["10.0.0.1:1"],
+            }
+        },
+    }
+    told = [
+        warning.message
+        for warning in examine_text(json.dumps(raw, indent=1), "json", "f").warnings
+        if warning.path == "pools.db.check.max_lag"
+    ]
+    expected = (
+        "a lag is measured from probe to probe, and those are 1s apart: a replica that has all but the last record may count as"
+        " lagging; give at least 2s, or shorten interval"
+    )
+    assert told == ([expected] if is_told else [])

@@ -76,6 +76,7 @@ class Lab:
     def apply(self) -> None:
         self.warden.look()
         self.snapshots.append(self.registry.snapshot(0.0, self.warden.writers()))
+        self.warden.in_force()
 
     def says(self, backend: str, role: str, at: float = 1.0, **more) -> None:
         observation = Observation(backend, Outcome.SUCCESS, "well", at, facts=Facts(role, **more))
@@ -251,6 +252,15 @@ async def test_a_replica_that_does_not_follow_leaves_at_once():
     assert lab.serving("ro") == []
 
 
+async def test_nothing_is_told_before_it_is_in_force():
+    lab = Lab()
+    lab.registry.observe(Observation(A, Outcome.SUCCESS, "well", 1.0, facts=Facts("primary")), 1.0)
+    lab.warden.look()
+    assert lab.told() == []
+    lab.apply()
+    assert lab.told() == [(Kind.PRIMARY, "db")]
+
+
 async def test_a_change_of_role_is_told_with_the_server():
     lab = Lab()
     lab.says(A, "primary")
@@ -265,7 +275,6 @@ async def test_a_pool_without_listeners_for_writes_has_no_post_any_more():
     other = config({"name": "rw", "bind": "127.0.0.1:1", "pool": "db"})
     lab.registry.replace(other, lab.registry.entries_for(other), 1.0)
     lab.apply()
-    lab.warden.forget()
     assert lab.warden.posts == {}
     assert lab.serving("rw") == ["a"], (
         "what it has learnt of them it keeps; who is not probed yet is not ready"

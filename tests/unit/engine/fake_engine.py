@@ -42,6 +42,9 @@ class FakeEngine:
         self.on_apply()
         self.snapshot = snapshot
 
+    async def settled(self):
+        self.note("settled")
+
     def addresses(self):
         return {one.name: str(one.bind) for one in self.snapshot.listeners}
 

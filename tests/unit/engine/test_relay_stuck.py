@@ -69,6 +69,23 @@ async def test_a_worker_that_falls_silent_is_told_of_though_nobody_asks():
         assert heard == f"relay worker 1 (pid {pid}) answers again"
 
 
+async def test_a_snapshot_is_settled_when_every_worker_acts_by_it():
+    async with relay(workers=2, processes=True) as rig:
+        await answers(rig)
+        pid, inquiry = rig.engine.worker_pids()[1], rig.engine._inquiry
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            settled = asyncio.create_task(rig.engine.settled())
+            # The questions that the watch asks have lower numbers, or are asked later.
+            await until(lambda: inquiry._open)
+            [request, *_] = inquiry._open.values()
+            await until(lambda: request.missing == {1})
+            assert not settled.done()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await settled
+
+
 async def test_a_worker_that_has_not_started_yet_is_not_called_silent(monkeypatch):
     spawn = crew.Crew._spawn
 

@@ -261,6 +261,9 @@ class KernelEngine:
             self._rules.replace(layout.text)
         self._layout, self._found, self._options = layout, None, options
 
+    async def settled(self) -> None:
+        """Return at once: the kernel acts by a snapshot as soon as it has it."""
+
     def addresses(self) -> dict[str, str]:
         """Where each listener stands."""
         return self._places.addresses()

@@ -215,6 +215,11 @@ class RelayEngine(HandingOver):
             if all(group is not kept for kept in sockets.values()):
                 close_group(group)
 
+    async def settled(self) -> None:
+        """Return when every worker acts by the last snapshot; a silent one is not waited for."""
+        # Commands keep their order: who answers this has obeyed what came before.
+        await self._inquiry.ask({"op": PING})
+
     def _sockets_for(self, snapshot: Snapshot, undo: contextlib.ExitStack) -> dict[str, list[socket.socket]]:
         """Find or open the listening sockets by name; a listener with another name keeps those of its address."""
         known = {listener.name: listener for listener in self._snapshot.listeners} if self._snapshot else {}
