@@ -105,7 +105,6 @@ class Balancer(Desk):
             complain=self._journal.trouble,
             worker_died=self._journal.worker_died,
         )
-        self._relay = relay
         self.engine: Engine = relay
         if needs_kernel(filed):
             self.engine = _with_kernel(relay, filed, self._journal.trouble, dormant=heir is not None)
@@ -288,7 +287,6 @@ class Balancer(Desk):
         """Do what :meth:`reload` does, and leave it to the caller to tell of it; ``source`` says where it comes from."""
         refuse_if_lacking(config)
         await super().put_in_force(config, source=source)
-        self._relay.reopen_lost()
 
     # -- what comes in
 

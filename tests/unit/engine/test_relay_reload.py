@@ -8,8 +8,10 @@ import errno
 import gc
 import grp
 import os
+import shutil
 import signal
 import socket
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -396,10 +398,38 @@ async def test_a_removed_file_holds_up_no_change_and_comes_anew_with_the_new_mod
         rig.apply(pool, bind=Address(path=str(path)), mode=0o600)
         path.unlink()
         rig.apply(pool, bind=Address(path=str(path)), mode=0o660, backlog=7)
-        rig.engine.reopen_lost()
+        await until(path.exists)
         assert mode_of(path) == "0660"
         await rig.engine.sessions()
         await served(rig, server)
+
+
+async def test_a_file_that_cannot_come_anew_is_told_once_and_comes_when_it_can(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    path, looks = folder / "front", Counter()
+    async with relay() as rig:
+        server = rig.server()
+        rig.apply(Pool("p", backends=(backend("p", "a", server),)), bind=Address(path=str(path)))
+        sockets = rig.engine._sockets
+        looked = sockets.reopen_lost
+
+        def look():
+            looks["all"] += 1
+            return looked()
+
+        sockets.reopen_lost = look
+        shutil.rmtree(folder)
+        await until(lambda: looks["all"] >= 3)
+        folder.mkdir()
+        await until(path.exists)
+        await rig.engine.sessions()
+        await served(rig, server)
+        lost, found = rig.complaints
+        assert lost.startswith(
+            f"listener front: cannot listen on unix:{path}: the folder {folder} does not exist; make it. Somebody"
+        )
+        assert found == f"listener front: somebody had removed {path}; it is there again"
 
 
 async def test_a_group_that_has_gone_holds_up_no_change_of_the_backends(tmp_path, monkeypatch):

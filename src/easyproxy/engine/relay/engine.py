@@ -19,13 +19,14 @@ from easyproxy.engine.relay.address import socket_address
 from easyproxy.engine.relay.crew import Crew, Member
 from easyproxy.engine.relay.ends import REASON, Batch
 from easyproxy.engine.relay.handing import HandingOver
-from easyproxy.engine.relay.inherited import Inherited, LentSocket, address_of, close_group
+from easyproxy.engine.relay.inherited import Inherited
 from easyproxy.engine.relay.life import CLEAN
-from easyproxy.engine.relay.listening import group_of, is_reachable, open_listener, tune
+from easyproxy.engine.relay.listening import group_of
 from easyproxy.engine.relay.poller import has_epoll
 from easyproxy.engine.relay.question import ANSWER_WITHIN_S, PING, Inquiry, Roll
 from easyproxy.engine.relay.rates import Rates
 from easyproxy.engine.relay.slots import Slots
+from easyproxy.engine.relay.sockets import Sockets
 from easyproxy.engine.relay.succession import Legacy, Succession
 from easyproxy.engine.relay.talkative import AUTO, OFF
 from easyproxy.engine.relay.wire import keys_of, plain_snapshot
@@ -42,16 +43,17 @@ from easyproxy.engine.seam import (
     Where,
 )
 from easyproxy.errors import EngineError
-from easyproxy.model import Address, Listener, Snapshot
+from easyproxy.model import Address, Snapshot
 from easyproxy.stacks import stack_of
 from easyproxy.strategy import BUILTIN, StrategyError
 from easyproxy.strategy import load as load_strategy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from easyproxy.engine.relay.channel import Frame
 
+WATCH_EVERY_S = 1.0
 STACKS_WITHIN_S = 1.0
 """One that does not say so soon what it is doing is looked at from outside."""
 
@@ -95,7 +97,8 @@ class RelayEngine(HandingOver):
         self._worker_python = worker_python if processes else "same"
         self._complain = complain
         self._worker_died = worker_died or complain
-        self._inherited = legacy.inherited() if legacy is not None else inherited or Inherited()
+        given = legacy.inherited() if legacy is not None else inherited or Inherited()
+        self._sockets = Sockets(given, complain)
         self._is_dormant = legacy is not None
         self._slots = Slots()
         try:
@@ -106,7 +109,6 @@ class RelayEngine(HandingOver):
                 f"the system gives no shared memory for counters: {error.strerror}; look at ulimit -n and ulimit -f "
                 "(LimitNOFILE= and LimitFSIZE= in a systemd unit)"
             ) from error
-        self._sockets: dict[str, list[socket.socket]] = {}
         self._tickets: dict[str, int] = legacy.take_tickets() if legacy is not None else {}
         self._rates = Rates(legacy.take_rates() if legacy is not None else {})
         self._snapshot: Snapshot | None = None
@@ -150,15 +152,14 @@ class RelayEngine(HandingOver):
             if self._no_uring:
                 self._hello["io_uring"] = OFF
         self._crew.start(self._workers)
-        self._watch = asyncio.create_task(self._inquiry.watch(), name="easyproxy-watch-workers")
+        self._watch = asyncio.create_task(self._keep_watch(), name="easyproxy-watch")
 
     async def stop(self) -> None:
         """End the workers at once, close every session and every listening socket."""
         if self._watch is not None:
             self._watch.cancel()
         await self._crew.stop()
-        self._close_sockets()
-        self._inherited.close()
+        self._sockets.close()
         for fd in self._tickets.values():
             os.close(fd)
         self._tickets.clear()
@@ -172,6 +173,14 @@ class RelayEngine(HandingOver):
     def python(self) -> str:
         """Which Python runs the relay loops, for people."""
         return str(self._crew.interpreter)
+
+    async def _keep_watch(self) -> None:
+        """Look after what nobody tells of: a worker that hangs, the file of a socket that somebody has removed."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            if not (self._is_dormant or self._is_draining):
+                self._replace_sockets(self._sockets.reopen_lost())
+            await self._inquiry.ask({"op": PING})
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers; empty for a thread."""
@@ -192,84 +201,37 @@ class RelayEngine(HandingOver):
         self._slots.assign(keys_of(snapshot), self._is_slot_idle, self._counters.clear)
         with contextlib.ExitStack() as undo:
             try:
-                sockets = self._sockets_for(snapshot, undo)
+                sockets = self._sockets.prepare(
+                    snapshot.listeners,
+                    undo,
+                    may_open=not self._is_draining,  # health may still change the snapshot then
+                )
                 tickets = self._tickets_for(snapshot, undo)
                 rates = self._rates.prepare(snapshot.listeners, undo)
                 if not self._is_dormant:  # sockets that are borrowed are tuned when it wakes
-                    for listener in self._changed(snapshot):
-                        tune(sockets.get(listener.name, []), listener)  # the last step: it is not undone
+                    self._sockets.tune(sockets, snapshot.listeners)
             except OSError as error:
                 raise EngineError(f"the system gives no further descriptor: {error.strerror}") from error
             undo.pop_all()
-        former, self._sockets = self._sockets, sockets
         for name in set(self._tickets) - set(tickets):
             os.close(self._tickets[name])
         self._tickets = tickets
         self._rates.settle(rates)
         self._snapshot = snapshot
-        moved = {name: group for name, group in sockets.items() if former.get(name) is not group}
+        moved = self._sockets.settle(sockets, snapshot.listeners)
         for member in self._crew.members():
             self._send_listeners(member, moved)
             self._send_snapshot(member)
-        for group in former.values():
-            if all(group is not kept for kept in sockets.values()):
-                close_group(group)
 
     async def settled(self) -> None:
         """Return when every worker acts by the last snapshot; a silent one is not waited for."""
         # Commands keep their order: who answers this has obeyed what came before.
         await self._inquiry.ask({"op": PING})
 
-    def _sockets_for(self, snapshot: Snapshot, undo: contextlib.ExitStack) -> dict[str, list[socket.socket]]:
-        """Find or open the listening sockets by name; a listener with another name keeps those of its address."""
-        known = {listener.name: listener for listener in self._snapshot.listeners} if self._snapshot else {}
-        by_bind = {listener.bind: self._sockets.get(name) for name, listener in known.items()}
-        sockets: dict[str, list[socket.socket]] = {}
-        for listener in snapshot.listeners:
-            former = known.get(listener.name)
-            is_same = former is not None and former.bind == listener.bind
-            # Port 0 is another port for every listener.
-            group = self._sockets.get(listener.name) if is_same else None
-            if group is None and (listener.bind.port or listener.bind.path):
-                group = by_bind.get(listener.bind)
-            if group is None:
-                if self._is_draining:  # health may still change the snapshot, but no address is opened again
-                    continue
-                group = self._inherited.take(listener) or [open_listener(listener, self._listening())]
-                undo.callback(close_group, group)
-            sockets[listener.name] = group
-        return sockets
-
-    def _changed(self, snapshot: Snapshot) -> list[Listener]:
-        """Name the listeners that are not in force as they are in this snapshot."""
-        known = set(self._snapshot.listeners) if self._snapshot else set()
-        return [listener for listener in snapshot.listeners if listener not in known]
-
-    def reopen_lost(self) -> None:
-        """Listen anew where somebody has removed the file of a unix socket: no client finds the old one. It is told how that went."""
-        if self._snapshot is None or self._is_draining:
-            return
-        for listener in self._snapshot.listeners:
-            group = self._sockets.get(listener.name, [])
-            if all(is_reachable(sock) or isinstance(sock, LentSocket) for sock in group):
-                continue
-            try:
-                self._sockets[listener.name] = [open_listener(listener)]
-            except EngineError as error:
-                self._complain(f"{error}. Somebody has removed its file; no client reaches it")
-                continue
-            for member in self._crew.members():
-                self._send_listeners(member, {listener.name: self._sockets[listener.name]})
-                self._send_snapshot(member)
-            for sock in group:
-                sock.close()  # without its file: that is the new one's
-            self._complain(
-                f"listener {listener.name}: somebody had removed {listener.bind.path}; it is there again"
-            )
-
-    def _listening(self) -> Iterator[socket.socket]:
-        for group in (*self._sockets.values(), *self._inherited.sockets()):
-            yield from group
+    def _replace_sockets(self, groups: Mapping[str, list[socket.socket]]) -> None:
+        for member in self._crew.members() if groups else ():
+            self._send_listeners(member, groups)
+            self._send_snapshot(member)
 
     def _tickets_for(self, snapshot: Snapshot, undo: contextlib.ExitStack) -> dict[str, int]:
         tickets: dict[str, int] = {}
@@ -290,7 +252,7 @@ class RelayEngine(HandingOver):
                 )
             if listener.pool not in snapshot.pool_by_name:
                 raise EngineError(f"listener {listener.name}: there is no pool {listener.pool}")
-        for listener in self._changed(snapshot):  # what is in force needs its group no more
+        for listener in self._sockets.changed(snapshot.listeners):  # what is in force needs its group no more
             group_of(listener)
         for pool in snapshot.pools:
             try:
@@ -310,7 +272,7 @@ class RelayEngine(HandingOver):
         if self._ends_taker is not None:
             member.send({"op": "tell", "clean": True})
         if self._snapshot is not None:
-            self._send_listeners(member, {} if self._is_draining else self._sockets)
+            self._send_listeners(member, {} if self._is_draining else self._sockets.groups)
             self._send_snapshot(member)
 
     def _send_listeners(self, member: Member, sockets: Mapping[str, list[socket.socket]]) -> None:
@@ -335,14 +297,9 @@ class RelayEngine(HandingOver):
             }
         )
 
-    def _close_sockets(self) -> None:
-        for group in self._sockets.values():
-            close_group(group)
-        self._sockets = {}
-
     def addresses(self) -> dict[str, str]:
         """Where each listener really listens."""
-        return {name: str(address_of(sockets[0])) for name, sockets in self._sockets.items()}
+        return self._sockets.addresses()
 
     # -- upwards
 
@@ -465,7 +422,7 @@ class RelayEngine(HandingOver):
             member.send({"op": "drain"})
         # Each worker first takes in who waits in its backlog; only then may the sockets go.
         await self._deaf.is_complete(min(deadline_s, ANSWER_WITHIN_S))
-        self._close_sockets()
+        self._sockets.stop_listening()
         if not await self._drained.is_complete(max(0.0, deadline - loop.time())):
             await self.close_sessions(Where(), "drained")
             await self._drained.is_complete(ANSWER_WITHIN_S)

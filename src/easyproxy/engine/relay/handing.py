@@ -10,22 +10,18 @@ from typing import TYPE_CHECKING
 
 from easyproxy.engine.relay import tally
 from easyproxy.engine.relay.counters import L_SESSIONS
-from easyproxy.engine.relay.inherited import lend, own
-from easyproxy.engine.relay.listening import share, tune
 from easyproxy.engine.relay.succession import legacy
 from easyproxy.engine.relay.wire import keys_of
-from easyproxy.errors import EngineError
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Collection, Sequence
 
     from easyproxy.engine.relay.channel import Frame
     from easyproxy.engine.relay.counters import Counters
     from easyproxy.engine.relay.crew import Crew
-    from easyproxy.engine.relay.inherited import Inherited
     from easyproxy.engine.relay.rates import Rates
     from easyproxy.engine.relay.slots import Slots
+    from easyproxy.engine.relay.sockets import Sockets
     from easyproxy.engine.relay.succession import Succession
     from easyproxy.model import Snapshot
 
@@ -42,12 +38,10 @@ class HandingOver:
     _succession: Succession
     _counters: Counters
     _slots: Slots
-    _inherited: Inherited
-    _sockets: dict[str, list[socket.socket]]
+    _sockets: Sockets
     _tickets: dict[str, int]
     _rates: Rates
     _snapshot: Snapshot | None
-    _complain: Callable[[str], None]
 
     def totals(self) -> tally.Totals:
         """Return all that was counted, for a successor that goes on counting."""
@@ -78,13 +72,15 @@ class HandingOver:
 
     def share_ports(self, ports: Collection[int]) -> None:
         """Let another engine of this user take a place at these ports, and at no others, while our sockets are open."""
-        for group in (*self._sockets.values(), *self._inherited.sockets()):
-            share(group, ports)
+        self._sockets.share(ports)
 
     def legacy(self) -> list[tuple[Frame, list[int]]]:
         """Say what a successor begins with."""
         return legacy(
-            self._sockets, self._tickets, self._rates.tables, generation=self._crew.promise_generation()
+            self._sockets.groups,
+            self._tickets,
+            self._rates.tables,
+            generation=self._crew.promise_generation(),
         )
 
     def keys(self) -> list[str]:
@@ -102,14 +98,12 @@ class HandingOver:
     async def leave(self, dropped: Collection[str]) -> int:
         """Leave everything to the successor but the listeners that it has dropped; return how many sessions stay."""
         self._is_draining = True
-        for name, group in self._sockets.items():
-            if name not in dropped:
-                lend(group)
+        self._sockets.lend(dropped)
         return await self._succession.leave()
 
     def dropped(self) -> list[str]:
         """Name the listeners of the predecessor that are none here."""
-        return self._inherited.untaken()
+        return self._sockets.untaken()
 
     async def adopt(self, links: Sequence[int], keys: Sequence[str], within_s: float) -> int:
         """Take in the predecessor's sessions; return how many. Raises EngineError where that fails."""
@@ -125,13 +119,7 @@ class HandingOver:
         self._hello["dormant"] = self._is_dormant = False
         self.inherit(totals)
         self._crew.begin_at(totals.get("generation", 0))
-        for group in self._sockets.values():
-            own(group)
+        self._sockets.own()
         sessions = await self._succession.wake()
-        for listener in self._snapshot.listeners:
-            try:
-                tune(self._sockets[listener.name], listener)
-            except EngineError as error:  # there is no way back any more
-                self._complain(str(error))
-        self._inherited.close_untaken()
+        self._sockets.begin()
         return sessions

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 ANSWER_WITHIN_S = 5.0
 """A worker that does not answer a question for so long is left out of the answer."""
-ASK_EVERY_S = 1.0
 PING = "ping"
 """The question that asks for nothing but an answer."""
 
@@ -85,12 +84,6 @@ class Inquiry:
                 self.silent.add(member.index)
                 self._on_turn(member, True)
         return request.frames
-
-    async def watch(self) -> None:
-        """Ask for a sign of life again and again: who falls silent is told of, though nobody has a question."""
-        while True:
-            await asyncio.sleep(ASK_EVERY_S)
-            await self.ask({"op": PING})
 
     def take(self, member: Member, frame: Frame) -> None:
         """Keep a frame of an answer; one that comes too late is dropped."""
