@@ -6,8 +6,7 @@ while nobody answers: the filter and another width of the terminal wait for no a
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rich.markup import escape
 from rich.text import Text
@@ -21,63 +20,16 @@ from textual.widgets import DataTable, Footer, Input, Label, Static, TabbedConte
 
 from easyproxy.cli.asking import user_name
 from easyproxy.cli.client import NoAnswerError, RefusedError, TokenError, fetch, post
-from easyproxy.cli.report import why_of
-from easyproxy.cli.text import counted, latency, printable, shortened, size, span
+from easyproxy.cli.tables import COLOURS, COLUMNS, LONGEST, SPARE, fitting, rows_of
+from easyproxy.cli.text import counted, printable, span
 
 if TYPE_CHECKING:
     from easyproxy.cli.asking import Asker
+    from easyproxy.cli.tables import Json, Row
 
-Json = dict[str, Any]
-Row = tuple[str, list[Text]]
-
-_COLOURS = {
-    "ready": "green",
-    "ok": "green",
-    "down": "red",
-    "critical": "red",
-    "error": "red",
-    "warning": "yellow",
-    "draining": "yellow",
-    "maintenance": "yellow",
-    "checking": "blue",
-}
-_COLUMNS = {
-    "backends": (
-        "Pool",
-        "Backend",
-        "State",
-        "For",
-        "Sessions",
-        "",
-        "New/s",
-        "In/s",
-        "Out/s",
-        "Errors",
-        "Connect",
-        "Why",
-    ),
-    "sessions": ("Session", "Client", "Backend", "Listener", "State", "Age", "Idle", "Sent", "Received"),
-    "clients": ("Client", "Sessions", "Sent", "Received"),
-    "events": ("When", "What", "Text", "By"),
-}
 _NARROW = 110
 """Columns of a terminal below which the spare columns of the tables are left out, so that the last one can be read."""
-_SPARE = {"backends": ("", "New/s", "In/s", "Out/s", "Connect"), "sessions": ("Listener", "Idle")}
-_LONGEST = {"Pool": 1 / 8, "Backend": 1 / 5, "What": 1 / 5}
-"""Share of the terminal's width above which names are shortened, so that what is said of them stays in sight."""
 _ROWS = 500
-_BAR = 10
-
-
-def bar(share: float) -> str:
-    """Draw a share of 1 as a bar of ten cells.
-
-    >>> bar(0.5), bar(2.0)
-    ('█████     ', '██████████')
-    """
-    eighths = round(max(0.0, min(1.0, share)) * _BAR * 8)
-    full, rest = divmod(eighths, 8)
-    return ("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(_BAR)
 
 
 class Question(ModalScreen[str | None]):
@@ -153,7 +105,7 @@ class Screen(App[None]):
         yield Static(id="headline", markup=False)
         yield Input(id="filter", placeholder="show only rows that contain ...", select_on_focus=False)
         with TabbedContent(initial="backends"):
-            for number, name in enumerate(_COLUMNS, 1):
+            for number, name in enumerate(COLUMNS, 1):
                 with TabPane(f"{number} {name.capitalize()}", id=name):
                     yield DataTable(id=f"table-{name}", cursor_type="row", zebra_stripes=True)
         yield Footer()
@@ -176,7 +128,7 @@ class Screen(App[None]):
         if is_narrow == self._is_narrow:
             return
         self._is_narrow = is_narrow
-        for name in _COLUMNS:
+        for name in COLUMNS:
             self._fill(name, anew=True)
 
     def _table(self, name: str) -> DataTable[Text]:
@@ -238,37 +190,26 @@ class Screen(App[None]):
         ]
         self.query_one("#headline", Static).update(
             Text.assemble(
-                (printable(headline["title"]), f"bold {_COLOURS.get(headline['level'], '')}"),
+                (printable(headline["title"]), f"bold {COLOURS.get(headline['level'], '')}"),
                 f"  {printable(headline['detail'])}\n",
                 (", ".join(parts), "dim"),
             )
         )
-        match name:
-            case "sessions":
-                made = [_session(row) for row in rows]
-            case "clients":
-                made = [_client(row) for row in rows]
-            case "events":
-                made = [_event(row) for row in reversed(rows)]
-            case _:
-                made = _backends(status, self._before)
+        self._heard_rows[name] = rows_of(name, status, self._before, rows)
         self._before = status
-        self._heard_rows[name] = made
         self._fill(name)
 
     def _columns(self, name: str) -> list[int]:
         """Return the numbers of those for which there is room."""
-        spare = _SPARE.get(name, ()) if self._is_narrow else ()
-        return [number for number, column in enumerate(_COLUMNS[name]) if column not in spare]
+        spare = SPARE.get(name, ()) if self._is_narrow else ()
+        return [number for number, column in enumerate(COLUMNS[name]) if column not in spare]
 
     def _fill(self, name: str, *, anew: bool = False) -> None:
         """Show the rows that were heard last, where the filter lets them; ``anew`` makes the columns anew too."""
         table, word, columns = self._table(name), self._word.lower(), self._columns(name)
-        longest = {
-            number: int(self.size.width * _LONGEST.get(_COLUMNS[name][number], 1)) for number in columns
-        }
+        longest = {number: int(self.size.width * LONGEST.get(COLUMNS[name][number], 1)) for number in columns}
         wanted = {
-            key: [_shortened(cells[number], longest[number]) for number in columns]
+            key: [fitting(cells[number], longest[number]) for number in columns]
             for key, cells in self._heard_rows.get(name, [])
             if not word or any(word in cell.plain.lower() for cell in cells)
         }
@@ -290,7 +231,7 @@ class Screen(App[None]):
         table.clear(columns=anew)
         if anew:
             for number in self._columns(name):
-                table.add_column(_COLUMNS[name][number], key=str(number))
+                table.add_column(COLUMNS[name][number], key=str(number))
         for key, cells in rows.items():
             table.add_row(*cells, key=key)
         table.scroll_to(left, top, animate=False, immediate=True)
@@ -400,80 +341,3 @@ class Screen(App[None]):
             self.call_from_thread(self.notify, printable(text), severity=severity, timeout=10, markup=False)
         else:
             self.unsaid.append(text)
-
-
-def _coloured(word: str) -> Text:
-    return Text(printable(word), _COLOURS.get(word, ""))
-
-
-def _shortened(cell: Text, most: int) -> Text:
-    return cell if cell.cell_len <= most else Text(shortened(cell.plain, most), cell.style)
-
-
-def _right(text: object) -> Text:
-    return Text(str(text), justify="right")
-
-
-def _plain(*words: object) -> list[Text]:
-    return [Text(printable(word)) for word in words]
-
-
-def _backends(status: Json, before: Json | None) -> list[Row]:
-    former = {b["id"]: b["counters"] for pool in before["pools"] for b in pool["backends"]} if before else {}
-    seconds = status["now"] - before["now"] if before else 0.0
-    rows = []
-    for pool in status["pools"]:
-        busiest = max((b["counters"]["sessions"] for b in pool["backends"]), default=0)
-        for backend in pool["backends"]:
-            now = backend["counters"]
-            then = former.get(backend["id"])
-
-            def rate(field: str, now: Json = now, then: Json | None = then) -> float:
-                return max(0.0, (now[field] - then[field]) / seconds) if then and seconds > 0 else 0.0
-
-            most = backend["max_sessions"] or busiest
-            errors = now["connect_errors"] + now["backend_resets"] + now["timeouts"]
-            limit = f"/{backend['max_sessions']}" if backend["max_sessions"] else ""
-            cells = [
-                *_plain(pool["name"], backend["name"]),
-                _coloured(backend["state"]),
-                _right(span(status["now"] - backend["since"])),
-                _right(f"{now['sessions']}{limit}"),
-                Text(bar(now["sessions"] / most if most else 0.0), "cyan"),
-                _right(f"{rate('total'):.0f}"),
-                _right(size(rate("bytes_from_client"))),
-                _right(size(rate("bytes_from_backend"))),
-                Text(str(errors), "red" if errors else "", justify="right"),
-                _right(latency(backend["connect_p95_s"]) if backend["connect_p95_s"] else "-"),
-                Text(printable(why_of(backend)), "dim"),
-            ]
-            rows.append((backend["id"], cells))
-    return rows
-
-
-def _session(row: Json) -> Row:
-    return row["id"], [
-        *_plain(row["id"], row["client"], row["backend"] or "-", row["listener"], row["state"]),
-        _right(span(row["age_s"])),
-        _right(span(row["idle_s"])),
-        _right(size(row["bytes_from_client"])),
-        _right(size(row["bytes_from_backend"])),
-    ]
-
-
-def _client(row: Json) -> Row:
-    return row["address"], [
-        *_plain(row["address"]),
-        _right(row["sessions"]),
-        _right(size(row["bytes_from_client"])),
-        _right(size(row["bytes_from_backend"])),
-    ]
-
-
-def _event(row: Json) -> Row:
-    author = row.get("author") or {"who": ""}
-    return str(row["id"]), [
-        Text(time.strftime("%H:%M:%S", time.localtime(row["at"]))),
-        Text(printable(row["subject"]), _COLOURS.get(row["level"], "")),
-        *_plain(row["text"], author["who"]),
-    ]

@@ -29,6 +29,7 @@ from easyproxy.engine.relay.slots import Slots
 from easyproxy.engine.relay.sockets import Sockets
 from easyproxy.engine.relay.succession import Legacy, Succession
 from easyproxy.engine.relay.talkative import AUTO, OFF
+from easyproxy.engine.relay.tickets import Tickets
 from easyproxy.engine.relay.wire import keys_of, plain_snapshot
 from easyproxy.engine.seam import (
     CUTS,
@@ -109,7 +110,7 @@ class RelayEngine(HandingOver):
                 f"the system gives no shared memory for counters: {error.strerror}; look at ulimit -n and ulimit -f "
                 "(LimitNOFILE= and LimitFSIZE= in a systemd unit)"
             ) from error
-        self._tickets: dict[str, int] = legacy.take_tickets() if legacy is not None else {}
+        self._tickets = Tickets(legacy.take_tickets() if legacy is not None else {})
         self._rates = Rates(legacy.take_rates() if legacy is not None else {})
         self._snapshot: Snapshot | None = None
         self._sink: Sink = lambda _report: None
@@ -160,9 +161,7 @@ class RelayEngine(HandingOver):
             self._watch.cancel()
         await self._crew.stop()
         self._sockets.close()
-        for fd in self._tickets.values():
-            os.close(fd)
-        self._tickets.clear()
+        self._tickets.close()
         self._rates.close()
         if self._counters_fd >= 0:
             self._counters.close()
@@ -206,16 +205,14 @@ class RelayEngine(HandingOver):
                     undo,
                     may_open=not self._is_draining,  # health may still change the snapshot then
                 )
-                tickets = self._tickets_for(snapshot, undo)
+                tickets = self._tickets.prepare(snapshot.pools, undo)
                 rates = self._rates.prepare(snapshot.listeners, undo)
                 if not self._is_dormant:  # sockets that are borrowed are tuned when it wakes
                     self._sockets.tune(sockets, snapshot.listeners)
             except OSError as error:
                 raise EngineError(f"the system gives no further descriptor: {error.strerror}") from error
             undo.pop_all()
-        for name in set(self._tickets) - set(tickets):
-            os.close(self._tickets[name])
-        self._tickets = tickets
+        self._tickets.settle(tickets)
         self._rates.settle(rates)
         self._snapshot = snapshot
         moved = self._sockets.settle(sockets, snapshot.listeners)
@@ -232,16 +229,6 @@ class RelayEngine(HandingOver):
         for member in self._crew.members() if groups else ():
             self._send_listeners(member, groups)
             self._send_snapshot(member)
-
-    def _tickets_for(self, snapshot: Snapshot, undo: contextlib.ExitStack) -> dict[str, int]:
-        tickets: dict[str, int] = {}
-        for pool in snapshot.pools:
-            fd = self._tickets.get(pool.name)
-            if fd is None:
-                fd = c.anonymous_file("easyproxy-tickets")
-                undo.callback(os.close, fd)
-            tickets[pool.name] = fd
-        return tickets
 
     def _check(self, snapshot: Snapshot) -> None:
         for listener in snapshot.listeners:
@@ -283,11 +270,7 @@ class RelayEngine(HandingOver):
 
     def _send_snapshot(self, member: Member) -> None:
         assert self._snapshot is not None  # noqa: S101 - the caller looked
-        member.tickets &= set(self._tickets)  # a pool that comes back has another counter
-        for name, fd in self._tickets.items():
-            if name not in member.tickets:
-                member.tickets.add(name)
-                member.send({"op": "ticket", "pool": name}, [fd])
+        self._tickets.equip(member)
         self._rates.equip(member)
         member.send(
             {

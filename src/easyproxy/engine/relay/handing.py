@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from easyproxy.engine.relay.slots import Slots
     from easyproxy.engine.relay.sockets import Sockets
     from easyproxy.engine.relay.succession import Succession
+    from easyproxy.engine.relay.tickets import Tickets
     from easyproxy.model import Snapshot
 
 
@@ -39,7 +40,7 @@ class HandingOver:
     _counters: Counters
     _slots: Slots
     _sockets: Sockets
-    _tickets: dict[str, int]
+    _tickets: Tickets
     _rates: Rates
     _snapshot: Snapshot | None
 
@@ -78,7 +79,7 @@ class HandingOver:
         """Say what a successor begins with."""
         return legacy(
             self._sockets.groups,
-            self._tickets,
+            self._tickets.fds,
             self._rates.tables,
             generation=self._crew.promise_generation(),
         )
