@@ -6,15 +6,14 @@ Everything meets here and nothing is decided here: the registry knows, the pure 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from easyproxy.config.load import from_dict, load, read_token
-from easyproxy.config.schema import STATE_OFF, Config
+from easyproxy.assembly import config_of, engine_for, state_place
+from easyproxy.config.load import read_token
 from easyproxy.control.access_log import AccessLog
 from easyproxy.control.desk import Desk
 from easyproxy.control.drains import Drains
@@ -34,17 +33,15 @@ from easyproxy.control.upgrading import Upgrading
 from easyproxy.control.warden import Warden
 from easyproxy.control.watch import LOOK_EVERY_S, Watch
 from easyproxy.discovery.names import RESOLVE_EVERY_S
-from easyproxy.engine.relay import RelayEngine
-from easyproxy.engine.relay.succession import Legacy
-from easyproxy.engine.relay.talkative import AUTO, OFF
-from easyproxy.engine.seam import Engine, HandsOver, Observation, Report, Where
+from easyproxy.engine.seam import HandsOver, Observation, Report, Where
 from easyproxy.errors import EngineError
-from easyproxy.needs import needs_kernel, refuse_if_lacking
+from easyproxy.needs import refuse_if_lacking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from easyproxy.admin.server import AdminServer
+    from easyproxy.config.schema import Config
     from easyproxy.control.heir import Heir
     from easyproxy.control.operations import Author
     from easyproxy.control.registry import Change
@@ -90,24 +87,13 @@ class Balancer(Desk):
         inherited: Inherited | None = None,
         heir: Heir | None = None,
     ) -> None:
-        filed = _config(config)
+        filed = config_of(config)
         self._journal = Journal()
         self._on_change = on_change
         in_processes = workers == "process"
-        relay = RelayEngine(
-            workers=worker_count(filed) if in_processes else 1,
-            processes=in_processes,
-            orphan_drain_s=filed.drain_timeout,
-            worker_python=filed.worker_python,
-            io_uring=AUTO if filed.io_uring else OFF,
-            inherited=inherited,
-            legacy=Legacy.of(heir.take_frames(Legacy.KINDS)) if heir is not None else None,
-            complain=self._journal.trouble,
-            worker_died=self._journal.worker_died,
+        self.engine = engine_for(
+            filed, self._journal, in_processes=in_processes, inherited=inherited, heir=heir
         )
-        self.engine: Engine = relay
-        if needs_kernel(filed):
-            self.engine = _with_kernel(relay, filed, self._journal.trouble, dormant=heir is not None)
         self._heir = heir
         self._access_log = AccessLog.of(filed, self._journal.trouble)
         self._registry = Registry(filed)
@@ -280,7 +266,7 @@ class Balancer(Desk):
             EngineError: an address cannot be had; nothing changes.
         """
         source = str(config) if isinstance(config, str | Path) else ""
-        await self.put_in_force(_config(config), source=source)
+        await self.put_in_force(config_of(config), source=source)
         self._journal.tell(Kind.RELOADED, source, "another configuration is in force")
 
     async def put_in_force(self, config: Config, *, source: str) -> None:
@@ -397,48 +383,7 @@ class Balancer(Desk):
         await server.bind(self._heir.admin_socket(str(admin.bind)) if self._heir is not None else None)
 
 
-def _with_kernel(
-    relay: RelayEngine, config: Config, complain: Callable[[str], None], *, dormant: bool
-) -> Engine:
-    # Loaded only by those who use it.
-    from easyproxy.engine.composite import CompositeEngine  # noqa: PLC0415
-    from easyproxy.engine.kernel import KernelEngine, Shortcut  # noqa: PLC0415
-
-    kernel = KernelEngine(
-        source=config.kernel.source,
-        manage_sysctl=config.kernel.manage_sysctl,
-        shortcut=Shortcut(complain) if config.kernel.shortcut else None,
-        complain=complain,
-    )
-    return CompositeEngine(relay, kernel, dormant=dormant, complain=complain)
-
-
-def state_place(config: Config, default: str | Path | None) -> Path | None:
-    """Say where overrides are kept: what the configuration says, else ``default``; None is nowhere."""
-    if config.state_file is not None:
-        return None if config.state_file == STATE_OFF else Path(config.state_file)
-    return Path(default) if default is not None else None
-
-
 def _started_words(status: Status) -> str:
     ready = sum(backend.state == "ready" for pool in status.pools for backend in pool.backends)
     total = sum(len(pool.backends) for pool in status.pools)
     return f"version {status.version}, {ready} of {total} backends ready"
-
-
-def _config(source: Config | Mapping[str, object] | str | Path) -> Config:
-    if isinstance(source, Config):
-        return source
-    strategies = RelayEngine.strategies
-    if isinstance(source, str | Path):
-        return load(source, strategies=strategies)
-    return from_dict(source, strategies=strategies)
-
-
-def worker_count(config: Config) -> int:
-    """Resolve ``workers: auto``: one for each CPU that this process may use."""
-    if isinstance(config.workers, int):
-        return config.workers
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -214,7 +214,8 @@ async def serve(
         watch: whether to reload by itself when the file changes; None is as the configuration says.
         before: leads to the program that this one relieves.
     """
-    from easyproxy.balancer import Balancer, worker_count  # noqa: PLC0415
+    from easyproxy.assembly import worker_count  # noqa: PLC0415
+    from easyproxy.balancer import Balancer  # noqa: PLC0415
     from easyproxy.cli.log import set_up  # noqa: PLC0415
     from easyproxy.cli.service import Told, sockets_given  # noqa: PLC0415
     from easyproxy.control.heir import Heir  # noqa: PLC0415
