@@ -22,6 +22,9 @@ Settings = dict[str, Any]
 QUICK = {"interval": "200ms", "fast_interval": "100ms", "timeout": "200ms", "rise": 2, "fall": 2}
 """How often to probe where a test waits for a verdict."""
 
+PATIENT = {**QUICK, "interval": "2s", "timeout": "2s"}
+"""The same where servers have to answer, and may have to wait for a processor before they do."""
+
 
 def command(*arguments: str) -> list[str]:
     """Return the command line of our own program, with the interpreter that runs the tests."""
@@ -143,7 +146,9 @@ class RunningBalancer:
         return {name: each["counters"]["sessions"] for name, each in self.backends().items()}
 
     def wait_for_state(self, backend: str, state: str) -> None:
+        """Wait until it is told, and every worker acts by it."""
         eventually(lambda: self.backends()[backend]["state"] == state, f"{backend} is {state}")
+        self.sessions()  # who answers this has obeyed what came before
 
     def wait_for_no_sessions(self) -> None:
         """Wait until every session has ended."""
