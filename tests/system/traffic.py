@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from programs import Program, run_client
+from programs import Program
 
 PATIENCE_S = 60
 
@@ -99,29 +99,33 @@ class Load:
         return cls(int(requests[1]), *counts, int(bad[1]) if bad else 0)
 
 
-def wrk_arguments(url: str, connections: int, duration: str, *, close: bool) -> list[str]:
-    header = ["-H", "Connection: close"] if close else []
-    return ["-t", "2", "-c", str(connections), "-d", duration, "--timeout", f"{PATIENCE_S}s", *header, url]
-
-
-def wrk(
-    port: int, *, connections: int = 20, duration: str = "1s", path: str = "/name", close: bool = False
-) -> Load:
-    """Run wrk for so long; return its counts."""
-    url = f"http://127.0.0.1:{port}{path}"
-    return Load.parse(run_client("wrk", *wrk_arguments(url, connections, duration, close=close)))
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal (proc(5))."""
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 class Wrk:
     """wrk beside the test: it works from the beginning of the ``with`` block to its end; then ``load`` has its counts."""
 
     def __init__(self, port: int, *, connections: int = 20, path: str = "/name", close: bool = False) -> None:
-        self._arguments = wrk_arguments(f"http://127.0.0.1:{port}{path}", connections, "600s", close=close)
+        header = ["-H", "Connection: close"] if close else []
+        self._arguments = [
+            *("-t", "2", "-c", str(connections), "-d", "600s", "--timeout", f"{PATIENCE_S}s"),
+            *(*header, f"http://127.0.0.1:{port}{path}"),
+        ]
         self._load: Load | None = None
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory()
         self._program = Program(["wrk", *self._arguments], Path(self._folder.name) / "output.txt")
+        try:
+            # By then its threads are at work; before, its interruption would be its end.
+            self._program.wait_until(lambda: catches(self._program.pid, signal.SIGINT), "wrk is at work")
+        except BaseException:
+            self._program.stop()
+            self._folder.cleanup()
+            raise
         return self
 
     def __exit__(

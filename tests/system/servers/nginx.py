@@ -21,6 +21,7 @@ http {{
     default_type application/octet-stream;
     client_max_body_size 0;
     keepalive_requests {keepalive_requests};
+    keepalive_timeout 1h;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
