@@ -131,7 +131,7 @@ async def test_maintenance_stops_the_probes_and_a_probe_must_succeed_afterwards(
         assert one(balancer, "c").last_probe == seen
         assert one(balancer, "c").is_healthy is None
         await balancer.restore("c", ANN)
-        assert states(balancer)["c"] == "checking"
+        assert states(balancer)["c"] in ("checking", "down")
         await comes_true(lambda: states(balancer)["c"] == "down", "the first probe decides")
         nginxes[2].start()
         await comes_true(lambda: states(balancer)["c"] == "ready", "c is back")
@@ -265,9 +265,10 @@ async def test_an_override_ends_by_itself_when_its_time_is_over(nginxes):
     async with Balancer(simple(*nginxes)) as balancer:
         made = await balancer.override("a", Action.DRAIN, ANN, ttl_s=0.5)
         assert made.until == pytest.approx(made.at + 0.5)
-        await comes_true(lambda: not balancer.overrides(), "it has ended")
+        ended = ["override_expired", "backend_ready"]
+        await comes_true(lambda: kinds(balancer, "p/a")[-2:] == ended, "it has ended")
+        assert balancer.overrides() == []
         assert states(balancer)["a"] == "ready"
-        assert kinds(balancer, "p/a")[-2:] == ["override_expired", "backend_ready"]
 
 
 async def test_what_cannot_end_stays_in_conflict_until_somebody_decides(nginxes):
