@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack
+from operator import le
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ from programs import Program
 
 UPGRADES = 20
 MIB = 1024 * 1024
+
+
+def no_more(now: list[int], before: list[int]) -> bool:
+    """Whether no process has more descriptors than before; then, one that was about to be closed may have counted."""
+    return len(now) == len(before) and all(map(le, now, before))
 
 
 @pytest.fixture
@@ -325,7 +331,7 @@ def enduring(tmp_path_factory, nginxes_of_session):
     balancer = Upgradable(
         tmp_path_factory.mktemp("enduring"),
         simple(*nginxes_of_session),
-        lines=("from easyproxy.control import upgrade", "upgrade.TRANSFER_S = 1.5"),
+        lines=("from easyproxy.control import upgrade", "upgrade.TRANSFER_S = 5.0"),
     )
     with ExitStack() as stack:
         stack.callback(balancer.stop)
@@ -350,10 +356,10 @@ def test_a_successor_that_fails_changes_nothing(enduring, nginxes_of_session, fa
     assert (balancer.pid, sorted(balancer.workers())) == (old, workers)
     assert {each["id"] for each in balancer.sessions()} == ids
     assert ask(port) in "abc"
-    eventually(lambda: balancer.descriptors() == descriptors, "no descriptor is left over")
+    eventually(lambda: no_more(balancer.descriptors(), descriptors), "no descriptor is left over")
     eventually(lambda: sum(balancer.live().values()) == 10, "the counters are what they were")
     assert balancer.status()["worker_restarts"] == 0
-    assert children(balancer.pid) == workers
+    eventually(lambda: children(balancer.pid) == workers, "the new program has gone")
     if failure == "a time limit before it is ready":
         balancer.reload(simple(*nginxes_of_session))
 
@@ -371,7 +377,7 @@ def test_after_every_failure_the_next_upgrade_succeeds(enduring):
 def test_a_worker_that_is_stopped_ends_the_upgrade_and_goes_on_when_it_is_woken(begin, nginxes):
     """Behaviour 33: it finds order to give and order to go on at once, and must not stand still for the first."""
     balancer = begin(
-        simple(*nginxes), lines=("from easyproxy.control import upgrade", "upgrade.TRANSFER_S = 1.0")
+        simple(*nginxes), lines=("from easyproxy.control import upgrade", "upgrade.TRANSFER_S = 3.0")
     )
     workers = sorted(balancer.workers())
     with ExitStack() as stack:
@@ -380,7 +386,7 @@ def test_a_worker_that_is_stopped_ends_the_upgrade_and_goes_on_when_it_is_woken(
         os.kill(workers[0], signal.SIGSTOP)
         try:
             with pytest.raises(
-                RefusedError, match=r"given within 1.* s: relay worker \d has not; this program goes on"
+                RefusedError, match=r"given within 3.* s: relay worker \d has not; this program goes on"
             ):
                 post(balancer.admin, "/api/upgrade", {"who": "test"})
         finally:
@@ -453,11 +459,12 @@ def test_when_the_old_program_is_killed_while_its_sessions_change_hands_none_is_
     with Visit(balancer.port()) as visit:
         name = visit.ask()
         balancer.install(*at("adopted", "os.kill(os.getppid(), signal.SIGKILL)"))
+        workers = balancer.workers()
         balancer.program.send(signal.SIGUSR2)
         balancer.program.ended()
         for _ in range(5):
             assert visit.ask() == name
-    eventually(lambda: not any(name_of(pid) for pid in balancer.workers()), "its workers drain and end")
+    eventually(lambda: not any(name_of(pid) for pid in workers), "its workers drain and end")
 
 
 def test_an_upgrade_takes_a_changed_configuration_and_another_number_of_workers(begin, nginxes, tmp_path):
@@ -495,7 +502,7 @@ def test_an_upgrade_takes_a_changed_configuration_and_another_number_of_workers(
                 assert b"200 OK" in sock.recv(1000)
         balancer.write({**simple(a, c), "workers": 1})
         balancer.upgrade()
-        assert not path.exists(), "a listener that is gone takes its file with it"
+        eventually(lambda: not path.exists(), "a listener that is gone takes its file with it")
         assert [visit.ask() for visit in visits] == names
 
 
@@ -536,7 +543,7 @@ def test_upgrades_leave_no_descriptor_over(begin, nginxes):
         for _ in range(2):
             balancer.upgrade()
         assert visit.ask()
-        eventually(lambda: balancer.descriptors() == before, "the number of descriptors does not grow")
+        eventually(lambda: no_more(balancer.descriptors(), before), "the number of descriptors does not grow")
 
 
 @pytest.mark.anyio
