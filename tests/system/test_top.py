@@ -109,18 +109,20 @@ async def test_what_is_selected_and_in_sight_stays_when_rows_leave(screen, balan
             await pilot.press("2")
             await until(lambda: len(rows(screen, "sessions")) == 30, "all sessions are shown")
             await pilot.press(*["down"] * 20)
+            await until(lambda: table.cursor_row == 20 and table.scroll_target_y > 0, "it is selected")
             selected, top = rows(screen, "sessions")[table.cursor_row], table.scroll_target_y
             assert 0 < top < table.max_scroll_y - 2
             leaves = rows(screen, "sessions")[12]
             post(balancer.admin, "/api/close", {"id": leaves[0]})
             await until(lambda: len(rows(screen, "sessions")) == 29, "one has left")
-            await pilot.pause()
-            assert rows(screen, "sessions")[table.cursor_row][0] == selected[0]
+            await until(
+                lambda: rows(screen, "sessions")[table.cursor_row][0] == selected[0], "it is selected still"
+            )
             await until(lambda: table.scroll_offset.y == top, "what was in sight is")
             at = table.cursor_row
             post(balancer.admin, "/api/close", {"id": selected[0]})
             await until(lambda: len(rows(screen, "sessions")) == 28, "the selected one has left")
-            assert table.cursor_row == at, "its neighbour has its place, not the first one"
+            await until(lambda: table.cursor_row == at, "its neighbour has its place, not the first one")
 
 
 async def test_what_is_typed_at_once_goes_where_it_is_meant_to_and_a_second_enter_does_nothing(
@@ -159,11 +161,9 @@ async def test_what_was_heard_is_filtered_and_laid_out_anew_while_nobody_answers
         assert [row[1] for row in rows(screen, "backends")] == ["a", "b", "c"]
         assert table.cursor_row == 2
         await pilot.press("slash", "r", "e", "f")
-        await pilot.pause()
-        assert rows(screen, "backends") == []
+        await until(lambda: rows(screen, "backends") == [], "none is found")
         await pilot.press("escape")
-        await pilot.pause()
-        assert len(rows(screen, "backends")) == 3
+        await until(lambda: len(rows(screen, "backends")) == 3, "all are shown")
 
 
 async def test_one_question_at_a_time_is_asked_however_long_the_answer_takes(screen, balancer, monkeypatch):
@@ -226,8 +226,9 @@ async def test_many_long_names_leave_room_for_what_is_said_of_them(start, nginxe
         assert screen.query_one("#table-events", DataTable)._get_column_region(2).x <= 30
         await pilot.press("1")
         await pilot.press("slash", *"node-17.database.eu")
-        await pilot.pause()
-        assert [row[1] for row in rows(screen, "backends")] == ["node-17.…ple.com"]
+        await until(
+            lambda: [row[1] for row in rows(screen, "backends")] == ["node-17.…ple.com"], "one is left"
+        )
         await pilot.press("enter", "d")
         await until(lambda: isinstance(screen.focused, Input), "it asks")
         asked = str(screen.screen.query_one(Label).render())
