@@ -33,6 +33,9 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 HELLO = b"hello from the backend\n"
 
+# Not sooner: a datagram socket holds ten messages that nobody has read yet, and what does not fit is lost.
+WATCHDOG_USEC = "1000000"
+
 
 class Manager:
     """A datagram socket that listens as systemd does."""
@@ -77,7 +80,7 @@ def test_a_service_manager_hears_of_every_turn(start, manager):
     with greeter() as port:
         balancer = start(
             simple({"address": f"127.0.0.1:{port}"}),
-            env={"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "200000"},
+            env={"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": WATCHDOG_USEC},
         )
         assert manager.wait_for("READY")["STATUS"] == "The backend is ready; 0 sessions"
         # It has bound by the time it says so.
@@ -101,7 +104,7 @@ def test_after_an_upgrade_the_service_manager_hears_the_new_program(start, manag
     with greeter() as port:
         balancer = start(
             simple({"address": f"127.0.0.1:{port}"}),
-            env={"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "200000", "WATCHDOG_PID": ""},
+            env={"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": WATCHDOG_USEC, "WATCHDOG_PID": ""},
         )
         where = ("127.0.0.1", balancer.port())
         balancer.program.send(signal.SIGUSR2)
