@@ -9,6 +9,7 @@ import random
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from easyproxy.model import Address
@@ -94,19 +95,30 @@ class Chatter:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock, self.lines, self.problem = sock, 0, ""
+        self.longest_pause_s = 0.0  # because the machine had other things to do
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._talk)
         self._thread.start()
 
     def _talk(self) -> None:
+        last = time.monotonic()
+
+        def note() -> float:
+            now = time.monotonic()
+            self.longest_pause_s = max(self.longest_pause_s, now - last)
+            return now
+
         try:
             while not self._is_over.is_set():
                 self.sock.sendall(b"%d\n" % self.lines)
                 assert read_line(self.sock) == str(self.lines)
                 self.lines += 1
+                last = note()
         except ConnectionResetError:
+            note()
             self.problem = "reset"
         except (OSError, EOFError, AssertionError) as error:
+            note()
             self.problem = repr(error)
 
     async def more(self, count: int = 200) -> None:
