@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from eventually import eventually
 from proxy import QUICK, RunningBalancer, Settings
 
 from easyproxy.cli.client import fetch, post
@@ -129,10 +130,20 @@ class Stage(RunningBalancer):
     def restart(self) -> None:
         """Start it again after its end, with the same file."""
         self.program.stop()
+        eventually(self._is_free, "its worker has left the address")
         self.program = Program(
             self.program.argv, self.folder / "log-again.txt", env={"PYTHONDONTWRITEBYTECODE": "1"}
         )
         self.wait_until_serving()
+
+    def _is_free(self) -> bool:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", self.listening))
+            except OSError:
+                return False
+        return True
 
     def reset(self) -> None:
         """Make it as it was at the start: the next test is another one's."""
