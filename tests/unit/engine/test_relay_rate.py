@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from easyproxy.engine.relay import rate as rate_module
 from easyproxy.engine.relay.rate import Meter, Table, arrive, make_table, number_of, table_of
 from easyproxy.engine.relay.rates import Rates
 from easyproxy.model import Address, Listener, Rate
@@ -94,6 +95,21 @@ def test_all_processes_count_in_one_table(table: int) -> None:
     one, other = Meter(table, RATE, 2), Meter(table, RATE, 2)
     assert [one.admits("192.0.2.1", SECOND), other.admits("192.0.2.1", SECOND)] == [True, True]
     assert [one.admits("192.0.2.1", SECOND), other.admits("192.0.2.1", SECOND)] == [False, False]
+
+
+def test_one_that_is_held_up_takes_nothing_back_that_others_have_counted_meanwhile(
+    table: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, other = Meter(table, RATE, 4), Meter(table, RATE, 4)
+
+    def held_up(*times: int) -> int:
+        monkeypatch.undo()
+        assert [other.admits("192.0.2.1", SECOND) for _ in range(4)] == [True] * 4
+        return arrive(*times)
+
+    monkeypatch.setattr(rate_module, "arrive", held_up)
+    assert slow.admits("192.0.2.1", SECOND), "it had looked before"
+    assert not other.admits("192.0.2.1", SECOND)
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,8 @@ class Meter:
         due = arrive(min(second, first), now_ns, self._interval_ns, self._tolerance_ns)
         if not due:
             return False
-        if first < due:
-            cells[one] = due
-        if second < due:
-            cells[other] = due
+        # Read anew: one that was held up since must not take back what others have counted meanwhile.
+        for cell in (one, other):
+            if cells[cell] < due:  # noqa: PLR1730 - max() would write also where there is nothing new
+                cells[cell] = due
         return True
