@@ -66,10 +66,10 @@ async def test_the_time_to_connect_is_known_while_a_session_lives(rig: Rig) -> N
     backend = rig.backend("a")
     rig.serve(backend)
     client, _ = await rig.pair(backend)
-    found = rig.statistics().distributions[backend.id]
-    assert (sum(found.connect_s.counts), sum(found.length_s.counts)) == (1, 0)
     [session] = await rig.sessions()
     assert 0 <= session.connect_s <= session.age_s
+    found = rig.statistics().distributions[backend.id]
+    assert (sum(found.connect_s.counts), sum(found.length_s.counts)) == (1, 0)
     client.close()
 
 
@@ -181,7 +181,7 @@ async def _all_kinds_of_sessions(rig: Rig) -> int:
     good, breaking = rig.backend("good", echo), rig.backend("breaking")
     away = Backend("pool/away", "away", refused_address())
     pools = {"front": (away, good.model()), "breaking": (breaking.model(),), "away": (away,), "none": ()}
-    settings = {"front": {"idle_timeout_s": 0.5}, "tight": {"max_sessions": 1, "overload": "refuse"}}
+    settings = {"brief": {"idle_timeout_s": 2}, "tight": {"max_sessions": 1, "overload": "refuse"}}
     # One snapshot: a client may be faster than the next one.
     rig.apply(
         Snapshot(
@@ -193,7 +193,7 @@ async def _all_kinds_of_sessions(rig: Rig) -> int:
                     name if name in pools else "front",
                     **settings.get(name, {}),
                 )
-                for name in (*pools, "tight")
+                for name in (*pools, *settings)
             ),
             tuple(Pool(name, backends=backends) for name, backends in pools.items()),
         )
@@ -208,7 +208,7 @@ async def _all_kinds_of_sessions(rig: Rig) -> int:
         await client.read(size)
         client.reset()
         sent += size
-    idle = await rig.client()
+    idle = await rig.client(rig.place("brief"))
     await idle.send(b"then silence")
     await idle.read(12)
     assert await idle.ending() == "reset"

@@ -80,9 +80,9 @@ async def test_retries_end_at_their_number_and_the_client_is_reset(rig: Rig) -> 
     rig.serve(*backends, strategy="first", retries=1)
     assert await rig.knock() == "reset"
     await rig.reported("connect_failed")
+    await rig.quiet()
     assert [rig.counters(backend).connect_errors for backend in backends] == [1, 1, 0, 0]
     assert [rig.counters(backend).sessions for backend in backends] == [0, 0, 0, 0]
-    await rig.quiet()
 
 
 @behaviour(13)
@@ -125,12 +125,12 @@ async def test_a_lower_priority_serves_when_all_of_the_higher_one_fail(rig: Rig)
 async def test_a_connect_that_never_stands_ends_the_session(rig: Rig) -> None:
     """Behaviour 14: connect timeout."""
     silent = rig.unreachable("silent")
-    rig.serve(silent, connect_timeout_s=0.5, retries=0)
+    rig.serve(silent, connect_timeout_s=2, retries=0)
     client = await rig.client()
     await client.send(b"anyone?")
     assert await client.ending() == "reset"
     [end] = await rig.reported("connect_failed")
-    assert end.age_s >= 0.5 - TICK_S
+    assert end.age_s >= 2 - TICK_S
     await rig.quiet()
 
 
@@ -138,7 +138,7 @@ async def test_a_connect_that_never_stands_ends_the_session(rig: Rig) -> None:
 async def test_an_idle_session_ends_and_a_busy_one_does_not(rig: Rig) -> None:
     """Behaviour 14: idle timeout, counted from the last byte in either direction."""
     backend = rig.backend("a")
-    rig.serve(backend, idle_timeout_s=2)
+    rig.serve(backend, idle_timeout_s=3)
     idle_client, idle_server = await rig.pair(backend)
     up_client, up_server = await rig.pair(backend)
     down_client, down_server = await rig.pair(backend)
@@ -157,7 +157,7 @@ async def test_an_idle_session_ends_and_a_busy_one_does_not(rig: Rig) -> None:
     [end] = await rig.reported("idle_timeout")
     await busy
     assert end.client.endswith(str(idle_client.port))
-    assert end.age_s >= 2 - TICK_S
+    assert end.age_s >= 3 - TICK_S
     assert rig.counters(backend).timeouts == 1
     assert rig.listener().sessions == 2
 
@@ -182,19 +182,19 @@ async def test_an_idle_timeout_frees_a_session_whose_peer_stopped_reading(rig: R
 async def test_a_half_closed_session_without_bytes_ends(rig: Rig, first: str) -> None:
     """Behaviour 14: half-closed timeout, which starts with the first FIN and anew with every byte."""
     backend = rig.backend("a")
-    rig.serve(backend, half_closed_timeout_s=1)
+    rig.serve(backend, half_closed_timeout_s=2)
     client, server = await rig.pair(backend)
     ended, open_ = (client, server) if first == "client" else (server, client)
     ended.finish()
     assert await open_.read_to_end() == b""
-    for _ in range(30):
+    for _ in range(25):
         await open_.send(b".")
         await ended.read(1)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
     assert not rig.session_ends()
     assert await ended.ending() == "reset"
     [end] = await rig.reported("half_closed_timeout")
-    assert end.age_s >= 1.5 + 1 - TICK_S
+    assert end.age_s >= 2.5 + 2 - TICK_S
     await rig.quiet()
 
 
