@@ -73,7 +73,7 @@ async def test_a_backend_that_comes_gets_sessions_and_one_that_leaves_gets_none(
     rig.serve(a, b, c)
     await eventually(lambda: answers(rig), {b"a", b"b", b"c"})
     rig.serve(b, c)
-    await eventually(lambda: answers(rig), {b"b", b"c"})
+    await rig.engine.settled()
     seen = len(a.connections)
     assert await answers(rig, 50) == {b"b", b"c"}
     assert len(a.connections) == seen
@@ -118,6 +118,8 @@ async def _is_refused(place: Place) -> bool:
         client = await connect(place)
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it was closed while this one waited in its backlog
+        return False
     client.close()
     return False
 

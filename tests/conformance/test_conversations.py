@@ -235,6 +235,7 @@ async def test_sessions_of_a_listener_a_pool_or_an_address_that_is_gone_leave(
     await exchange(*kept, language.nothing)
     rig.apply(Snapshot(3, (front,), (replace(pool, backends=(other.model(),)),)))
     await parted(*kept, language)
+    await rig.engine.settled()
     again = await log_in(rig, other, language)
     rig.apply(Snapshot(4, (replace(front, pool="elsewhere"), elsewhere), (second_pool,)))
     await parted(*again, language)
@@ -265,6 +266,7 @@ async def test_who_cannot_be_followed_is_told_from_who_can_and_ends_at_the_deadl
     before = await rig.pair(backend)
     await say(*before, b"x")
     serve(rig, backend, POSTGRESQL)
+    await rig.engine.settled()
     encrypted, open_, busy = [await rig.pair(backend) for _ in range(3)]
     await exchange(*encrypted, (s.SSL_REQUEST, b"S"))
     await say(*encrypted, b"\x16\x03\x01whatever")

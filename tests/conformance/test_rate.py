@@ -81,8 +81,8 @@ async def test_what_was_opened_counts_over_snapshots_that_keep_the_rate(rig: Rig
     rig.serve(b, client_rate=HARDLY_EVER, client_burst=3)
     await eventually(lambda: is_served(rig), True)
     rig.serve(b)
-    await eventually(lambda: is_served(rig), True)
-    assert [await is_served(rig) for _ in range(4)] == [True] * 4
+    await rig.engine.settled()
+    assert [await is_served(rig) for _ in range(5)] == [True] * 5
 
 
 @behaviour("rate", "refusals")
