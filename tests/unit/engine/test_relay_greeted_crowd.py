@@ -108,6 +108,7 @@ async def test_a_crowd_of_all_kinds_leaves_nothing_over(greeting, portable, hedg
             if number % 50 == 30:
                 rig.apply(pool, half_closed_timeout_s=0.5, idle_timeout_s=0.5)
         await asyncio.gather(*clients)
+        await until(lambda: sum(rig.engine.statistics().ends.values()) == CLIENTS)
         await until(lambda: rig.sessions == 0)
         for task in (*accepting, *at_work):
             task.cancel()
