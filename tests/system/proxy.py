@@ -157,6 +157,11 @@ class RunningBalancer:
             "no session is left",
         )
 
+    def wait_until_told(self, words: str) -> None:
+        """Wait until the log says so, and every worker acts by it."""
+        eventually(lambda: words in self.log(), f"the log says {words!r}")
+        self.sessions()  # who answers this has obeyed what came before
+
     # -- its processes
 
     def workers(self) -> list[int]:

@@ -81,6 +81,12 @@ def get(address, path, host="localhost"):
         return answer.status, answer.read().decode()
 
 
+def answered(address: Address) -> int:
+    """How many bytes the backends have sent so far."""
+    [pool] = fetch(address, "/api/pools", TOKEN)
+    return sum(each["counters"]["bytes_from_backend"] for each in pool["backends"])
+
+
 def test_a_name_of_the_file_is_a_host_and_another_is_not(guarded):
     """Behaviour 37."""
     _, address = guarded
@@ -97,6 +103,7 @@ def test_a_thousand_idle_slow_and_greedy_admin_clients_are_bounded_and_traffic_d
     sent = [b"", b"GET /api/sta", HEAD.encode(), HEAD.replace("stream", "status").encode() * 50]
     clients = []
     with Wrk(port) as wrk:
+        eventually(lambda: answered(address) > 10_000, "wrk is at work")
         for number in range(1000):
             one = socket.socket()
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 
 import pytest
+from eventually import PATIENCE_S
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
@@ -59,7 +60,7 @@ def balancer(tmp_path_factory):
     thread = threading.Thread(target=asyncio.run, args=(live(),))
     thread.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(PATIENCE_S)
         yield stop[1]
     finally:
         stop[0]()
@@ -71,7 +72,9 @@ def operations(balancer):
     """What the document describes."""
     import schemathesis  # noqa: PLC0415 - takes a second
 
-    schema = schemathesis.openapi.from_url(f"http://{balancer.admin_address}/api/openapi.json")
+    schema = schemathesis.openapi.from_url(
+        f"http://{balancer.admin_address}/api/openapi.json", timeout=PATIENCE_S
+    )
     found = [result.ok() for result in schema.get_all_operations()]
     assert {operation.method for operation in found} == {"get", "post"}
     return [operation for operation in found if operation.path != ENDLESS]
@@ -133,7 +136,7 @@ def test_whatever_is_asked_the_answer_is_one_that_the_document_declares(balancer
         def ask(case, is_there, data):
             if is_there:
                 name_what_is_there(case, data.draw, balancer.admin_address)
-            response = case.call()
+            response = case.call(timeout=PATIENCE_S)
             seen[response.status_code] += 1
             judge(case, response)
 

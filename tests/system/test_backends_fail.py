@@ -8,13 +8,13 @@ from contextlib import ExitStack
 
 import pytest
 from eventually import eventually
-from proxy import QUICK, simple
+from proxy import PATIENT, QUICK, simple
 from traffic import Visit, Wrk, ask
 
 from ports import free_port
 from programs import find
 
-HTTP = {"type": "http", "path": "/health", **QUICK}
+HTTP = {"type": "http", "path": "/health", **PATIENT}
 
 
 def shares(balancer, clients: int) -> dict[str, int]:

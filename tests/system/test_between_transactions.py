@@ -114,7 +114,7 @@ def test_postgresql_clients_leave_between_their_transactions(start, postgresql, 
         assert "1000\n" in direct.ask("SELECT count(*) FROM kept")
     # PostgreSQL itself notices only the one that was cut.
     eventually(lambda: abandoned(postgresql.port) <= before + 1, "nobody else was lost")
-    assert "drain's deadline of 200 ms is over" in balancer.log()
+    balancer.wait_until_told("drain's deadline of 200 ms is over")
     assert balancer.log().count("session broke") == 1
 
 
