@@ -46,11 +46,18 @@ async def serving(talk: Talk, path: Path | None = None) -> AsyncIterator[Address
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def target(address: Address, check: Check, timeout_s: float = 2.0) -> Target:
+PATIENCE_S = 30.0
+"""Longer than anything takes on a busy machine: only who looks for a time-out waits for it."""
+
+LATE = 10
+"""So many of the plain probes of one test may leave a trace: those that had to wait for a processor at the wrong moment."""
+
+
+def target(address: Address, check: Check, timeout_s: float = PATIENCE_S) -> Target:
     return Target("p/a", "p", "a", address, check, timeout_s=timeout_s)
 
 
-async def look(address: Address, check: Check, timeout_s: float = 2.0) -> Observation:
+async def look(address: Address, check: Check, timeout_s: float = PATIENCE_S) -> Observation:
     """Let the monitor probe once."""
     seen: list[Observation] = []
     monitor = Monitor(seen.append, lambda _: False)

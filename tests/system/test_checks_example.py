@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import re
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from easyproxy.engine.seam import Observation, Outcome
 from easyproxy.health.checks import make
 from easyproxy.health.checks.base import Check
 from easyproxy.model import Address
+from ports import free_port
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
@@ -32,8 +32,7 @@ def on_path(monkeypatch):
 async def redis(tmp_path: Path, *options: str) -> AsyncIterator[Address]:
     program = shutil.which("redis-server")
     assert program, "redis-server is needed: apt-get install redis-server"
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     command = [
         program,
         "--port",

