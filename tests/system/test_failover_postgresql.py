@@ -18,10 +18,10 @@ CHECK = {
     "type": "postgresql",
     "user": "monitor",
     "password": WORD,
-    # A second of patience: a busy machine is no dead primary.
-    "interval": "1s",
+    # With patience: a busy machine is no dead primary.
+    "interval": "2s",
     "fast_interval": "200ms",
-    "timeout": "1s",
+    "timeout": "2s",
     "rise": 1,
     "fall": 2,
 }
@@ -170,17 +170,17 @@ def test_clients_go_on_with_the_new_primary_and_nothing_promised_is_lost(
 
 def test_a_replica_that_lags_leaves_the_listener_for_reads_and_returns(start, cluster):
     primary, replica = cluster.nodes
-    balancer = start(settings(primary, replica, max_lag="2s"))
+    balancer = start(settings(primary, replica, max_lag="4s"))
     reads = balancer.port("reads")
     # The first probe may meet the moment when a record has come and is not replayed yet.
     eventually(lambda: server_of(reads) == replica.port, "the replica serves")
     replica.sql("SELECT pg_wal_replay_pause()")
     primary.sql("CREATE TABLE later (n int)")
-    eventually(lambda: "serves as a replica no more" in balancer.log(), "the replica lags too far")
+    balancer.wait_until_told("serves as a replica no more")
     assert server_of(reads) == primary.port
     assert "paused" in str(balancer.backends()["b"])
     replica.sql("SELECT pg_wal_replay_resume()")
-    eventually(lambda: "serves as a replica again" in balancer.log(), "the replica is back")
+    balancer.wait_until_told("serves as a replica again")
     assert server_of(reads) == replica.port
 
 
