@@ -248,7 +248,8 @@ async def test_at_the_deadline_of_a_drain_the_rest_is_closed(rig: Rig) -> None:
     backend = rig.backend("a")
     rig.serve(backend)
     pairs = [await rig.pair(backend) for _ in range(3)]
-    await asyncio.wait_for(rig.engine.drain(0.5), 30)
+    async with asyncio.timeout(30):
+        await rig.engine.drain(0.5)
     for client, server in pairs:
         assert await client.ending() == "reset"
         assert await server.ending() == "reset"

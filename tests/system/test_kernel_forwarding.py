@@ -210,7 +210,8 @@ async def test_who_waits_for_a_backend_that_went_down_is_served_by_another(
         assert (session.backend, session.state) == ("pool/a", "connecting")
         balancer.serve(backend("b"))
         assert await balancer.engine.close_sessions(Where(backend="pool/a"), "backend_down") == 1
-        await asyncio.wait_for(connect, 20)
+        async with asyncio.timeout(20):
+            await connect
         sock.settimeout(20)
         assert read_line(sock).startswith("b ")
 

@@ -132,7 +132,8 @@ class AccessLog:
             self._is_ending = True
             self._news.notify()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), STOP_WITHIN_S)
+            async with asyncio.timeout(STOP_WITHIN_S):
+                await self._ended.wait()
         with self._news:
             self._has_given_up = True
             left, self._waiting_lines = self._waiting_lines, 0

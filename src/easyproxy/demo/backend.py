@@ -159,7 +159,8 @@ async def serve(backend: Backend, sock: socket.socket, stop: asyncio.Event) -> N
             await loop.connect_accepted_socket(lambda: Connection(backend), client)
     server.close()
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(backend.emptied(), _LINGER_S)
+        async with asyncio.timeout(_LINGER_S):
+            await backend.emptied()
     for connection in list(backend.connections):
         connection.leave()
     await asyncio.sleep(0)

@@ -91,7 +91,8 @@ class Stage:
                 process.terminate()
         for process in processes:
             try:
-                await asyncio.wait_for(process.wait(), _PATIENCE_S)
+                async with asyncio.timeout(_PATIENCE_S):
+                    await process.wait()
             except TimeoutError:
                 process.kill()
                 await process.wait()

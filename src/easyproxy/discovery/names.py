@@ -26,7 +26,8 @@ async def resolve(address: Address, present: Address | None) -> Address:
     if address.is_numeric:
         return address
     try:
-        hosts = await asyncio.wait_for(asyncio.wrap_future(_resolver.ask(address.host)), _WITHIN_S)
+        async with asyncio.timeout(_WITHIN_S):
+            hosts = await asyncio.wrap_future(_resolver.ask(address.host))
     except TimeoutError:
         raise OSError(f"the resolver did not answer for {address.host} within {_WITHIN_S:g} s") from None
     except socket.gaierror as error:

@@ -154,7 +154,8 @@ async def test_when_descriptors_run_out_clients_wait_and_the_log_is_not_flooded(
             for client in clients:
                 client.setblocking(False)
                 await loop.sock_connect(client, ("127.0.0.1", server.address.port))
-            await asyncio.wait_for(is_told.wait(), 10)
+            async with asyncio.timeout(10):
+                await is_told.wait()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             loop.set_exception_handler(handler)

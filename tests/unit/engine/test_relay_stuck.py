@@ -103,6 +103,22 @@ async def test_a_worker_that_has_not_started_yet_is_not_called_silent(monkeypatc
         await until(lambda: rig.engine.statistics().workers == 1)
 
 
+async def test_who_is_cancelled_as_the_answer_comes_is_cancelled():
+    """Else a task that asks again and again could not be ended; each number of turns between the two is tried."""
+    async with relay(workers=1) as rig:
+        inquiry = rig.engine._inquiry
+        for turns in range(6):
+            asked = asyncio.create_task(inquiry.ask({"op": question.PING}, within_s=60))
+            await asyncio.sleep(0)  # it has asked, and no answer can be read yet
+            for request in inquiry._open.values():
+                request.done.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            was_pending = asked.cancel()
+            await asyncio.wait({asked})
+            assert asked.cancelled() == was_pending, turns
+
+
 async def test_a_worker_that_has_left_in_an_upgrade_is_not_called_silent():
     async with relay(workers=2, processes=True) as rig:
         await answers(rig)

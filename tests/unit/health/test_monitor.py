@@ -133,7 +133,8 @@ async def test_the_first_round_does_not_wait_for_a_target_that_was_dropped():
         waiter = asyncio.create_task(monitor.first_round())
         await asyncio.sleep(0)
         monitor.watch([])
-        await asyncio.wait_for(waiter, 10)
+        async with asyncio.timeout(10):
+            await waiter
 
 
 @pytest.mark.parametrize(

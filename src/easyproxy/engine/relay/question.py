@@ -73,7 +73,8 @@ class Inquiry:
                 if member.index not in self.silent or not member.channel.outbox:  # it must not pile up
                     member.send({**question, "request": number})
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(request.done.wait(), within_s)
+                async with asyncio.timeout(within_s):
+                    await request.done.wait()
         finally:
             del self._open[number]
         for member in members:
@@ -118,5 +119,6 @@ class Roll:
     async def is_complete(self, within_s: float) -> bool:
         """Wait for the last; return whether it came in time."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._complete.wait(), within_s)
+            async with asyncio.timeout(within_s):
+                await self._complete.wait()
         return self._complete.is_set()
