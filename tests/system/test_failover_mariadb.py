@@ -41,10 +41,10 @@ def configuration(
         "type": "mysql",
         "user": MONITOR,
         "password_file": str(folder / "password"),
-        # With patience: a busy machine is no dead primary.
-        "interval": "2s",
+        # A second of patience: a busy machine is no dead primary.
+        "interval": "1s",
         "fast_interval": "200ms",
-        "timeout": "2s",
+        "timeout": "1s",
         "rise": 1,
         "fall": 2,
         "max_lag": "4s",

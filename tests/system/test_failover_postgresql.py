@@ -18,10 +18,10 @@ CHECK = {
     "type": "postgresql",
     "user": "monitor",
     "password": WORD,
-    # With patience: a busy machine is no dead primary.
-    "interval": "2s",
+    # A second of patience: a busy machine is no dead primary.
+    "interval": "1s",
     "fast_interval": "200ms",
-    "timeout": "2s",
+    "timeout": "1s",
     "rise": 1,
     "fall": 2,
 }

@@ -42,7 +42,8 @@ class DatabaseCheckSettings(TlsSettings):
 
     max_lag: MaxLag = 0.0
     """A replica that is further behind does not serve listeners with `role: replica`, until it is back at half of this; 0 or
-    `none` is no limit. One that does not follow its primary at all never serves them."""
+    `none` is no limit. One that does not follow its primary at all never serves them. Give at least two intervals: nothing is known
+    between two probes."""
 
 
 class MysqlCheckSettings(DatabaseCheckSettings):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from easyproxy.config.databases import PostgresqlCheckSettings
 from easyproxy.config.raw import Finding
 from easyproxy.config.words import format_duration
 
@@ -22,18 +21,18 @@ def warnings(config: Config) -> list[Finding]:
 
 
 def _too_few(config: Config) -> list[Finding]:
-    """Find replicas of PostgreSQL that lack the last record, as all do for a moment, and would count as lagging.
+    """Find replicas that would count as lagging though they are well.
 
-    How far one is behind is told from when it was last seen to have all, see ``health.checks.postgresql.standing``.
+    They lack the last record, as all do for a moment (PostgreSQL), or their primary has died and was not asked since.
     """
     return [
         Finding(
             ("pools", name, "check", "max_lag"),
-            f"a lag is measured from probe to probe, and those are {format_duration(check.interval)} apart: a replica that has all but the"
-            f" last record may count as lagging; give at least {format_duration(2 * check.interval)}, or shorten interval",
+            f"probes are {format_duration(check.interval)} apart, and nothing is known between them: replicas that are well may count as"
+            f" lagging; give at least {format_duration(2 * check.interval)}, or shorten interval",
         )
         for name, pool in config.pools.items()
-        if isinstance(check := pool.check, PostgresqlCheckSettings) and 0 < check.max_lag < 2 * check.interval
+        if 0 < getattr(check := pool.check, "max_lag", 0) < 2 * check.interval
     ]
 
 
