@@ -231,7 +231,6 @@ def _account(
     cells = core.cells
     listener = session.listener
     backend = session.backend
-    cells[listener.cell + c.L_SESSIONS] -= 1
     cells[core.ends_cell + _REASON_INDEX[reason]] += 1
     if backend is not None:
         field = _RESETS.get(reason)
@@ -248,6 +247,7 @@ def _account(
             cells[cell + c.B_DOWN_SUM] += from_backend
     elif reason == Event.NO_BACKEND.value:
         cells[listener.cell + c.L_NO_BACKEND] += 1
+    cells[listener.cell + c.L_SESSIONS] -= 1  # the last: who sees no session sees all that they counted
     if listener.acceptor is not None and listener.acceptor.is_paused:
         listener.acceptor.resume()
     _report(core, session, reason, detail, from_client, from_backend)
