@@ -165,7 +165,7 @@ async def test_a_place_that_becomes_free_serves_the_queue(rig: Rig) -> None:
             [client if i not in served else None for i, client in enumerate(clients)]
         )
         served.add(current)
-    assert rig.queued() == 0
+    await eventually(rig.queued, 0)
     assert backend.peak <= 1
 
 
@@ -193,7 +193,7 @@ async def test_waiting_in_the_queue_has_a_time_limit(rig: Rig) -> None:
     [end] = await rig.reported("queue_timeout")
     assert end.age_s >= 0.5 - TICK_S
     assert end.client.endswith(str(late.port))
-    assert rig.queued() == 0
+    await eventually(rig.queued, 0)
     assert rig.listener().sessions == 1
     await first.send(b"alive")
     assert await first.read(5) == b"alive"

@@ -300,7 +300,7 @@ async def test_all_workers_together_keep_the_rate_and_nobody_is_lost():
         rig.apply(Pool("p", backends=(backend("p", "a", server),), **pool))
         for _ in range(30):
             await rig.taken(server)
-        assert rig.engine.statistics().queued["p"] == 0
+        await until(lambda: rig.engine.statistics().queued["p"] == 0)
         assert await rig.engine.close_sessions(Where()) == 30
         # Ages are those of the moment in which each worker answers.
         stood = sorted(end.started_at + end.connect_s for end in await rig.engine.recent_ends(Where()))

@@ -221,7 +221,7 @@ async def test_a_client_that_waits_for_a_place_moves_with_its_listener_to_anothe
         session = await rig.taken(free)
         await rig.send(waiting, b"here I am")
         assert await rig.read(session, 9) == b"here I am"
-        assert rig.engine.statistics().queued == {"one": 1, "two": 0}
+        await until(lambda: rig.engine.statistics().queued == {"one": 1, "two": 0})
         first.close()
         holder.close()
         session = await rig.taken(full)
