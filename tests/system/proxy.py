@@ -148,7 +148,7 @@ class RunningBalancer:
     def wait_for_state(self, backend: str, state: str) -> None:
         """Wait until it is told, and every worker acts by it."""
         eventually(lambda: self.backends()[backend]["state"] == state, f"{backend} is {state}")
-        self.sessions()  # who answers this has obeyed what came before
+        self.wait_until_obeyed()
 
     def wait_for_no_sessions(self) -> None:
         """Wait until every session has ended."""
@@ -160,7 +160,11 @@ class RunningBalancer:
     def wait_until_told(self, words: str) -> None:
         """Wait until the log says so, and every worker acts by it."""
         eventually(lambda: words in self.log(), f"the log says {words!r}")
-        self.sessions()  # who answers this has obeyed what came before
+        self.wait_until_obeyed()
+
+    def wait_until_obeyed(self) -> None:
+        """Wait until every worker acts by what was put in force: who lists its sessions has obeyed what came before."""
+        self.sessions()
 
     # -- its processes
 

@@ -276,7 +276,7 @@ def read_session(balancer: RunningBalancer) -> pymysql.Connection:
 def test_a_replica_that_lags_leaves_and_comes_back(replication, start, tmp_path):
     balancer = start(configuration(replication, tmp_path, close_sessions_on_lag=True))
     eventually(lambda: answering(balancer) == {B, C}, "both replicas serve reads")
-    balancer.sessions()  # who answers this has obeyed what came before
+    balancer.wait_until_obeyed()
     sessions = [read_session(balancer) for _ in range(4)]
     with pymysql.connect(unix_socket=str(replication["b"].socket), user="root") as holder:
         holder.cursor().execute("LOCK TABLES shop.sale READ")

@@ -177,8 +177,8 @@ class RelayEngine(HandingOver):
         """Look after what nobody tells of: a worker that hangs, the file of a socket that somebody has removed."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            if not (self._is_dormant or self._is_draining):
-                self._replace_sockets(self._sockets.reopen_lost())
+            if not (self._is_dormant or self._is_draining) and (found := self._sockets.reopen_lost()):
+                self._send_all(found)
             await self._inquiry.ask({"op": PING})
 
     def worker_pids(self) -> list[int]:
@@ -215,20 +215,12 @@ class RelayEngine(HandingOver):
         self._tickets.settle(tickets)
         self._rates.settle(rates)
         self._snapshot = snapshot
-        moved = self._sockets.settle(sockets, snapshot.listeners)
-        for member in self._crew.members():
-            self._send_listeners(member, moved)
-            self._send_snapshot(member)
+        self._send_all(self._sockets.settle(sockets, snapshot.listeners))
 
     async def settled(self) -> None:
         """Return when every worker acts by the last snapshot; a silent one is not waited for."""
         # Commands keep their order: who answers this has obeyed what came before.
         await self._inquiry.ask({"op": PING})
-
-    def _replace_sockets(self, groups: Mapping[str, list[socket.socket]]) -> None:
-        for member in self._crew.members() if groups else ():
-            self._send_listeners(member, groups)
-            self._send_snapshot(member)
 
     def _check(self, snapshot: Snapshot) -> None:
         for listener in snapshot.listeners:
@@ -260,6 +252,12 @@ class RelayEngine(HandingOver):
             member.send({"op": "tell", "clean": True})
         if self._snapshot is not None:
             self._send_listeners(member, {} if self._is_draining else self._sockets.groups)
+            self._send_snapshot(member)
+
+    def _send_all(self, moved: Mapping[str, list[socket.socket]]) -> None:
+        """Give every worker the sockets that it does not have yet, and what is in force."""
+        for member in self._crew.members():
+            self._send_listeners(member, moved)
             self._send_snapshot(member)
 
     def _send_listeners(self, member: Member, sockets: Mapping[str, list[socket.socket]]) -> None:
